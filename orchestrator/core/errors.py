@@ -1,0 +1,48 @@
+"""Errors, sorted by who can act on them. An expected no is a value; these are broken promises."""
+
+from __future__ import annotations
+
+
+class OrchestratorError(Exception):
+    """Base of every error this package raises on purpose; its text is fit for a user's eyes."""
+
+
+class SettingsError(OrchestratorError):
+    """The operator's configuration is wrong; the text names file, line and field."""
+
+
+class CallerError(OrchestratorError):
+    """The caller can act, with another request. `status` is the HTTP status, `kind` OpenAI's error type."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+
+
+class CapacityError(OrchestratorError):
+    """The caller can act later: the queue is full, or no slot came free in time."""
+
+    def __init__(self, message: str, retry_after_s: int, status: int = 503) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.status = status
+
+
+class InstanceError(OrchestratorError):
+    """An instance did not answer as promised. `answered`: bytes of its answer already went to the client."""
+
+    def __init__(self, instance: str, message: str, *, answered: bool = False) -> None:
+        super().__init__(f"{instance}: {message}")
+        self.instance = instance
+        self.answered = answered
+
+
+class StoreError(OrchestratorError):
+    """Redis did not answer. The operator can act; calls already leased run on."""
+
+
+class HostError(OrchestratorError):
+    """A host, a process on it or its driver is not as it should be; the text says what to do."""

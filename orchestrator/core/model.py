@@ -1,0 +1,278 @@
+"""The values that travel through the product; the words are those of docs/architecture.md.
+
+Everything here is frozen: a changed cluster is a new `Snapshot`, never an edited one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NewType
+
+NodeName = NewType("NodeName", str)
+InstanceId = NewType("InstanceId", str)
+PoolName = NewType("PoolName", str)
+LeaseId = NewType("LeaseId", str)
+CallId = NewType("CallId", str)
+
+# --- calls ---------------------------------------------------------------------------------------------------------
+
+
+class Dialect(StrEnum):
+    """Whose API the caller speaks: it decides the shape of answers, frames and errors."""
+
+    OLLAMA = "ollama"
+    OPENAI = "openai"
+
+
+class Endpoint(StrEnum):
+    """The inference paths the gateway serves and the engines know; the value is the HTTP path."""
+
+    OLLAMA_CHAT = "/api/chat"
+    OLLAMA_GENERATE = "/api/generate"
+    OLLAMA_EMBED = "/api/embed"
+    OLLAMA_EMBEDDINGS = "/api/embeddings"
+    OPENAI_CHAT = "/v1/chat/completions"
+    OPENAI_COMPLETIONS = "/v1/completions"
+    OPENAI_EMBEDDINGS = "/v1/embeddings"
+
+    @property
+    def dialect(self) -> Dialect:
+        return Dialect.OLLAMA if self.value.startswith("/api/") else Dialect.OPENAI
+
+    @property
+    def is_embedding(self) -> bool:
+        return self in (Endpoint.OLLAMA_EMBED, Endpoint.OLLAMA_EMBEDDINGS, Endpoint.OPENAI_EMBEDDINGS)
+
+    @property
+    def is_chat(self) -> bool:
+        return self in (Endpoint.OLLAMA_CHAT, Endpoint.OPENAI_CHAT)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One caller's request, parsed once. `body` is the caller's JSON object, never changed in place."""
+
+    endpoint: Endpoint
+    model: str
+    is_stream: bool
+    body: Mapping[str, Any]
+
+
+class Finish(StrEnum):
+    """Why a whole answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole, successful answer, in no dialect: what the answer cache keeps and a dialect renders."""
+
+    text: str
+    finish: Finish = Finish.STOP
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+# --- what hosts tell us ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds VRAM. `vram_bytes` is None where the driver will not say (containers, MIG)."""
+
+    pid: int
+    vram_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One GPU (or MIG device) as NVML saw it; what the driver does not support is None, never a guess."""
+
+    uuid: str
+    index: int
+    name: str
+    vram_total_bytes: int
+    vram_free_bytes: int
+    vram_used_bytes: int
+    processes: tuple[GpuProcess, ...] = ()
+    utilisation_percent: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    mig: str = "unsupported"  # "on" | "off" | "unsupported"
+    ecc: str = "unsupported"  # "on" | "off" | "unsupported"
+    parent_uuid: str | None = None  # of a MIG device: the card it is a slice of
+    is_simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What one host is and has, at one moment. `problems` are sentences for the operator, each with a way out."""
+
+    node: NodeName
+    hostname: str
+    cpu_model: str
+    cpu_count: int
+    ram_total_bytes: int
+    ram_free_bytes: int
+    disk_free_bytes: int
+    accelerators: tuple[Accelerator, ...] = ()
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    problems: tuple[str, ...] = ()
+    is_simulated: bool = False
+
+
+# --- models, sizes, placements -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The numbers of a model that decide its footprint; from a GGUF header or the catalogue. `source` says which."""
+
+    arch: str
+    parameters: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    embedding_length: int
+    vocab: int
+    context_length: int  # trained length, tokens
+    weights_bytes: int  # tensors alone, without the tokenizer in the file
+    quantisation: str
+    is_embedding: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory one instance needs, in bytes by part; `runtime` is the CUDA context (0 on a CPU)."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    output: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute + self.output + self.runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a pool asks of placement. `replicas_max` None: as many as fit after every pool has its minimum."""
+
+    pool: PoolName
+    shape: ModelShape
+    context: int  # tokens of one slot
+    slots: int  # requests one instance serves at once
+    kv_type: str = "f16"
+    replicas_min: int = 1
+    replicas_max: int | None = 1
+    share: float = 1.0  # of the room left over, against the other pools
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One instance wanted: where, what and how large. `accelerators` empty: the CPU and its memory."""
+
+    instance: InstanceId
+    pool: PoolName
+    node: NodeName
+    accelerators: tuple[str, ...]
+    slots: int
+    context: int
+    footprint: Footprint
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPlan:
+    """Every instance wanted, and one sentence for each pool that could not have what it asked for."""
+
+    placements: tuple[Placement, ...]
+    refused: tuple[tuple[PoolName, str], ...] = ()
+
+
+# --- the cluster as published to the gateways ------------------------------------------------------------------------------
+
+
+class Engine(StrEnum):
+    """What an instance runs; it decides which API the relay speaks to it."""
+
+    OLLAMA = "ollama"  # Ollama's and OpenAI's paths
+    LLAMA_CPP = "llama.cpp"  # OpenAI's paths only
+
+
+class InstanceState(StrEnum):
+    STARTING = "starting"  # its process is not answering yet
+    LOADING = "loading"  # answering; its model is being pulled or loaded
+    SERVING = "serving"  # its slots may be leased
+    DRAINING = "draining"  # finishes what it has, gets nothing new
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One engine process with its own port, pinned to accelerators, serving one pool."""
+
+    id: InstanceId
+    node: NodeName
+    pool: PoolName
+    host: str
+    port: int
+    engine: Engine
+    upstream_model: str  # the name the engine knows the model by
+    slots: int
+    context: int
+    accelerators: tuple[str, ...] = ()
+    state: InstanceState = InstanceState.STARTING
+    reason: str = ""  # why it is not serving, for people
+    is_simulated: bool = False
+    vram_bytes: int = 0  # footprint promised by the placement
+    engine_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All instances that serve one model with one context."""
+
+    name: PoolName
+    context: int
+    is_embedding: bool
+    instances: tuple[Instance, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)  # family, parameter_size, quantization_level, digest, size
+
+    @property
+    def slots_serving(self) -> int:
+        return sum(each.slots for each in self.instances if each.state is InstanceState.SERVING)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the controller publishes and every gateway serves by, until a newer one comes."""
+
+    version: int
+    published_at_unix_ms: int
+    pools: tuple[Pool, ...]
+    nodes: tuple[NodeFacts, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences for the operator: what is missing, simulated or refused
+
+    def pool(self, name: str) -> Pool | None:
+        return next((each for each in self.pools if each.name == name), None)

@@ -1,0 +1,1 @@
+"""Hosts and models brought to what they should be, and kept so."""

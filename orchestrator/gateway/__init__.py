@@ -1,0 +1,1 @@
+"""One call, top to bottom: parse, route, admit, relay, settle."""
