@@ -1,0 +1,139 @@
+"""How an answer that went past as bytes ended, and what it said: for accounts, for retries and for the answer cache.
+
+A stream that died looks like one that ended well but for its last frames: whole means `done:true` on Ollama's paths,
+a finish reason and then `[DONE]` on OpenAI's. What is not whole is `is_whole=False`, with the error the engine named,
+or with None where it named none: Ollama cuts a model that repeats one token without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from orchestrator.core.dialects.toolparts import ToolCallParts
+from orchestrator.core.model import Answer, Dialect, Endpoint, Finish
+
+# Of a stream the end is in its last frames; of a body the counts are, behind a context of some thousand numbers.
+TAIL_BYTES: Final = 65_536
+
+_FINISHES: Final = tuple(Finish)
+
+Frame = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of an answer. `finish` is the engine's word for it, also "load" and "unload"; tokens are 0 if unsaid."""
+
+    is_whole: bool
+    finish: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+
+def read_end(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
+    """The end told by the last bytes of a response: of a stream the last few frames, of a body all of it.
+
+    A tail that begins within a frame is fine. Give at least the last `TAIL_BYTES`, or all there was.
+    """
+    frames = tuple(_frames(is_stream, tail))
+    error = next((text for frame in frames if (text := _error_of(frame))), None)
+    if endpoint.is_embedding:
+        return _end_of_embedding(frames, error)
+    finish: str | None = None
+    counts = (0, 0)
+    for frame in frames:
+        finish = _finish_of(endpoint, frame) or finish
+        counts = _counts_of(endpoint, frame) or counts
+    is_closed = not is_stream or endpoint.dialect is Dialect.OLLAMA or _says_done(tail)
+    return End(finish is not None and is_closed and error is None, finish, *counts, error)
+
+
+def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes) -> Answer | None:
+    """The answer in a whole successful response; None where it is not whole, or not an answer (embedding, load)."""
+    end = read_end(endpoint, is_stream, body)
+    if not end.is_whole or end.finish not in _FINISHES or endpoint.is_embedding:
+        return None
+    text: list[str] = []
+    thinking: list[str] = []
+    parts = ToolCallParts()
+    for frame in _frames(is_stream, body):
+        part = _part_of(endpoint, frame)
+        text.append(_text(part, "content", "response", "text"))
+        thinking.append(_text(part, "thinking", "reasoning"))
+        parts.add(part.get("tool_calls") or ())
+    tool_calls = parts.whole()
+    if tool_calls is None:
+        return None
+    # Ollama's own paths say "stop" where an answer ends by calling tools.
+    finish = Finish.TOOL_CALLS if tool_calls and end.finish == Finish.STOP else Finish(end.finish)
+    return Answer("".join(text), finish, "".join(thinking), tool_calls, end.prompt_tokens, end.completion_tokens)
+
+
+def _frames(is_stream: bool, data: bytes) -> Iterator[Frame]:
+    """The JSON objects of a response. What is no whole object is passed over: a tail may begin within a frame."""
+    for line in data.split(b"\n") if is_stream else (data,):
+        text = line.strip().removeprefix(b"data:").removeprefix(b"error:")
+        if not text:
+            continue
+        try:
+            frame = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(frame, dict):
+            yield frame
+
+
+def _says_done(tail: bytes) -> bool:
+    return any(line.strip() == b"data: [DONE]" for line in tail.rsplit(b"\n", 4))
+
+
+def _error_of(frame: Frame) -> str | None:
+    error = frame.get("error")
+    if isinstance(error, Mapping):
+        return str(error.get("message") or error)
+    return None if error is None else str(error)
+
+
+def _choice(frame: Frame) -> Frame:
+    choices = frame.get("choices")
+    return choices[0] if isinstance(choices, Sequence) and choices else {}
+
+
+def _finish_of(endpoint: Endpoint, frame: Frame) -> str | None:
+    if endpoint.dialect is Dialect.OPENAI:
+        return _choice(frame).get("finish_reason")
+    return str(frame.get("done_reason") or "stop") if frame.get("done") is True else None
+
+
+def _counts_of(endpoint: Endpoint, frame: Frame) -> tuple[int, int] | None:
+    if endpoint.dialect is Dialect.OLLAMA:
+        return (frame.get("prompt_eval_count", 0), frame.get("eval_count", 0)) if frame.get("done") is True else None
+    usage = frame.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    return usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+
+
+def _end_of_embedding(frames: Sequence[Frame], error: str | None) -> End:
+    vectors = next((frame for frame in frames if frame.keys() & {"embeddings", "embedding", "data"}), None)
+    if vectors is None or error is not None:
+        return End(False, error=error)
+    usage = vectors.get("usage") or {}
+    return End(True, "stop", vectors.get("prompt_eval_count") or usage.get("prompt_tokens") or 0)
+
+
+def _part_of(endpoint: Endpoint, frame: Frame) -> Frame:
+    """Where a frame or body keeps its text."""
+    if endpoint.dialect is Dialect.OPENAI:
+        choice = _choice(frame)
+        return choice.get("delta") or choice.get("message") or choice
+    return (frame.get("message") or {}) if endpoint.is_chat else frame
+
+
+def _text(part: Frame, *names: str) -> str:
+    return "".join(part[name] for name in names if isinstance(part.get(name), str))

@@ -1,0 +1,88 @@
+"""What a real Ollama put on the wire, for the tests of `core.dialects`; recorded beside the repository, not in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.model import Endpoint
+
+FOLDER = Path(__file__).parents[2].parent / "shared" / "ollama-wire"
+_PATHS = {each.value: each for each in Endpoint}
+# What differs from one answer to the next, and nothing else.
+_PASSING = (
+    (re.compile(rb'"created_at":"[^"]*"'), b'"created_at":"T"'),
+    (re.compile(rb'"id":"(chatcmpl|cmpl)-\d+"'), rb'"id":"\1-0"'),
+    (re.compile(rb'"created":\d+'), b'"created":0'),
+)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One exchange with an inference path. `chunks` is None for a body in one piece; `is_cut`: some were not kept."""
+
+    name: str
+    endpoint: Endpoint
+    request: bytes
+    status: int
+    content_type: str
+    body: bytes
+    chunks: tuple[bytes, ...] | None
+    is_cut: bool
+    end: str
+
+    @property
+    def is_stream(self) -> bool:
+        return self.content_type in ("application/x-ndjson", "text/event-stream")
+
+
+def recordings(version: str = "") -> list[Recorded]:
+    """All exchanges with inference paths: `version` "" is 0.33.0-rc2, "v0.24.0" the other."""
+    found = []
+    for file in sorted((FOLDER / version).glob("*.json")):
+        case = json.loads(file.read_text())
+        for number, exchange in enumerate(case.get("exchanges", [case])):
+            request, response = exchange.get("request"), exchange.get("response")
+            is_ours = request and request["method"] == "POST" and request["path"] in _PATHS
+            if is_ours and response and response["status"]:
+                found.append(_recorded(f"{file.stem}[{number}]", request, response))
+    return found
+
+
+def recorded(name: str, version: str = "") -> Recorded:
+    """The first exchange of one case, or a skip where the recordings are not there."""
+    skip_without_recordings()
+    return next(each for each in recordings(version) if each.name.startswith(f"{name}["))
+
+
+def skip_without_recordings() -> None:
+    if not FOLDER.is_dir():
+        pytest.skip("recordings of a real Ollama: ../shared is not present")
+
+
+def without_passing(data: bytes) -> bytes:
+    """`data` with times and ids made equal."""
+    for pattern, instead in _PASSING:
+        data = pattern.sub(instead, data)
+    return data
+
+
+def _recorded(name: str, request: dict, response: dict) -> Recorded:
+    headers = {key.lower(): value for key, value in response["headers"]}
+    kept = response.get("chunks")
+    chunks = None if kept is None else tuple(each["data"].encode() for each in kept if "data" in each)
+    return Recorded(
+        name,
+        _PATHS[request["path"]],
+        (request["body"] or "").encode(),
+        response["status"],
+        headers.get("content-type", ""),
+        (response.get("body") or "").encode() if chunks is None else b"".join(chunks),
+        chunks,
+        any("omitted" in each for each in kept or ()),
+        response["end"],
+    )
