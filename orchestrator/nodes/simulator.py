@@ -1,0 +1,85 @@
+"""The process of a simulated Ollama instance: `python -m orchestrator.nodes.simulator --config FILE`.
+
+It speaks Ollama's API as a real one does on the wire and plays the time a card would take. Nothing it says comes from
+a model, and every answer says so. SIGTERM ends it as it ends a real one: streams are cut, the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from orchestrator.nodes.simulator_calls import Calls
+from orchestrator.nodes.simulator_config import ConfigError, SimulatorConfig, load_config
+from orchestrator.nodes.simulator_http import app_for
+from orchestrator.nodes.simulator_listing import Listing
+from orchestrator.nodes.simulator_residence import Residence
+from orchestrator.nodes.simulator_seats import CardSeats
+
+# A real Ollama's listener has the system's limit; a burst of clients shall wait in it, not be refused.
+_BACKLOG = 4096
+
+
+class Simulator:
+    """One instance, from its listening socket to its last cut stream."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        loop = asyncio.get_running_loop()
+        self._config = config
+        self._seats = CardSeats(Path(config.seats_file) if config.seats_file else None, config.seat, loop.time)
+        self._residence = Residence(config, self._seats)
+        listing = Listing(config, self._residence)
+        routes = {**listing.routes(), **Calls(config, listing, self._residence).routes()}
+        self._runner = web.AppRunner(
+            app_for(routes, config.host), access_log=None, handler_cancellation=True, shutdown_timeout=0.0
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where the port is taken."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=_BACKLOG).start()
+
+    async def stop(self) -> None:
+        """Cut every connection and leave the card."""
+        server = self._runner.server
+        for connection in server.connections if server else ():
+            connection.force_close()
+        await self._runner.cleanup()
+        await self._residence.close()
+        self._seats.close()
+
+
+async def serve(config: SimulatorConfig) -> None:
+    """Run until SIGTERM or SIGINT."""
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, asked_to_stop.set)
+    simulator = Simulator(config)
+    try:
+        await simulator.start()
+        print(f"{config.instance}: simulated {config.card or 'CPU'} on {config.host}:{config.port}", flush=True)
+        await asked_to_stop.wait()
+    finally:
+        await simulator.stop()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.nodes.simulator", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file of the instance")
+    try:
+        uvloop.run(serve(load_config(parser.parse_args(argv).config)))
+    except (ConfigError, OSError) as why:
+        print(f"simulator: {why}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The catalogue finds models by every name Ollama gives them, with numbers that agree with each other."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from orchestrator.core.catalogue import find, names
+
+TABLE: dict[str, Any] = json.loads((files("orchestrator") / "data" / "catalogue.json").read_bytes())
+ENTRIES = sorted(TABLE["models"].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "quantisation"),
+    [
+        ("llama3.1", 8_030_261_248, "Q4_K_M"),
+        ("llama3.1:latest", 8_030_261_248, "Q4_K_M"),
+        ("llama3.1:8b", 8_030_261_248, "Q4_K_M"),
+        ("llama3.1:8b-instruct-q4_K_M", 8_030_261_248, "Q4_K_M"),
+        ("Llama3.1:8B-Instruct-Q8_0", 8_030_261_248, "Q8_0"),
+        ("registry.ollama.ai/library/llama3.1:8b", 8_030_261_248, "Q4_K_M"),
+        ("llama3.1:70b", 70_553_706_496, "Q4_K_M"),
+        ("llama3.2", 3_212_749_824, "Q4_K_M"),
+        ("llama3.2:3b-instruct-q4_K_M", 3_212_749_824, "Q4_K_M"),
+        ("llama3.2:1b", 1_235_814_400, "Q8_0"),  # Ollama's own default for this size
+        ("qwen2.5:0.5b", 494_032_768, "Q4_K_M"),
+        ("qwen3:32b-fp16", 32_762_123_264, "F16"),
+        ("gemma2:9b", 9_241_705_984, "Q4_0"),
+        ("gemma3:12b-it-q8_0", 11_765_788_416, "Q8_0"),
+        ("phi3:medium", 13_960_238_080, "Q4_0"),
+        ("deepseek-r1:8b-llama-distill-q4_K_M", 8_030_261_248, "Q4_K_M"),
+        ("gpt-oss", 20_914_757_184, "MXFP4"),
+        ("smollm2:135m-instruct-q4_1", 134_515_008, "Q4_1"),
+    ],
+)
+def test_a_name_finds_its_model_and_quantisation(name: str, parameters: int, quantisation: str):
+    shape = find(name)
+    assert shape is not None
+    assert abs(shape.parameters - parameters) < 1000
+    assert shape.quantisation == quantisation
+
+
+@pytest.mark.parametrize(
+    "name", ["", ":", "no-such-model", "llama3.1:9b", "llama3.1:8b-dolphin", "llama3.1:8b-q9_9", "someone/llama3.1:8b"]
+)
+def test_a_name_it_does_not_know_is_not_guessed_at(name: str):
+    assert find(name) is None
+
+
+def test_every_model_asked_for_is_there():
+    wanted = (
+        "llama3.2:1b llama3.2:3b llama3.1:8b llama3.1:70b qwen2.5:0.5b qwen2.5:1.5b qwen2.5:3b qwen2.5:7b qwen2.5:14b "
+        "qwen2.5:32b qwen3:0.6b qwen3:1.7b qwen3:4b qwen3:8b qwen3:14b qwen3:32b gemma2:2b gemma2:9b gemma3:1b gemma3:4b "
+        "gemma3:12b mistral:7b phi3:3.8b phi4:14b deepseek-r1:1.5b deepseek-r1:7b deepseek-r1:8b deepseek-r1:14b "
+        "gpt-oss:20b gpt-oss:120b nomic-embed-text bge-m3 smollm2:135m"
+    ).split()
+    assert [name for name in wanted if find(name) is None] == []
+
+
+def test_every_listed_name_and_every_other_spelling_is_found():
+    assert len(names()) == len(set(names())) >= 33
+    for name in (*names(), *TABLE["latest"], *TABLE["same"]):
+        assert find(name) is not None, name
+
+
+def test_only_embedding_models_embed():
+    embedding = {name for name in names() if (shape := find(name)) is not None and shape.is_embedding}
+    assert embedding == {"nomic-embed-text:v1.5", "bge-m3:567m"}
+
+
+@pytest.mark.parametrize(("name", "entry"), ENTRIES)
+def test_an_entry_agrees_with_itself(name: str, entry: dict[str, Any]):
+    assert entry["heads"] % entry["kv_heads"] == 0
+    assert entry["source"].partition(" ")[0].count("/") == 1  # the published model its config.json is from
+    assert entry["default"] in entry["weights"]
+    for tag, weights in entry["weights"].items():
+        assert 0 <= weights["host_bytes"] < weights["weights_bytes"]
+        assert weights.get("derived", False) != ("published_bytes" in weights), tag
+        bits = weights["weights_bytes"] * 8 / entry["parameters"]
+        assert 4.2 <= bits <= 17.5, (tag, bits)
+
+
+@pytest.mark.parametrize(("name", "entry"), ENTRIES)
+def test_computed_weights_meet_the_published_size_but_for_the_tokenizer(name: str, entry: dict[str, Any]):
+    for weights in entry["weights"].values():
+        if "published_bytes" in weights:
+            assert 0 <= weights["published_bytes"] - weights["weights_bytes"] < 16_000_000
+
+
+def test_the_source_is_told_with_the_shape():
+    known, derived = find("llama3.1:8b-instruct-q4_K_M"), find("llama3.1:8b-instruct-q6_K")
+    assert known is not None
+    assert derived is not None
+    assert "meta-llama/Llama-3.1-8B-Instruct config.json" in known.source
+    assert "derived" not in known.source
+    assert derived.source.endswith("weights derived")

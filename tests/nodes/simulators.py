@@ -1,0 +1,45 @@
+"""Simulated instances for tests: real processes on free ports, gone at the end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.nodes.simulator_config import SimulatorConfig, write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(config: SimulatorConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of `config`, listening. A test may end it; otherwise SIGTERM does, and it must exit with 0."""
+    path = folder / f"{config.instance}.json"
+    write_config(path, config)
+    with started(path) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert b"simulated" in line, line
+            yield process
+        finally:
+            was_running = process.poll() is None
+            process.terminate()
+            status = process.wait(10)
+            assert not was_running or status == 0
+
+
+def started(config: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "orchestrator.nodes.simulator", "--config", str(config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
