@@ -12,8 +12,8 @@ from orchestrator.core.dialects.outcome import read_answer
 from orchestrator.core.dialects.parse import parse_call
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Endpoint, Footprint, ModelShape
-from orchestrator.nodes.simulator_config import ScriptedAnswer, SimulatedModel, SimulatorConfig
-from orchestrator.nodes.simulator_script import question
+from orchestrator.nodes.simulator.config import ScriptedAnswer, SimulatedModel, SimulatorConfig
+from orchestrator.nodes.simulator.script import question
 from tests.wire_cases import Case, load_cases
 
 REGISTRY_MODEL = "127.0.0.1:11590/library/tiny:latest"

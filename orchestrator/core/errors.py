@@ -32,12 +32,17 @@ class CapacityError(OrchestratorError):
 
 
 class InstanceError(OrchestratorError):
-    """An instance did not answer as promised. `answered`: bytes of its answer already went to the client."""
+    """An instance did not answer as promised.
 
-    def __init__(self, instance: str, message: str, *, answered: bool = False) -> None:
+    `answered`: bytes of its answer already went to the client. `is_unreachable`: it did not even take the connection.
+    """
+
+    def __init__(self, instance: str, message: str, *, answered: bool = False, is_unreachable: bool = False) -> None:
         super().__init__(f"{instance}: {message}")
         self.instance = instance
+        self.message = message
         self.answered = answered
+        self.is_unreachable = is_unreachable
 
 
 class StoreError(OrchestratorError):

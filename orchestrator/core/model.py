@@ -157,6 +157,10 @@ class ModelShape:
     quantisation: str
     is_embedding: bool = False
     source: str = ""
+    feed_forward_length: int = 0  # width of the widest layer one token passes: all experts it uses; 0: not known
+    sliding_window: int = 0  # tokens kept by the layers that look back only so far
+    sliding_layers: int = 0  # how many layers those are
+    host_bytes: int = 0  # of weights_bytes: the input table, kept in host memory where the rest is on a GPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.nodes.simulator_config import SimulatorConfig, write_config
+from orchestrator.nodes.simulator.config import SimulatorConfig, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,7 +20,7 @@ import pytest
 from orchestrator.core.cards import find_card
 from orchestrator.core.dialects.parse import parse_call
 from orchestrator.core.model import Endpoint, Footprint, ModelShape
-from orchestrator.nodes.simulator_config import (
+from orchestrator.nodes.simulator.config import (
     ConfigError,
     ScriptedAnswer,
     SimulatedModel,
@@ -29,8 +29,8 @@ from orchestrator.nodes.simulator_config import (
     load_config,
     write_config,
 )
-from orchestrator.nodes.simulator_script import question
-from orchestrator.nodes.simulator_seats import CardSeats
+from orchestrator.nodes.simulator.script import question
+from orchestrator.nodes.simulator.seats import CardSeats
 from tests.nodes.simulators import ROOT, free_port, running, started
 from tests.wire_replay import Case, send
 
@@ -423,7 +423,7 @@ def test_instances_on_one_card_share_it_by_their_slots_at_work(tmp_path):
 def test_a_killed_instance_takes_no_share(tmp_path):
     file = tmp_path / "card.seats"
     code = (
-        "import sys, os, signal, pathlib; from orchestrator.nodes.simulator_seats import CardSeats;"
+        "import sys, os, signal, pathlib; from orchestrator.nodes.simulator.seats import CardSeats;"
         "CardSeats(pathlib.Path(sys.argv[1]), 1, lambda: 0.0).change_active(5); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, check=False)

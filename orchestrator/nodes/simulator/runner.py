@@ -16,8 +16,8 @@ from typing import Any, Final
 from orchestrator.core.cards import Card
 from orchestrator.core.model import ToolCall
 from orchestrator.core.physics import PREFILL_BATCH, decode_step_s, kv_bytes_per_token, prefill_s
-from orchestrator.nodes.simulator_config import SimulatedModel
-from orchestrator.nodes.simulator_seats import CardSeats
+from orchestrator.nodes.simulator.config import SimulatedModel
+from orchestrator.nodes.simulator.seats import CardSeats
 
 # llama.cpp keeps the caches of idle slots in up to 8 GiB of host memory a runner (measured; OLLAMA's `size` hides it).
 _PREFIX_CACHE_BYTES: Final = 8 * 2**30

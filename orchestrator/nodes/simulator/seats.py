@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.physics import share_of
-from orchestrator.nodes.simulator_config import SEATS_PER_CARD
+from orchestrator.nodes.simulator.config import SEATS_PER_CARD
 
 _SEAT: Final = struct.Struct("<II")
 # A killed instance leaves its seat as it was; whether the processes on the other seats live is asked this often.

@@ -15,12 +15,12 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from orchestrator.nodes.simulator_calls import Calls
-from orchestrator.nodes.simulator_config import ConfigError, SimulatorConfig, load_config
-from orchestrator.nodes.simulator_http import app_for
-from orchestrator.nodes.simulator_listing import Listing
-from orchestrator.nodes.simulator_residence import Residence
-from orchestrator.nodes.simulator_seats import CardSeats
+from orchestrator.nodes.simulator.calls import Calls
+from orchestrator.nodes.simulator.config import ConfigError, SimulatorConfig, load_config
+from orchestrator.nodes.simulator.http import app_for
+from orchestrator.nodes.simulator.listing import Listing
+from orchestrator.nodes.simulator.residence import Residence
+from orchestrator.nodes.simulator.seats import CardSeats
 
 # A real Ollama's listener has the system's limit; a burst of clients shall wait in it, not be refused.
 _BACKLOG = 4096
@@ -79,7 +79,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"simulator: {why}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,16 +7,15 @@ that is not there answers. What the paths answer is left to the other modules.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from orchestrator.core.dialects.errors import METHOD_NOT_ALLOWED_BODY, NOT_FOUND_BODY, TEXT_TYPE
+from orchestrator.core.origins import is_host_allowed, is_loopback, is_origin_allowed, is_own_origin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Routes = Mapping[str, Mapping[str, Handler]]  # path, method
@@ -28,8 +27,6 @@ _HTML_TYPE: Final = "text/html; charset=utf-8"
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
 _MODEL_PATH: Final = "/v1/models/"
 
-_APP_SCHEMES: Final = ("app", "file", "tauri", "vscode-webview", "vscode-file")
-_LOCAL_ENDINGS: Final = (".localhost", ".local", ".internal")
 _CORS: Final = (
     (
         "Access-Control-Allow-Headers",
@@ -65,7 +62,7 @@ def app_for(routes: Routes, host: str) -> web.Application:
     """The application that serves `routes` as a server bound to `host` would."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        refusal = _refusal(request, routes, is_loopback=_is_address(host, loopback_only=True) or host == "localhost")
+        refusal = _refusal(request, routes, is_local=is_loopback(host))
         return refusal or await _handlers(routes, request.path)[request.method](request)
 
     app = web.Application(client_max_size=0)
@@ -93,17 +90,17 @@ def _handlers(routes: Routes, path: str) -> Mapping[str, Handler]:
     return routes.get(path, {}) if path != _MODEL_PATH else {}
 
 
-def _refusal(request: web.Request, routes: Routes, *, is_loopback: bool) -> web.Response | None:
+def _refusal(request: web.Request, routes: Routes, *, is_local: bool) -> web.Response | None:
     """What stops a request before its handler: the order is Ollama's."""
     path = request.path
     if "//" in path:
         return _redirect(307, re.sub("/+", "/", path), request)
     origin = request.headers.get("Origin")
-    if origin and not _is_origin_allowed(origin, request.headers.get("Host", "")):
+    if origin and not is_origin_allowed(origin, request.headers.get("Host", "")):
         return web.Response(status=403)
     if origin and request.method == "OPTIONS":
         return _preflight(origin, _handlers(routes, path))
-    if is_loopback and not _is_host_allowed(request.headers.get("Host", "")):
+    if is_local and not is_host_allowed(request.headers.get("Host", ""), socket.gethostname()):
         return web.Response(status=403)
     handlers = _handlers(routes, path)
     if request.method in handlers:
@@ -140,7 +137,7 @@ async def _as_go_writes(request: web.Request, response: web.StreamResponse) -> N
     headers = response.headers
     headers.pop("Server", None)
     origin = request.headers.get("Origin")
-    if origin and response.status not in (204, 403) and not _is_own(origin, request.headers.get("Host", "")):
+    if origin and response.status not in (204, 403) and not is_own_origin(origin, request.headers.get("Host", "")):
         headers["Access-Control-Allow-Origin"] = origin
         headers["Vary"] = "Origin"
     fields = sorted(headers.items(), key=_go_order)
@@ -152,31 +149,3 @@ async def _as_go_writes(request: web.Request, response: web.StreamResponse) -> N
 def _go_order(header: tuple[str, str]) -> tuple[int, str]:
     name = header[0]
     return (_WRITTEN_LAST.index(name) + 1, "") if name in _WRITTEN_LAST else (0, name)
-
-
-def _is_own(origin: str, host: str) -> bool:
-    return urlsplit(origin).netloc.lower() == host.lower()
-
-
-def _is_origin_allowed(origin: str, host: str) -> bool:
-    parts = urlsplit(origin)
-    if parts.scheme in _APP_SCHEMES or _is_own(origin, host):
-        return True
-    names = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104  a name that pages may bear, nothing is bound to it
-    return parts.scheme in ("http", "https") and parts.hostname in names
-
-
-def _is_host_allowed(host: str) -> bool:
-    name = host.removeprefix("[").partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
-    name = name.lower()
-    if name in ("", "localhost", socket.gethostname().lower()) or name.endswith(_LOCAL_ENDINGS):
-        return True
-    return _is_address(name)
-
-
-def _is_address(text: str, *, loopback_only: bool = False) -> bool:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return address.is_loopback or (not loopback_only and (address.is_private or address.is_unspecified))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 
-from orchestrator.nodes.simulator_words import random_for
+from orchestrator.nodes.simulator.words import random_for
 
 
 def vector_of(text: str, length: int, dimensions: int | None = None) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """The reply of a simulated model to a call: how many tokens, which of them are shown, and why it ends.
 
-Words and JSON come from `simulator_words`; when each token is written is left to `simulator_runner`.
+Words and JSON come from `words`; when each token is written is left to `runner`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from orchestrator.core.dialects.checks import wanted_thinking
 from orchestrator.core.dialects.llama_request import wanted_logprobs
 from orchestrator.core.dialects.parse import sampling
 from orchestrator.core.model import Call, Finish, ToolCall
-from orchestrator.nodes.simulator_runner import Piece, Reply
-from orchestrator.nodes.simulator_script import question, wanted_format
-from orchestrator.nodes.simulator_tokens import ids, split
-from orchestrator.nodes.simulator_words import JsonWriter, answer_length, random_for, sentence_tokens
+from orchestrator.nodes.simulator.runner import Piece, Reply
+from orchestrator.nodes.simulator.script import question, wanted_format
+from orchestrator.nodes.simulator.tokens import ids, split
+from orchestrator.nodes.simulator.words import JsonWriter, answer_length, random_for, sentence_tokens
 
 _THINKING_TOKENS: Final = (8, 40)
 _LIMIT_IS_LENGTH: Final = 1024

@@ -14,9 +14,9 @@ from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE, error
 from orchestrator.core.dialects.frames import NDJSON_TYPE, go_time
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.model import Dialect
-from orchestrator.nodes.simulator_config import SimulatedModel, SimulatorConfig, parameter_size
-from orchestrator.nodes.simulator_http import GoStream, Routes, respond
-from orchestrator.nodes.simulator_residence import Residence
+from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig, parameter_size
+from orchestrator.nodes.simulator.http import GoStream, Routes, respond
+from orchestrator.nodes.simulator.residence import Residence
 
 _PULL_TICK_S: Final = 0.06
 _MISSING_MANIFEST: Final = "pull model manifest: file does not exist"

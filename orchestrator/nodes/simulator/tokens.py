@@ -13,7 +13,7 @@ from typing import Final
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.parse import turns
 from orchestrator.core.model import Call
-from orchestrator.nodes.simulator_runner import PREFIX_BLOCK_TOKENS
+from orchestrator.nodes.simulator.runner import PREFIX_BLOCK_TOKENS
 
 _TOKEN: Final = re.compile(r"\s?[^\W\d_]{1,8}|\s?\d{1,3}|\s?[^\w\s]|\s+|_")
 # ChatML, as recorded: 15 tokens for a question of 6, 23 with a system text of 3 more.

@@ -16,9 +16,9 @@ from typing import Any
 
 from orchestrator.core.errors import CapacityError
 from orchestrator.core.physics import kv_bytes_per_token, load_s
-from orchestrator.nodes.simulator_config import SimulatedModel, SimulatorConfig
-from orchestrator.nodes.simulator_runner import Runner, watched
-from orchestrator.nodes.simulator_seats import CardSeats
+from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig
+from orchestrator.nodes.simulator.runner import Runner, watched
+from orchestrator.nodes.simulator.seats import CardSeats
 
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 

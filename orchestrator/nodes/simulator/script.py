@@ -11,8 +11,8 @@ from orchestrator.core.dialects.checks import wanted_thinking
 from orchestrator.core.dialects.llama_request import wanted_logprobs
 from orchestrator.core.dialects.parse import canonical_model_name, sampling, turns
 from orchestrator.core.model import Call, Dialect, Endpoint, ToolCall
-from orchestrator.nodes.simulator_config import ScriptedAnswer
-from orchestrator.nodes.simulator_runner import Piece, Reply
+from orchestrator.nodes.simulator.config import ScriptedAnswer
+from orchestrator.nodes.simulator.runner import Piece, Reply
 
 _KINDS: Final = {
     Endpoint.OLLAMA_CHAT: "chat",

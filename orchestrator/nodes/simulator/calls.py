@@ -39,15 +39,15 @@ from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.errors import CallerError, CapacityError
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint
 from orchestrator.core.physics import prompt_tokens_kept
-from orchestrator.nodes.simulator_answers import compose
-from orchestrator.nodes.simulator_config import SimulatedModel, SimulatorConfig
-from orchestrator.nodes.simulator_http import GoStream, Routes, respond
-from orchestrator.nodes.simulator_listing import Listing
-from orchestrator.nodes.simulator_residence import Residence
-from orchestrator.nodes.simulator_runner import Piece, Reply, Runner, Work
-from orchestrator.nodes.simulator_script import Script, question
-from orchestrator.nodes.simulator_tokens import prefix_hashes, prompt_tokens, split
-from orchestrator.nodes.simulator_vectors import as_float32, vector_of
+from orchestrator.nodes.simulator.answers import compose
+from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig
+from orchestrator.nodes.simulator.http import GoStream, Routes, respond
+from orchestrator.nodes.simulator.listing import Listing
+from orchestrator.nodes.simulator.residence import Residence
+from orchestrator.nodes.simulator.runner import Piece, Reply, Runner, Work
+from orchestrator.nodes.simulator.script import Script, question
+from orchestrator.nodes.simulator.tokens import prefix_hashes, prompt_tokens, split
+from orchestrator.nodes.simulator.vectors import as_float32, vector_of
 
 _NO_SHIFT: Final = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
