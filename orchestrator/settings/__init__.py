@@ -1,7 +1,7 @@
 """Settings as the rest of the package uses them. `load` is the one way in from a file; errors name line and field."""
 
-from orchestrator.settings_file import load, parse
-from orchestrator.settings_model import (
+from orchestrator.settings.file import load, parse
+from orchestrator.settings.model import (
     CacheSettings,
     ClusterSettings,
     GatewaySettings,
@@ -13,7 +13,7 @@ from orchestrator.settings_model import (
     Section,
     TierSettings,
 )
-from orchestrator.settings_show import json_schema, show
+from orchestrator.settings.show import json_schema, show
 
 __all__ = [
     "CacheSettings",

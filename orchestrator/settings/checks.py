@@ -1,0 +1,127 @@
+"""What several settings must be together: names that refer to names, and nothing that is never used.
+
+Pure: from settings to problems. What one value may be is left to `model`, files and secrets to
+`sources`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.settings.model import ClusterSettings
+from orchestrator.settings.positions import FieldPath
+from orchestrator.settings.problems import Problem, unknown_name
+
+
+def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset()) -> list[Problem]:
+    """Every problem between settings.
+
+    `left_out`: what was written and is not in `settings`, because it was wrong by itself. No problem is made of that.
+    """
+    whole = _Whole(settings, left_out)
+    problems = [*_nodes(whole), *_models(whole), *_tiers(whole), *_routes(whole), *_unused_tiers(whole)]
+    return [*problems, *_repeated([each.name for each in settings.keys], "keys", "key")]
+
+
+class _Whole:
+    """Settings, and what was left out of them."""
+
+    def __init__(self, settings: ClusterSettings, left_out: frozenset[FieldPath]) -> None:
+        self.settings = settings
+        self._left_out = left_out
+
+    def lacks(self, *path: str | int) -> bool:
+        """Whether `path` was left out, or anything in it or around it."""
+        return any(path[: len(each)] == each[: len(path)] for each in self._left_out)
+
+    def names(self, section: str) -> list[str] | None:
+        """The names written in `section`; None where the whole section was left out."""
+        if (section,) in self._left_out:
+            return None
+        left_out = [str(each[1]) for each in self._left_out if len(each) == 2 and each[0] == section]
+        return [*getattr(self.settings, section), *sorted(left_out)]
+
+
+def _nodes(whole: _Whole) -> Iterator[Problem]:
+    nodes = whole.settings.nodes
+    yield from _repeated([each.name for each in nodes], "nodes", "node")
+    real = [index for index, each in enumerate(nodes) if each.address == "local" and each.simulate is None]
+    if whole.lacks("nodes"):
+        return
+    for index in real[1:]:
+        way_out = "remove one of them or give this one `simulate`"
+        yield Problem(("nodes", index), f"node {nodes[real[0]].name!r} is this machine already; {way_out}")
+
+
+def _models(whole: _Whole) -> Iterator[Problem]:
+    models = whole.settings.models
+    for name, model in models.items():
+        path = ("models", name)
+        if model.share != 1.0 and model.replicas != "fill" and not whole.lacks(*path, "replicas"):
+            yield Problem((*path, "share"), "only pools with `replicas: fill` share room; set that or leave this out")
+        if model.gguf is not None and whole.settings.engine == "ollama":
+            why = "only the built-in llama.cpp engine serves a GGUF file; set `engine: llama.cpp` or leave this out"
+            yield Problem((*path, "gguf"), why)
+        if name.endswith(":latest") and (twin := name.removesuffix(":latest")) in models:
+            yield Problem(path, f"is the same model as {twin!r}; keep one of them", at_key=True)
+
+
+def _tiers(whole: _Whole) -> Iterator[Problem]:
+    models, tiers = whole.names("models"), whole.names("tiers") or []
+    chat = [name for name, each in whole.settings.models.items() if not each.embedding]
+    for name, tier in whole.settings.tiers.items():
+        path = ("tiers", name)
+        if models is not None and tier.model not in models:
+            yield unknown_name((*path, "model"), "model", tier.model, models)
+        elif models is not None and tier.model in whole.settings.models and tier.model not in chat:
+            why = f"{tier.model!r} embeds text and answers nothing; {_choice(chat, 'model')}"
+            yield Problem((*path, "model"), why)
+        if tier.backup == name:
+            others = [each for each in tiers if each != name]
+            yield Problem((*path, "backup"), f"a tier is no backup of itself; {_choice(others, 'tier')}")
+        elif tier.backup is not None and tier.backup not in tiers:
+            yield unknown_name((*path, "backup"), "tier", tier.backup, tiers)
+
+
+def _routes(whole: _Whole) -> Iterator[Problem]:
+    models, tiers = {_tagged(each): each for each in whole.names("models") or ()}, whole.names("tiers")
+    for name, route in whole.settings.routes.items():
+        path = ("routes", name)
+        if model := models.get(_tagged(name)):
+            yield Problem(path, f"{model!r} is a model already; give the route another name", at_key=True)
+        for field, tier in (("small", route.small), ("full", route.full)):
+            if tiers is not None and tier not in tiers and not whole.lacks(*path, field):
+                yield unknown_name((*path, field), "tier", tier, tiers)
+
+
+def _unused_tiers(whole: _Whole) -> Iterator[Problem]:
+    """Tiers that no call can reach. A backup's own backup is not asked, so being one is no use."""
+    if whole.lacks("tiers") or whole.lacks("routes"):
+        return
+    tiers = whole.settings.tiers
+    direct = {tier for route in whole.settings.routes.values() for tier in (route.small, route.full)}
+    used = direct | {tiers[name].backup for name in direct if name in tiers}
+    for name in tiers:
+        if name not in used:
+            way_out = (
+                "name it as `small` or `full` of a route or as `backup` of a tier that a route names, or remove it"
+            )
+            yield Problem(("tiers", name), f"no route uses this tier; {way_out}", at_key=True)
+
+
+def _repeated(names: Sequence[str], section: str, what: str) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if (first := names.index(name)) != index:
+            way_out = "give this one another name or remove it"
+            yield Problem(
+                (section, index, "name"), f"{what} {name!r} is there already, as {section}[{first}]; {way_out}"
+            )
+
+
+def _choice(names: Sequence[str], what: str) -> str:
+    return f"{what}s that can be: {', '.join(names)}" if names else f"there is no other {what} yet"
+
+
+def _tagged(name: str) -> str:
+    """Ollama takes a name without a tag for its `latest`."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

@@ -1,0 +1,129 @@
+"""What settings name outside themselves: secrets in the environment and in files, paths beside `cluster.yaml`.
+
+Answers settings with all of it in place, and a problem for each thing that is not there, without a secret in it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from orchestrator.settings.model import ClusterSettings, KeySettings, ModelSettings
+from orchestrator.settings.problems import Problem
+
+MASK = "********"
+MIN_SECRET_LENGTH = 16
+_MAX_SECRET_BYTES = 4096
+
+
+class _MissingError(Exception):
+    """A source is not there or not fit; the text says why and what to do."""
+
+
+def resolve(
+    settings: ClusterSettings, folder: Path, environment: Mapping[str, str]
+) -> tuple[ClusterSettings, list[Problem]]:
+    """Replace `env:` and `file:` by what they name, and paths relative to `folder` by absolute ones."""
+    problems: list[Problem] = []
+    keys = tuple(_key(key, index, folder, environment, problems) for index, key in enumerate(settings.keys))
+    models = {name: _model(model, name, folder, problems) for name, model in settings.models.items()}
+    faq = tuple(_beside(folder, each) for each in settings.cache.faq)
+    for index, path in enumerate(faq):
+        problems += _unreadable(path, ("cache", "faq", index))
+    problems += _repeated_secrets(keys, frozenset(each.path for each in problems))
+    cache = settings.cache.model_copy(update={"faq": faq})
+    return settings.model_copy(update={"keys": keys, "models": models, "cache": cache}), problems
+
+
+def _model(model: ModelSettings, name: str, folder: Path, problems: list[Problem]) -> ModelSettings:
+    if model.gguf is None:
+        return model
+    path = _beside(folder, model.gguf)
+    problems += _unreadable(path, ("models", name, "gguf"))
+    return model.model_copy(update={"gguf": path})
+
+
+def _beside(folder: Path, path: Path) -> Path:
+    try:
+        return folder / path.expanduser()
+    except RuntimeError:  # ~NAME of a user that is not there: looked for as it is written, and not found
+        return folder / path
+
+
+def _unreadable(path: Path, field: tuple[str | int, ...]) -> Iterator[Problem]:
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            yield Problem(field, f"{path} is a folder; name a file in it")
+        elif not os.access(path, os.R_OK):
+            yield Problem(field, f"{path} may not be read by this user; change its mode or its owner")
+    except (FileNotFoundError, NotADirectoryError):
+        yield Problem(field, f"no such file: {path}; a path is relative to the folder of this file")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        yield Problem(field, f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _key(
+    key: KeySettings, index: int, folder: Path, environment: Mapping[str, str], problems: list[Problem]
+) -> KeySettings:
+    try:
+        secret = _secret(key.secret.get_secret_value(), folder, environment)
+        _check_secret(secret)
+    except _MissingError as error:
+        problems.append(Problem(("keys", index, "secret"), str(error)))
+        return key
+    return key.model_copy(update={"secret": SecretStr(secret)})
+
+
+def _secret(written: str, folder: Path, environment: Mapping[str, str]) -> str:
+    source, _, name = written.partition(":")
+    if source == "env":
+        if name not in environment:
+            raise _MissingError(f"the environment variable {name!r} is not set; set it where the cluster is started")
+        return environment[name].strip()
+    if source == "file":
+        return _secret_in(_beside(folder, Path(name)))
+    return written
+
+
+def _secret_in(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise _MissingError(f"{path} is not a file; name a file that holds the secret alone")
+        if mode & stat.S_IROTH:
+            raise _MissingError(f"every user of this machine may read {path}; make it private: chmod 600 {path}")
+        with path.open("rb") as file:
+            return file.read(_MAX_SECRET_BYTES).decode().strip()
+    except UnicodeDecodeError as error:
+        raise _MissingError(f"{path} does not hold text; write the secret alone into it") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _MissingError(f"no such file: {path}; a path is relative to the folder of this file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        raise _MissingError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _check_secret(secret: str) -> None:
+    if secret == MASK:
+        raise _MissingError("this is a mask printed in a secret's place; write the secret, or where it is: env:NAME")
+    if len(secret) < MIN_SECRET_LENGTH:
+        raise _MissingError(f"the secret has {len(secret)} characters, at least {MIN_SECRET_LENGTH} are needed")
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        # It travels in an HTTP header, where nothing else arrives as it was sent.
+        raise _MissingError("the secret has blanks or characters outside ASCII; take letters, digits and punctuation")
+
+
+def _repeated_secrets(keys: tuple[KeySettings, ...], wrong: frozenset[tuple[str | int, ...]]) -> Iterator[Problem]:
+    """Two keys with one secret could not be told apart. Those that could not be read are in `wrong` and say nothing."""
+    seen: dict[str, str] = {}
+    for index, key in enumerate(keys):
+        path = ("keys", index, "secret")
+        secret = key.secret.get_secret_value()
+        if path in wrong:
+            continue
+        if secret in seen:
+            yield Problem(path, f"is the secret of key {seen[secret]!r} too; each key needs its own")
+        seen.setdefault(secret, key.name)

@@ -1,0 +1,91 @@
+"""The small languages inside settings: `host:port`, Redis URLs, simulated cards (whose names `core.cards` knows).
+
+Each function returns its argument's meaning or raises ValueError with one sentence for the operator. No sentence
+repeats a URL: it may hold a password.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from orchestrator.core.cards import parse_cards
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Split `host:port`; an IPv6 host stands in brackets and is returned without them. Port 0: any free one."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or "://" in text:
+        raise ValueError(f"expected host:port, such as 127.0.0.1:11434 or [::]:11434; got {text!r}")
+    if not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
+        raise ValueError(f"the port must be a number from 0 to 65535; got {port!r}")
+    if host.startswith("[") and host.endswith("]"):
+        return _ipv6(host[1:-1]), int(port)
+    if ":" in host:
+        raise ValueError(f"an IPv6 address stands in brackets, such as [{host}]:{port}; got {text!r}")
+    _check_host(host)
+    return host, int(port)
+
+
+def _ipv6(text: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an IPv6 address; an example is [::1]:11434") from error
+
+
+def _check_host(host: str) -> None:
+    if host.replace(".", "").isdigit():
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError as error:
+            raise ValueError(f"{host!r} is not an IPv4 address; an example is 0.0.0.0:11434") from error
+    elif len(host) > 253 or not _HOST_NAME.fullmatch(host):
+        raise ValueError(f"{host!r} is not a host name or an address; an example is 127.0.0.1:11434")
+
+
+def check_listen(text: str | None) -> str | None:
+    if text is not None:
+        host_and_port(text)
+    return text
+
+
+def check_redis(text: str) -> str:
+    """Accept `embedded` or a URL whose scheme, hosts and ports can be right; what they answer is found at start."""
+    if text == "embedded":
+        return text
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme not in _REDIS_SCHEMES:
+        known = ", ".join(f"{each}://" for each in _REDIS_SCHEMES)
+        raise ValueError(f"expected `embedded` or a URL that begins with one of {known}")
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise ValueError("this is no URL: its host is not one") from error
+    if scheme == "unix":
+        if parts.path in ("", "/"):
+            raise ValueError("a unix:// URL names the socket's path, such as unix:///run/redis/redis.sock")
+        return text
+    for address in parts.netloc.rpartition("@")[2].split(","):
+        _check_redis_address(address, scheme)
+    return text
+
+
+def _check_redis_address(address: str, scheme: str) -> None:
+    bracketed = address.endswith("]") or ":" not in address
+    try:
+        host_and_port(f"{address}:0" if bracketed else address)
+    except ValueError as error:
+        raise ValueError(
+            f"a {scheme}:// URL needs a host and may have a port, such as {scheme}://redis:6379"
+        ) from error
+
+
+def check_simulate(text: str | None) -> str | None:
+    if text is not None:
+        parse_cards(text)
+    return text
