@@ -1,0 +1,45 @@
+# `make up`: a cluster on this machine. `make test`: every test. Both install what they need into .venv.
+PYTHON ?= python3
+LISTEN ?=
+STATE ?=
+ARGS ?=
+PYTEST_ARGS ?=
+
+up_flags = $(if $(LISTEN),--listen $(LISTEN)) $(if $(STATE),--state $(STATE)) $(ARGS)
+
+.PHONY: up test install install-test system-test-packages lint
+
+up: install
+	@exec .venv/bin/ollamactl up $(up_flags)
+
+install: .venv/.installed
+
+.venv/bin/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; this needs Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make up PYTHON=python3.12" >&2; exit 1; }
+	@echo "creating .venv …"
+	@$(PYTHON) -m venv .venv || { echo "no venv module: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+
+.venv/.installed: .venv/bin/uv requirements.txt pyproject.toml
+	@echo "installing (about 350 MB, some ten seconds on a fast line) …"
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+install-test: .venv/.installed-test
+
+.venv/.installed-test: .venv/.installed requirements-test.txt
+	@echo "installing what the tests need …"
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements-test.txt
+	@touch $@
+
+# Real parts that only the system's package manager has. Without root they are left out, and their tests say so.
+system-test-packages:
+	@tests/system_packages.sh
+
+test: install-test system-test-packages
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: install-test
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -1,0 +1,119 @@
+"""One gateway worker, built from the settings in use. Run by the keeper: `python -m orchestrator.app.gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import click
+
+from orchestrator import telemetry
+from orchestrator.app import settings_in_use
+from orchestrator.app.counts import read_counts
+from orchestrator.app.loop import run
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.rules import rules_from
+from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.model import PoolName, Snapshot
+from orchestrator.gateway.admission import Admission
+from orchestrator.gateway.live import Live
+from orchestrator.gateway.pipeline import Pipeline
+from orchestrator.gateway.server import Server
+from orchestrator.gateway.status import StatusPage
+from orchestrator.gateway.upstream import Connections
+from orchestrator.settings.syntax import host_and_port
+from orchestrator.store.cluster import watch
+from orchestrator.store.connection import Connection
+from orchestrator.store.leases import Leases
+
+log = logging.getLogger(__name__)
+
+# A worker that finds no Redis at its start serves what it can, and says so.
+REDIS_WAIT_S = 10.0
+
+
+@click.command()
+@click.option("--state", type=click.Path(path_type=Path), required=True)
+@click.option("--listen", required=True)
+@click.option("--index", type=int, required=True, help="Number of this worker, from 0.")
+@click.option("--workers", type=int, required=True)
+def main(state: Path, listen: str, index: int, workers: int) -> None:
+    """Serve until SIGTERM; SIGHUP reads the settings in use again."""
+    telemetry.log_to_stderr(f"gateway-{index}")
+    sys.exit(run(Worker(StatePaths(state), listen, index, workers).run))
+
+
+class Worker:
+    """Everything of one worker, built once."""
+
+    def __init__(self, paths: StatePaths, listen: str, index: int, workers: int) -> None:
+        self._paths, self._listen, self._index = paths, listen, index
+        settings = settings_in_use.read(paths)
+        self._live = Live(rules_from(settings))
+        # The holder names this worker's place and its life: a later life gives back what an earlier one held.
+        self._place = f"gw{index}."
+        self._connection = Connection(os.environ["OLM_REDIS"], name=f"gateway-{index}")
+        holder = self._place + uuid.uuid4().hex
+        self._leases = Leases(self._connection, holder, settings.limits.lease_ttl_s)
+        self._admission = Admission(self._live, self._connection, self._leases, index, workers)
+        self._upstream = Connections()
+        pipeline = Pipeline(self._live, self._admission, self._upstream, settings_in_use.cache_secret(paths))
+        self._server = Server(self._live, pipeline, StatusPage(self._live, self._read_counts))
+        self._dropped: set[str] = set()
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Serve until `stop`, then finish what is under way."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        try:
+            await self._connection.open(wait_s=REDIS_WAIT_S)
+        except OrchestratorError as why:
+            log.error("%s", why)
+        await self._leases.start()
+        watching = await watch(self._connection, self._published)
+        flushing = asyncio.create_task(self._admission.flush_counts())
+        await self._server.start(*host_and_port(self._listen))
+        log.info("serves on %s", self._listen)
+        telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
+        await stop.wait()
+        await self._server.stop()
+        flushing.cancel()
+        await self._admission.flush()
+        await watching.close()
+        await self._leases.close()
+        self._upstream.close()
+        await self._connection.close()
+        return 0
+
+    def _reload(self) -> None:
+        try:
+            self._live.rules = rules_from(settings_in_use.read(self._paths))
+        except OrchestratorError as why:
+            log.error("settings not taken over: %s", why)
+            return
+        telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
+        log.info("settings taken over")
+
+    def _published(self, snapshot: Snapshot) -> None:
+        self._live.snapshot = snapshot
+        for pool in snapshot.pools:
+            if pool.name not in self._dropped:
+                self._dropped.add(pool.name)
+                self._last_drop = asyncio.create_task(self._drop_earlier_lives(pool.name))
+
+    async def _drop_earlier_lives(self, pool: PoolName) -> None:
+        """What a killed worker of this place held is free: its connections ended with it."""
+        leases, tickets = await self._leases.drop_earlier_lives(pool, self._place)
+        if leases or tickets:
+            log.warning("%s: gave back %d leases and %d tickets of an earlier life", pool, leases, tickets)
+
+    async def _read_counts(self) -> dict[str, object]:
+        return await read_counts(self._connection)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A process's event loop: uvloop where there is one, ended by SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+try:
+    import uvloop
+except ImportError:  # no build for this platform: asyncio's own loop does the same, slower
+    uvloop = None  # type: ignore[assignment]
+
+
+def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
+    """Run `main(stop)` to its end; `stop` is set by the first SIGTERM or SIGINT. Answers main's exit code."""
+
+    async def with_signals() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        return await main(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+        return runner.run(with_signals())
+
+
+async def until(stop: asyncio.Event, work: Awaitable[Any]) -> None:
+    """Wait for `work` until `stop` is set; then cancel it. An error of `work` is raised."""
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+    finally:
+        stopping.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,70 @@
+"""Where things lie in a state folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# A unix socket's path is at most 107 bytes on Linux (unix(7)), 103 on macOS.
+LONGEST_SOCKET_PATH = 103
+
+
+@dataclass(frozen=True, slots=True)
+class StatePaths:
+    """The state folder of one cluster on this machine, private to its owner."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """The last valid settings, as every child process reads them."""
+        return self.root / "settings.yaml"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def redis(self) -> Path:
+        return self.root / "redis"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def simulator(self) -> Path:
+        return self.root / "sim"
+
+    @property
+    def status_key(self) -> Path:
+        return self.root / "admin.key"
+
+    @property
+    def keeper_socket(self) -> Path:
+        return self._socket("keeper.sock")
+
+    def _socket(self, name: str) -> Path:
+        wanted = self.root / name
+        if len(os.fsencode(wanted)) <= LONGEST_SOCKET_PATH:
+            return wanted
+        # A deep state folder: the socket lies in a private folder with a short name that the path determines.
+        digest = hashlib.blake2b(os.fsencode(self.root), digest_size=6).hexdigest()
+        folder = Path(tempfile.gettempdir()) / f"ollamactl-{os.getuid()}-{digest}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
+            raise PermissionError(f"{folder} belongs to somebody else or is open to others; remove it")
+        return folder / name
+
+
+def default_state() -> Path:
+    """`$XDG_STATE_HOME/ollamactl`, by default under ~/.local/state (XDG Base Directory Specification 0.8)."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "ollamactl"

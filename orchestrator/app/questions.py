@@ -1,0 +1,71 @@
+"""The three questions `up` asks its own endpoint, so that one sees every tier answer, and `ollamactl ask`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from orchestrator.core.errors import HostError
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as a client saw it. Tokens are what the instance counted, seconds what the client waited."""
+
+    question: str
+    text: str
+    model: str
+    tier: str
+    instance: str
+    cache: str
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    is_simulated: bool
+
+
+# Short answers: a newcomer waits for them, and the built-in engine is slow.
+FIRST_TOKENS = 24
+FIRST_QUESTIONS = (
+    "şehir içi hız limiti",
+    "What is the capital of France?",
+    "Prove step by step that the sum of two odd numbers is even, then write a Python function that checks it.",
+)
+
+
+async def ask(endpoint: str, question: str, *, model: str = "auto", key: str = "", tokens: int | None = None) -> Reply:
+    """One question, whole. Raises HostError with the endpoint's own words where it is not answered."""
+    options = {"options": {"num_predict": tokens}} if tokens else {}
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": False, **options}
+    began_s = time.perf_counter()
+    try:
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"} if key else {}) as http,
+            http.post(f"http://{endpoint}/api/chat", data=orjson.dumps(body)) as reply,
+        ):
+            raw = await reply.read()
+            told: dict[str, Any] = orjson.loads(raw)
+            if reply.status != 200:
+                raise HostError(f"{endpoint} answered {reply.status}: {told.get('error', raw[:200])}")
+            return _reply(question, told, reply.headers, time.perf_counter() - began_s)
+    except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
+        raise HostError(f"{endpoint} does not answer as an Ollama endpoint: {why}; is `ollamactl up` running?") from why
+
+
+def _reply(question: str, told: dict[str, Any], headers: Any, seconds: float) -> Reply:
+    return Reply(
+        question=question,
+        text=told["message"]["content"],
+        model=told.get("model", ""),
+        tier=headers.get("X-Tier", ""),
+        instance=headers.get("X-Instance", ""),
+        cache=headers.get("X-Cache", ""),
+        seconds=seconds,
+        prompt_tokens=told.get("prompt_eval_count", 0),
+        completion_tokens=told.get("eval_count", 0),
+        is_simulated="X-Simulated" in headers,
+    )

@@ -1,0 +1,45 @@
+"""Settings as the gateway's rules, FAQ files read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.core.errors import SettingsError
+from orchestrator.core.faq import Faq, FaqEntry, FaqError, load_faq
+from orchestrator.core.routing import RouteRule
+from orchestrator.gateway.identity import Keys
+from orchestrator.gateway.live import CacheRules, Limits, Route, Rules, Tier
+from orchestrator.settings import ClusterSettings
+
+
+def rules_from(settings: ClusterSettings) -> Rules:
+    """The settings as the gateway's values. Raises SettingsError where a FAQ file is not valid."""
+    cache, limits = settings.cache, settings.limits
+    return Rules(
+        tiers={name: Tier(name, tier.model, tier.backup) for name, tier in settings.tiers.items()},
+        routes={
+            name: Route(
+                name, RouteRule(route.small, route.full, route.chat_full_from, route.task_full_from), route.cache
+            )
+            for name, route in settings.routes.items()
+        },
+        cache=CacheRules(cache.enabled, cache.models, cache.ttl_s, cache.max_answer_bytes, cache.shared),
+        limits=Limits(
+            limits.queue_length, limits.queue_wait_s, limits.first_byte_s, limits.between_bytes_s, limits.body_bytes
+        ),
+        keys=Keys((key.name, key.secret.get_secret_value(), key.admin) for key in settings.keys),
+        faq=faq_from(cache.faq),
+    )
+
+
+def faq_from(paths: tuple[Path, ...]) -> Faq:
+    """All curated answers of the files. Raises SettingsError, naming file and entry."""
+    entries: list[FaqEntry] = []
+    for path in paths:
+        try:
+            entries.extend(load_faq(path.read_text(encoding="utf-8"), str(path)))
+        except (OSError, UnicodeDecodeError) as why:
+            raise SettingsError(f"{path}: cannot be read: {why}") from why
+        except FaqError as why:
+            raise SettingsError(str(why)) from why
+    return Faq.from_entries(entries)

@@ -1,0 +1,307 @@
+"""`ollamactl up`: the supervisor of a cluster on this machine.
+
+It holds the state folder, reserves the endpoint's address, and has the keeper run Redis, the controller and the
+gateway workers; the controller has it run the instances. It watches the settings and ends everything with itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from orchestrator.app import settings_in_use
+from orchestrator.app.listening import address_of, reserve
+from orchestrator.app.loop import until
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.questions import FIRST_QUESTIONS, FIRST_TOKENS, Reply, ask
+from orchestrator.app.rules import rules_from
+from orchestrator.core.errors import HostError, SettingsError
+from orchestrator.core.model import Engine, InstanceState, Snapshot
+from orchestrator.fleet.engines import find_engine
+from orchestrator.fleet.inventory import take_inventory
+from orchestrator.nodes.keeper import Keeper
+from orchestrator.nodes.keeper_units import EventKind, Unit, UnitEvent
+from orchestrator.nodes.state_lock import StateLock
+from orchestrator.nodes.weights import ollama_models_dir
+from orchestrator.settings import ClusterSettings, NodeSettings
+from orchestrator.settings.defaults import default_settings
+from orchestrator.settings.file import load
+from orchestrator.settings.live import live_part, needs_restart
+from orchestrator.settings.watch import SettingsWatch
+from orchestrator.store import embedded
+from orchestrator.store.cluster import watch
+from orchestrator.store.connection import Connection
+
+# `up --detach` waits at the other end of a pipe whose number stands in this variable.
+READY_FD = "OLLAMACTL_READY_FD"
+READY_TIMEOUT_S = 3600.0  # a first `up` with Ollama pulls some gigabytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks of `up`."""
+
+    state: Path
+    config: Path | None  # cluster.yaml, where there is one
+    listen: str | None
+    simulate: str | None
+    ready_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What stands on the screen, and in the ready file, once every tier answers."""
+
+    endpoint: str
+    state: str
+    pid: int
+    seconds: float
+    engine: str
+    is_simulated: bool
+    settings_from: str
+    cache: str
+    replies: tuple[Reply, ...]
+    notes: tuple[str, ...]
+
+
+class Screen(Protocol):
+    """What the supervisor tells the user; `cli` draws it."""
+
+    def step(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def ready(self, told: Ready) -> None: ...
+
+
+async def resolve_settings(wish: Wish) -> ClusterSettings:
+    """The settings asked for: the file's, or defaults that fit this machine. Raises SettingsError, HostError."""
+    if wish.config is not None:
+        settings = with_command_line(load(wish.config), wish)
+    else:
+        nodes = (NodeSettings(name="sim", simulate=wish.simulate) if wish.simulate else NodeSettings(name="local"),)
+        facts = await take_inventory(nodes, ollama_models_dir())
+        engine = Engine.OLLAMA if wish.simulate else find_engine("auto").kind
+        settings = with_command_line(default_settings(facts, engine, wish.simulate), wish)
+    check(settings)
+    return settings
+
+
+def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
+    """The settings with what the command line says in their place."""
+    changes: dict[str, object] = {}
+    if wish.listen is not None:
+        changes["listen"] = wish.listen
+    if wish.simulate is not None:
+        changes["nodes"] = (NodeSettings(name="sim", simulate=wish.simulate),)
+    return settings.model_copy(update=changes)
+
+
+def check(settings: ClusterSettings) -> None:
+    """What only other modules know of a settings file: card names, FAQ entries. Raises SettingsError."""
+    rules_from(settings)
+
+
+class Supervisor:
+    """One `up`, from the lock to the last process's end."""
+
+    def __init__(self, wish: Wish, screen: Screen) -> None:
+        self._wish, self._screen = wish, screen
+        self._paths = StatePaths(wish.state)
+        self._began_s = time.monotonic()
+        self._watch: SettingsWatch | None = None
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Until `stop`. Raises OrchestratorError where the cluster cannot be started."""
+        settings = await resolve_settings(self._wish)
+        with StateLock(self._paths.root) as lock, reserve(settings.listen) as bound:
+            endpoint = address_of(bound)
+            lock.tell(endpoint)
+            settings_in_use.write(self._paths, settings)
+            _empty(self._paths.metrics)
+            socket_path = self._paths.keeper_socket
+            keeper = Keeper(self._paths.root, self._on_unit, socket_path=socket_path, on_shutdown=stop.set)
+            await keeper.open()
+            try:
+                redis_url = await self._start_redis(keeper, settings)
+                await self._start_processes(keeper, settings, endpoint, redis_url)
+                await until(stop, self._tell_when_ready(settings, endpoint, redis_url))
+                if not stop.is_set():
+                    await until(stop, self._follow_settings(keeper, settings))
+            finally:
+                self._screen.step("stopping …")
+                await keeper.close()
+        return 0
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    async def _start_redis(self, keeper: Keeper, settings: ClusterSettings) -> str:
+        if settings.redis != "embedded":
+            return settings.redis
+        root = self._paths.root
+        argv = tuple(embedded.server_command(root))
+        await keeper.start(Unit(name="redis", argv=argv, ready=f"unix:{embedded.server_socket(root)}"))
+        if note := embedded.socket_note(root):
+            self._screen.warn(note)
+        return embedded.server_url(root)
+
+    async def _start_processes(self, keeper: Keeper, settings: ClusterSettings, endpoint: str, redis_url: str) -> None:
+        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._paths.metrics), "OLM_REDIS": redis_url}
+        state = ("--state", str(self._paths.root))
+        module = (sys.executable, "-m", "orchestrator.app.controller")
+        await keeper.start(Unit(name="controller", argv=(*module, *state), env={**shared, **_engine_environment()}))
+        workers = settings.gateway.workers
+        for index in range(workers):
+            place = ("--listen", endpoint, "--index", str(index), "--workers", str(workers))
+            argv = (sys.executable, "-m", "orchestrator.app.gateway", *state, *place)
+            await keeper.start(Unit(name=f"gateway-{index}", argv=argv, env=shared, stop_timeout_s=35.0))
+
+    def _on_unit(self, event: UnitEvent) -> None:
+        if event.kind in (EventKind.EXITED, EventKind.FAILED):
+            self._screen.warn(str(event) + "".join(f"\n    {line}" for line in event.lines[-3:]))
+
+    # --- until every tier answers -------------------------------------------------------------------------------------
+
+    async def _tell_when_ready(self, settings: ClusterSettings, endpoint: str, redis_url: str) -> None:
+        connection = Connection(redis_url, name="supervisor")
+        await connection.open(wait_s=20.0)
+        try:
+            snapshot = await self._all_tiers_serve(connection, settings)
+        finally:
+            await connection.close()
+        replies = [await self._first_answer(endpoint, settings, question) for question in FIRST_QUESTIONS]
+        told = self._ready(settings, endpoint, snapshot, tuple(replies))
+        if self._wish.ready_file is not None:
+            _write_ready(self._wish.ready_file, told)
+        self._screen.ready(told)
+        if READY_FD in os.environ:
+            descriptor = int(os.environ.pop(READY_FD))
+            os.write(descriptor, b"1")
+            os.close(descriptor)
+
+    async def _all_tiers_serve(self, connection: Connection, settings: ClusterSettings) -> Snapshot:
+        """Follow what the controller publishes until each tier's pool has a serving instance. Raises HostError."""
+        wanted = {tier.model for tier in settings.tiers.values()}
+        published: asyncio.Queue[Snapshot] = asyncio.Queue()
+        watching = await watch(connection, published.put_nowait)
+        began_unix_ms = (time.time() - (time.monotonic() - self._began_s)) * 1000
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while True:
+                    snapshot = await published.get()
+                    if snapshot.published_at_unix_ms < began_unix_ms:
+                        continue  # of the cluster that ran here before
+                    missing = wanted - {pool.name for pool in snapshot.pools if pool.slots_serving}
+                    if not missing:
+                        return snapshot
+                    _refuse_hopeless(snapshot, missing)
+                    self._screen.step(_progress(snapshot, missing))
+        except TimeoutError as why:
+            raise HostError(f"not every tier answers within {READY_TIMEOUT_S:g} s; see {self._paths.logs}") from why
+        finally:
+            await watching.close()
+
+    async def _first_answer(self, endpoint: str, settings: ClusterSettings, question: str) -> Reply:
+        self._screen.step(f"asking: {question}")
+        key = settings.keys[0].secret.get_secret_value() if settings.keys else ""
+        route = next(iter(settings.routes), None) or next(iter(settings.models))
+        return await ask(endpoint, question, model=route, key=key, tokens=FIRST_TOKENS)
+
+    def _ready(self, settings: ClusterSettings, endpoint: str, snapshot: Snapshot, replies: tuple[Reply, ...]) -> Ready:
+        return Ready(
+            endpoint=f"http://{endpoint}",
+            state=str(self._paths.root),
+            pid=os.getpid(),
+            seconds=round(time.monotonic() - self._began_s, 3),
+            engine=_engine_words(snapshot),
+            is_simulated=any(node.simulate for node in settings.nodes),
+            settings_from=str(self._wish.config) if self._wish.config else "defaults that fit this machine",
+            cache="ON" if settings.cache.enabled else "OFF",
+            replies=replies,
+            notes=snapshot.notes,
+        )
+
+    # --- settings, live -----------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """SIGHUP: read the settings again, changed or not."""
+        if self._watch is not None:
+            self._watch.poke()
+
+    async def _follow_settings(self, keeper: Keeper, settings: ClusterSettings) -> None:
+        if self._wish.config is None:
+            await asyncio.Event().wait()  # defaults: no file to follow
+            return
+        self._watch = SettingsWatch(self._wish.config, settings)
+        async with aclosing(self._watch.changes()) as changes:
+            async for changed in changes:
+                settings = self._apply(keeper, settings, changed)
+
+    def _apply(self, keeper: Keeper, old: ClusterSettings, changed: ClusterSettings | SettingsError) -> ClusterSettings:
+        """Put changed settings in force, or say why not and keep the old ones."""
+        try:
+            if isinstance(changed, SettingsError):
+                raise changed
+            new = with_command_line(changed, self._wish)
+            check(new)
+        except SettingsError as why:
+            self._screen.warn(f"the changed settings are refused, the old ones stay in force:\n{why}")
+            return old
+        for sentence in needs_restart(old, new):
+            self._screen.warn(sentence)
+        new = live_part(old, new)
+        settings_in_use.write(self._paths, new)
+        for unit in keeper.status():
+            if unit.pid is not None and unit.name.startswith(("gateway-", "controller")):
+                os.kill(unit.pid, signal.SIGHUP)
+        self._screen.step("the changed settings are in force")
+        return new
+
+
+def _empty(folder: Path) -> None:
+    """Metrics of processes long gone would be added to today's."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+
+
+def _engine_environment() -> dict[str, str]:
+    """What an engine may need of the user's environment; nothing else of it reaches a child."""
+    names = ("HOME", "PATH", "OLLAMA_MODELS", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH", "NVML_STUB")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _progress(snapshot: Snapshot, missing: set[str]) -> str:
+    waiting = [
+        f"{each.id}: {each.reason or each.state.value}"
+        for pool in snapshot.pools
+        for each in pool.instances
+        if pool.name in missing and each.state is not InstanceState.SERVING
+    ]
+    return "; ".join(waiting) or "waiting for the controller's plan"
+
+
+def _refuse_hopeless(snapshot: Snapshot, missing: set[str]) -> None:
+    """Placement found no room for a tier's model: waiting would not help. Raises HostError with its reasons."""
+    if snapshot.pools and any(not pool.instances for pool in snapshot.pools if pool.name in missing):
+        raise HostError("not every tier can be placed:\n" + "\n".join(snapshot.notes))
+
+
+def _engine_words(snapshot: Snapshot) -> str:
+    instances = [each for pool in snapshot.pools for each in pool.instances]
+    words = {("simulated " if each.is_simulated else "") + each.engine.value for each in instances}
+    places = {"GPU" if each.accelerators else "CPU" for each in instances}
+    return f"{', '.join(sorted(words))} on {' and '.join(sorted(places))}"
+
+
+def _write_ready(path: Path, told: Ready) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(orjson.dumps(asdict(told), option=orjson.OPT_INDENT_2) + b"\n")
+    fresh.replace(path)

@@ -1,0 +1,120 @@
+"""Which calls the answer cache may answer, and under which key.
+
+A key must change with everything that can change an answer. So it is made of the whole request less a short list of
+fields that cannot; a field nobody here has heard of is in it. What is kept, where and how long is the store's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from orchestrator.core.dialects.parse import is_load_request, sampling
+from orchestrator.core.model import Call, Endpoint
+
+# The only fields without a say in the answer: how it travels, how long the model stays loaded after it, and for whose
+# books it is. `model` is in the key as the target, under which every spelling of its name is one.
+_NOT_IN_KEY = frozenset({"model", "stream", "stream_options", "keep_alive", "user", "metadata"})
+
+# A kept answer is text, thinking and tool calls. These ask for more, or for tokens of one run to go on from.
+_NEVER_KEPT = ("logprobs", "top_logprobs", "context")
+
+# With these a generate call's prompt goes to the model as it is, where a blank at its end is a token that counts.
+_VERBATIM = ("raw", "suffix", "template")
+
+_KEY_BYTES = 24
+_SECRET_BYTES_MAX = 64  # of blake2b
+_FORMAT = 1  # raised when the form below changes, so that old answers are not found under new keys
+
+
+def normalise(text: str) -> str:
+    """`text` with one spelling for what a reader cannot see: composed letters, line ends, blanks at the ends.
+
+    No more than that. Case is not folded: "SINIR" is "sınır" (border) but the small letters of the I in English are
+    others, and a model answers "us" and "US" differently. NFKC would make 102 of 10², runs of blanks are code, and
+    trailing punctuation can be the question ("5!"). Blanks before the first word of a line are its indentation.
+    """
+    composed = text if text.isascii() else unicodedata.normalize("NFC", text)
+    if "\r" in composed:
+        composed = composed.replace("\r\n", "\n").replace("\r", "\n")
+    return composed.rstrip().lstrip("\n")
+
+
+def answer_key(*, tenant: str, target: str, call: Call, secret: bytes) -> str:
+    """The key of a call's answer, 48 hex digits that tell nothing to who does not know `secret`.
+
+    `target` is the pool or the route that was asked. Streamed or not is one key; the same question in another
+    dialect or endpoint is another, since templates and defaults differ. Raises ValueError for an empty secret.
+    """
+    if not secret:
+        raise ValueError("the answer cache needs a secret: without one its keys can be guessed from questions")
+    asked = [_FORMAT, tenant, target, call.endpoint.value, _asked(call)]
+    key = secret if len(secret) <= _SECRET_BYTES_MAX else hashlib.blake2b(secret).digest()
+    return hashlib.blake2b(_canonical(asked), digest_size=_KEY_BYTES, key=key).hexdigest()
+
+
+def is_deterministic(call: Call) -> bool:
+    """The caller asked for one certain answer: temperature 0, or a seed (a negative one means "draw one" to Ollama)."""
+    drawn = sampling(call)
+    return _is_number(drawn.get("temperature"), 0) or (_is_number(drawn.get("seed")) and drawn["seed"] >= 0)
+
+
+def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
+    """Whether the cache may be asked for this call's answer and keep it. `policy`: off, deterministic or all.
+
+    Never: embeddings (a vector is no answer in words, and cheaper to make than to keep), loading and unloading (their
+    effect is the point), calls that want log probabilities or go on from a `context` (not kept with an answer).
+    Under `all`, a call with tools or their results still has to be deterministic: an agent that repeats itself wants
+    another try, and the same tool call for ever would be a loop that nothing ends.
+    """
+    if headers_no_store or policy not in ("deterministic", "all"):
+        return False
+    if call.endpoint.is_embedding or is_load_request(call) or any(call.body.get(field) for field in _NEVER_KEPT):
+        return False
+    return is_deterministic(call) or (policy == "all" and not _has_tools(call))
+
+
+def _is_number(value: object, wanted: float | None = None) -> bool:
+    """A JSON number, which true and false are not, though Python counts with them."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (wanted is None or value == wanted)
+
+
+def _has_tools(call: Call) -> bool:
+    if call.body.get("tools") or call.body.get("functions"):
+        return True
+    return any(
+        isinstance(message, Mapping) and (message.get("tool_calls") or str(message.get("role")).lower() == "tool")
+        for message in call.body.get("messages") or ()
+    )
+
+
+def _asked(call: Call) -> dict[str, Any]:
+    """The fields with a say in the answer; texts that people write are normalised, everything else is as it came."""
+    body = {name: value for name, value in call.body.items() if name not in _NOT_IN_KEY}
+    if call.endpoint.is_chat and isinstance(body.get("messages"), list):
+        body["messages"] = [_message(each) for each in body["messages"]]
+    elif call.endpoint is Endpoint.OLLAMA_GENERATE and not any(body.get(field) for field in _VERBATIM):
+        body |= {name: normalise(body[name]) for name in ("prompt", "system") if isinstance(body.get(name), str)}
+    return body
+
+
+def _message(message: Any) -> Any:
+    """Only what a user or the system says: an assistant's last words may be the start of the answer, blanks and all."""
+    if not isinstance(message, Mapping) or message.get("role") not in ("user", "system"):
+        return message
+    content = message.get("content")
+    return {**message, "content": normalise(content)} if isinstance(content, str) else message
+
+
+def _canonical(value: object) -> bytes:
+    """One text for equal values, whatever the order of their fields; different values never share one."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # numbers beyond 64 bits and halves of letters, which lenient JSON lets through
+        return json.dumps(value, sort_keys=True).encode()

@@ -1,0 +1,78 @@
+"""How an instance is started: the engine of this machine, the command and the environment of one process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core.errors import HostError
+from orchestrator.core.model import Engine, Placement
+from orchestrator.nodes.keeper_units import Unit
+from orchestrator.nodes.llama_cpp import bundled_weights
+
+UNIT_PREFIX = "engine-"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """What runs instances here: Ollama's binary, or the built-in llama.cpp with its bundled weights."""
+
+    kind: Engine
+    binary: str = ""
+    weights: Path | None = None
+
+
+def find_engine(wanted: str) -> LocalEngine:
+    """The engine for `wanted` (`auto`, `ollama` or `llama.cpp`). Raises HostError, saying how to get one."""
+    binary = shutil.which("ollama")
+    if wanted == "ollama" or (wanted == "auto" and binary):
+        if not binary:
+            raise HostError("engine: ollama is not on PATH; install it from ollama.com, or set `engine: auto`")
+        return LocalEngine(Engine.OLLAMA, binary)
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise HostError(
+            "no engine: neither `ollama` on PATH nor the built-in one; run `make install`, which brings the latter"
+        )
+    return LocalEngine(Engine.LLAMA_CPP, weights=bundled_weights())
+
+
+def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: str) -> Unit:
+    """One `ollama serve`, pinned to its accelerators, sized as placed, and cut off from Ollama's cloud."""
+    environment = {
+        "OLLAMA_HOST": f"127.0.0.1:{port}",
+        "OLLAMA_NUM_PARALLEL": str(placement.slots),
+        "OLLAMA_CONTEXT_LENGTH": str(placement.context),
+        "OLLAMA_KV_CACHE_TYPE": kv_type,
+        "OLLAMA_FLASH_ATTENTION": "1",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_MAX_LOADED_MODELS": "1",
+        "OLLAMA_NOPRUNE": "1",  # instances share one model folder: none may delete what another pulls
+        "OLLAMA_NO_CLOUD": "1",  # a `*-cloud` model would send prompts out of the house
+        **_inherited("HOME", "OLLAMA_MODELS", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH"),
+    }
+    if placement.accelerators:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.accelerators)
+    return Unit(name=UNIT_PREFIX + placement.instance, argv=(engine.binary, "serve"), env=environment)
+
+
+def llama_cpp_unit(placement: Placement, weights: Path, port: int, *, is_embedding: bool) -> Unit:
+    """The built-in engine: llama.cpp's server with one GGUF file on the CPU."""
+    argv = [sys.executable, "-m", "orchestrator.nodes.llama_cpp", "--model-file", str(weights)]
+    argv += ["--alias", placement.pool, "--port", str(port), "--slots", str(placement.slots)]
+    argv += ["--context", str(placement.context), *(["--embedding"] if is_embedding else [])]
+    return Unit(name=UNIT_PREFIX + placement.instance, argv=tuple(argv), env=_inherited("HOME", "LD_LIBRARY_PATH"))
+
+
+def simulator_unit(placement: Placement, config: Path) -> Unit:
+    """A simulated instance in the place of an engine."""
+    argv = (sys.executable, "-m", "orchestrator.nodes.simulator", "--config", str(config))
+    return Unit(name=UNIT_PREFIX + placement.instance, argv=argv, env={})
+
+
+def _inherited(*names: str) -> Mapping[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}

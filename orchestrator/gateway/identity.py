@@ -1,0 +1,54 @@
+"""Who is asking: API keys, compared by digest in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.core.errors import CallerError
+
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One API key's holder. `is_admin`: may see status, metrics and what else is the operator's."""
+
+    name: str
+    is_admin: bool
+
+
+class Keys:
+    """The keys of the settings. With none, whoever reaches the endpoint may ask and see the status."""
+
+    def __init__(self, keys: Iterable[tuple[str, str, bool]]) -> None:
+        self._callers = [(_digest(secret), Caller(name, admin)) for name, secret, admin in keys]
+
+    @property
+    def is_open(self) -> bool:
+        return not self._callers
+
+    def caller(self, authorization: str, api_key: str = "") -> Caller:
+        """The holder of a Bearer token, or of Anthropic's and others' `X-Api-Key`. Raises CallerError 401."""
+        if not self._callers:
+            return Caller(ANONYMOUS, is_admin=True)
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else api_key
+        digest = _digest(token)
+        found = [caller for known, caller in self._callers if hmac.compare_digest(known, digest)]
+        if not token or not found:
+            raise CallerError(401, "an API key is needed: Authorization: Bearer <key>", "authentication_error")
+        return found[0]
+
+    def admin(self, authorization: str, api_key: str = "") -> Caller:
+        """As `caller`, and it must be an admin's key. Raises CallerError 401, 403."""
+        caller = self.caller(authorization, api_key)
+        if not caller.is_admin:
+            raise CallerError(403, f"the key of {caller.name} is not an admin's", "permission_error")
+        return caller
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

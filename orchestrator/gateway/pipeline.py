@@ -1,0 +1,261 @@
+"""One call, top to bottom: who asks, what for, from the cache or from which pool, relayed, settled.
+
+Everything it decides with is a pure function of `core`; everything it waits for is `store` or `relay`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from orchestrator import telemetry
+from orchestrator.core.cachekey import answer_key, is_cacheable
+from orchestrator.core.dialects.frames import Stats, body_type, stream_type
+from orchestrator.core.dialects.outcome import read_answer
+from orchestrator.core.dialects.parse import is_load_request, is_unload_request, turns, unknown_model
+from orchestrator.core.dialects.render import render_body, render_frames, render_load
+from orchestrator.core.difficulty import score
+from orchestrator.core.errors import CallerError, CapacityError, InstanceError
+from orchestrator.core.faq import question_of
+from orchestrator.core.model import Answer, Call, Endpoint, Pool
+from orchestrator.core.routing import choose_tier, tiers_to_try
+from orchestrator.gateway.admission import Admission, Grant, Hit, Wanted
+from orchestrator.gateway.bodies import parse, read_body
+from orchestrator.gateway.client_stream import ClientStream
+from orchestrator.gateway.identity import Caller
+from orchestrator.gateway.live import Live, Rules, Tier
+from orchestrator.gateway.orders import order_for
+from orchestrator.gateway.relay import Refused, Relayed, relay
+from orchestrator.gateway.trace import Trace
+from orchestrator.gateway.upstream import Connections
+
+log = logging.getLogger(__name__)
+
+# Instances asked for one call at most: a call that fails three of them is more likely to be at fault than they are.
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call and where its answer may come from: the tiers to try in turn, and its key in the answer cache, or ''."""
+
+    call: Call
+    raw: bytes
+    caller: Caller
+    name: str  # of the pool or route that was asked for
+    tiers: tuple[Tier, ...]
+    cache_key: str
+    is_route: bool
+
+
+class Pipeline:
+    """The gateway's calls. `cache_secret` keys the answer cache's digests, so that a key says nothing of a question."""
+
+    def __init__(self, live: Live, admission: Admission, connections: Connections, cache_secret: bytes) -> None:
+        self._live, self._admission, self._connections = live, admission, connections
+        self._cache_secret = cache_secret
+
+    async def answer(self, request: web.Request, endpoint: Endpoint, trace: Trace) -> web.StreamResponse:
+        """Answer one inference call. Raises our errors, and only while no byte of an answer has gone out."""
+        rules = self._live.rules
+        caller = rules.keys.caller(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
+        raw = await read_body(request, rules.limits.body_bytes)
+        call = await parse(endpoint, raw)
+        name = self._known(call, rules)
+        if is_load_request(call):
+            # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.
+            content_type, body = render_load(call, call.model, _now(), is_unload=is_unload_request(call))
+            return web.Response(body=body, headers={**trace.headers(), "Content-Type": content_type})
+        no_store = "no-store" in request.headers.get("Cache-Control", "").lower()
+        key = self._cache_key(call, name, caller, rules, no_store=no_store)
+        trace.cache = "off" if not rules.cache.is_enabled else "miss" if key else "bypass"
+        if name not in rules.routes:
+            tiers: tuple[Tier, ...] = (Tier(rules.tier_of_pool(name), name, None),)
+            return await self._serve(request, Asked(call, raw, caller, name, tiers, key, is_route=False), trace)
+        if not no_store and (curated := _curated(call, rules)) is not None:
+            return await self._from_cache(request, call, name, caller, curated, trace, "faq")
+        if key and (kept := await self._admission.answer(name, key)) is not None:
+            return await self._from_cache(request, call, name, caller, kept, trace, "hit")
+        tiers = _route(call, name, rules, trace)
+        return await self._serve(request, Asked(call, raw, caller, name, tiers, key, is_route=True), trace)
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def _known(self, call: Call, rules: Rules) -> str:
+        for name in (call.model, call.model.removesuffix(":latest"), f"{call.model}:latest"):
+            if (name in rules.routes and not call.endpoint.is_embedding) or self._live.pool(name) is not None:
+                return name
+        raise unknown_model(call.endpoint, call.model)
+
+    def _cache_key(self, call: Call, name: str, caller: Caller, rules: Rules, *, no_store: bool) -> str:
+        policy = rules.routes[name].cache if name in rules.routes else rules.cache.models
+        if not rules.cache.is_enabled or not is_cacheable(policy, call, no_store):
+            return ""
+        tenant = "" if rules.cache.is_shared else caller.name
+        return answer_key(tenant=tenant, target=name, call=call, secret=self._cache_secret)
+
+    # --- from the cache -----------------------------------------------------------------------------------------------
+
+    async def _from_cache(
+        self, request: web.Request, call: Call, name: str, caller: Caller, answer: Answer, trace: Trace, source: str
+    ) -> web.StreamResponse:
+        """A kept or curated answer, in the form that was asked for."""
+        trace.tier, trace.cache = "cache", source
+        self._admission.count_cached(name, caller.name, answer)
+        stats = Stats(total_ns=int((time.perf_counter() - trace.began_s) * 1e9))
+        _count(trace, "ok")
+        if not call.is_stream:
+            content_type, body = render_body(call, call.model, answer, _now(), stats)
+            return web.Response(body=body, headers={**trace.headers(), "Content-Type": content_type})
+        client = ClientStream(request, trace.headers)
+        await client.start(stream_type(call.endpoint))
+        for frame in render_frames(call, call.model, answer, _now(), stats):
+            client.write(frame)
+        return await client.finish(self._live.rules.limits.between_bytes_s)
+
+    # --- from an instance ---------------------------------------------------------------------------------------------
+
+    async def _serve(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
+        """Ask the tiers in turn until one answers."""
+        last: CapacityError | InstanceError = CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
+        for tier in asked.tiers:
+            pool = self._live.pool(tier.pool)
+            if pool is None:
+                continue
+            trace.tier = tier.name
+            try:
+                return await self._serve_from(request, asked, pool, trace)
+            except (CapacityError, InstanceError) as why:
+                last = why
+        raise last
+
+    async def _serve_from(self, request: web.Request, asked: Asked, pool: Pool, trace: Trace) -> web.StreamResponse:
+        """Ask instances of a pool until one has answered."""
+        failed: list[str] = []
+        key = "" if asked.is_route else asked.cache_key
+        while True:
+            wanted = Wanted(asked.caller.name, _affinity(asked.call), key, tuple(failed))
+            admitted = await self._admission.admit(pool, wanted)
+            if isinstance(admitted, Hit):
+                caller = asked.caller
+                return await self._from_cache(request, asked.call, asked.name, caller, admitted.answer, trace, "hit")
+            trace.queue_s += admitted.waited_s
+            telemetry.QUEUE_SECONDS.labels(pool.name).observe(admitted.waited_s)
+            try:
+                return await self._ask(request, asked, admitted, trace)
+            except InstanceError as why:
+                log.warning("%s: %s", trace.request_id, why)
+                failed.append(admitted.instance.id)
+                if len(failed) >= min(TRIES, len(pool.instances)):
+                    raise
+                telemetry.RETRIES.labels(pool.name).inc()
+
+    async def _ask(self, request: web.Request, asked: Asked, grant: Grant, trace: Trace) -> web.StreamResponse:
+        """One instance asked, and its slot given back whatever happens."""
+        call, limits = asked.call, self._live.rules.limits
+        trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
+        client = ClientStream(request, trace.headers) if call.is_stream else None
+        began_s = time.perf_counter()
+        try:
+            keep = self._live.rules.cache.max_answer_bytes if asked.cache_key else 0
+            order = order_for(call, asked.raw, grant.instance, limits, keep)
+            relayed = await relay(self._connections, order, client, lambda: _first_byte(trace, began_s))
+        except CallerError:
+            await asyncio.shield(self._admission.unused(grant))
+            raise
+        except InstanceError as why:
+            trace.waited_s += time.perf_counter() - began_s
+            await asyncio.shield(self._admission.failed(grant, is_dead=why.is_unreachable))
+            _count(trace, "failed")
+            if client is not None and why.answered:
+                return client.abandon()
+            raise
+        except asyncio.CancelledError:
+            is_answering = client is not None and client.is_started
+            await asyncio.shield(self._admission.gone(grant, is_answering=is_answering))
+            _count(trace, "gone")
+            raise
+        await asyncio.shield(self._settle(asked, grant, relayed, trace))
+        return await self._hand_over(client, call, relayed, trace)
+
+    async def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused, trace: Trace) -> None:
+        if isinstance(relayed, Refused):
+            await self._admission.unused(grant)
+            _count(trace, "refused")
+            return
+        telemetry.FIRST_BYTE_SECONDS.labels(grant.pool).observe(relayed.first_byte_s)
+        if not relayed.end.is_whole:
+            await self._admission.failed(grant, is_dead=False)
+            _count(trace, "cut")
+            return
+        answer = None
+        if asked.cache_key and relayed.body is not None:
+            answer = read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body)
+        kept = (asked.cache_key, answer) if answer is not None and not asked.is_route else None
+        tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
+        await self._admission.served(grant, trace.tier, asked.caller.name, kept, tokens)
+        if answer is not None and asked.is_route:
+            await self._admission.keep(asked.name, asked.cache_key, answer)
+        _count(trace, "ok", tokens)
+
+    async def _hand_over(
+        self, client: ClientStream | None, call: Call, relayed: Relayed | Refused, trace: Trace
+    ) -> web.StreamResponse:
+        if isinstance(relayed, Refused):
+            headers = {**trace.headers(), "Content-Type": relayed.content_type}
+            return web.Response(status=relayed.status, body=relayed.body, headers=headers)
+        if client is not None:
+            return await client.finish(self._live.rules.limits.between_bytes_s)
+        headers = {**trace.headers(), "Content-Type": body_type(call.endpoint)}
+        return web.Response(body=relayed.body, headers=headers)
+
+
+def _curated(call: Call, rules: Rules) -> Answer | None:
+    """The FAQ's answer to a call that asks a single plain question."""
+    if not rules.cache.is_enabled:
+        return None
+    question = question_of(turns(call), call.body)
+    entry = rules.faq.match(question, datetime.now(UTC).date()) if question else None
+    return Answer(entry.answer) if entry else None
+
+
+def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...]:
+    """The tier that the question's difficulty asks for, and its backup."""
+    began_s = time.perf_counter()
+    has_schema = bool(call.body.get("format") or call.body.get("response_format"))
+    difficulty = score(turns(call), has_tools=bool(call.body.get("tools")), has_schema=has_schema)
+    decision = choose_tier(difficulty, rules.routes[name].rule)
+    backups = {tier.name: tier.backup for tier in rules.tiers.values()}
+    trace.route_reasons = decision.reasons
+    trace.route_s = time.perf_counter() - began_s
+    return tuple(rules.tiers[tier] for tier in tiers_to_try(decision.tier, backups))
+
+
+def _affinity(call: Call) -> str:
+    """What calls of one conversation share: its first turns. The instance that served it last has them in its cache."""
+    if not call.endpoint.is_chat:
+        return ""
+    first = [f"{turn.role}\n{turn.text}" for turn in turns(call)[:2]]
+    return hashlib.blake2b("\n".join(first).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _first_byte(trace: Trace, began_s: float) -> None:
+    trace.waited_s += time.perf_counter() - began_s
+
+
+def _count(trace: Trace, outcome: str, tokens: tuple[int, int] = (0, 0)) -> None:
+    telemetry.CALLS.labels(trace.tier, trace.cache, outcome).inc()
+    telemetry.CALL_SECONDS.labels(trace.tier).observe(time.perf_counter() - trace.began_s)
+    for kind, count in zip(("prompt", "completion"), tokens, strict=True):
+        if count:
+            telemetry.TOKENS.labels(trace.tier, kind).inc(count)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,279 @@
+"""One exchange with one instance: the request sent, the answer's bytes handed on, the end judged.
+
+Knows nothing of leases, tiers or retries. It promises that a failure before the first byte went out raises an
+`InstanceError` with `answered=False`, so that `pipeline` may ask another instance, and that what the client got is
+either whole or visibly not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.core.dialects.errors import error_frame
+from orchestrator.core.dialects.outcome import End, read_end
+from orchestrator.core.errors import CallerError, InstanceError
+from orchestrator.core.model import Call, Instance
+from orchestrator.gateway.client_stream import ClientStream
+from orchestrator.gateway.upstream import Connections, Exchange, Head
+
+# What the end of an answer is judged by: Ollama's last frame with its counts fits many times over.
+TAIL_PIECES = 4
+# An instance's error text; more of it helps nobody.
+ERROR_BODY_BYTES = 65_536
+
+
+class Translation(Protocol):
+    """From the engine's answer to the caller's dialect, without input or output of its own."""
+
+    def feed(self, data: bytes) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to ask of which instance, and how its answer becomes the caller's. `translation` None: bytes go past."""
+
+    call: Call
+    instance: Instance
+    path: str
+    body: bytes
+    content_type: str
+    translation: Translation | None
+    first_byte_s: float
+    between_bytes_s: float
+    keep_bytes: int  # how much of the answer to keep for the answer cache; 0: none
+
+
+@dataclass(slots=True)
+class Relayed:
+    """An answer handed on: how it ended, and its bytes where they were wanted and not too many."""
+
+    end: End
+    body: bytes | None
+    first_byte_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The instance says the request itself is wrong: handed to the caller as it stands."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The answer's pieces as the client got them: all of them up to a limit, or only the last few."""
+
+    limit: int
+    pieces: list[bytes] = field(default_factory=list)
+    size: int = 0
+    is_whole: bool = True
+
+    def add(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+        self.size += len(piece)
+        if len(self.pieces) > TAIL_PIECES and (self.size > self.limit or not self.is_whole):
+            self.is_whole = False
+            del self.pieces[:-TAIL_PIECES]
+
+    def body(self) -> bytes | None:
+        return b"".join(self.pieces) if self.is_whole and self.limit else None
+
+
+async def relay(
+    connections: Connections, order: Order, client: ClientStream | None, on_answer: Callable[[], None]
+) -> Relayed | Refused:
+    """Carry one call to its instance; a stream goes to `client` as it comes, a whole body is returned.
+
+    `on_answer` is called when the instance has begun to answer a stream, or has answered a whole body.
+    Raises InstanceError; after its first byte went out, the client has had an error frame.
+    """
+    instance = order.instance
+    exchange, was_used = await connections.take(instance.id, instance.host, instance.port)
+    try:
+        try:
+            head = await _ask(exchange, order)
+        except InstanceError:
+            if not was_used:
+                raise
+            # A kept connection may have been closed by the instance as the request went out: ask once more, afresh.
+            exchange = await connections.connect(instance.id, instance.host, instance.port)
+            head = await _ask(exchange, order)
+        if head.status != 200:
+            return await _refusal(exchange, order, head)
+        if client is None:
+            relayed = await _whole(exchange, order)
+            on_answer()
+            return relayed
+        return await _stream(exchange, order, client, on_answer)
+    except BaseException:
+        exchange.is_reusable = False
+        raise
+    finally:
+        connections.give_back(instance.host, instance.port, exchange)
+
+
+async def _ask(exchange: Exchange, order: Order) -> Head:
+    exchange.send(order.path, f"{order.instance.host}:{order.instance.port}", order.body)
+    try:
+        async with asyncio.timeout(order.first_byte_s):
+            return await exchange.head()
+    except TimeoutError as why:
+        exchange.close()
+        raise InstanceError(order.instance.id, f"silent for {order.first_byte_s:g} s") from why
+
+
+async def _read_all(exchange: Exchange, order: Order, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+
+    def keep(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+
+    exchange.attach(keep)
+    with _watch(exchange, order, lambda: False):
+        await exchange.done()
+    return b"".join(pieces)
+
+
+async def _refusal(exchange: Exchange, order: Order, head: Head) -> Refused:
+    """An error status: the caller's mistake goes back to the caller, the instance's own is raised."""
+    body = await _read_all(exchange, order, ERROR_BODY_BYTES)
+    if is_callers_mistake(head.status, body):
+        return Refused(head.status, head.content_type, body)
+    text = body[:300].decode("utf-8", "replace").strip()
+    raise InstanceError(order.instance.id, f"answered {head.status}: {text}")
+
+
+# Ollama answers 500 to some mistakes of the caller too; counting those as failures would let one bad client take every
+# instance out (its texts: server/routes.go and api/types.go, v0.33).
+_CALLERS_500 = (b"must be of type", b"invalid format", b"does not support", b"exceeds the context")
+
+
+def is_callers_mistake(status: int, body: bytes) -> bool:
+    """Whether an instance's error status says that the request, not the instance, is wrong."""
+    if status == 404:  # we only ask for what the instance is there to serve: it has lost its model
+        return False
+    if status < 499:
+        return status not in (408, 429)
+    return status == 501 or (status == 500 and any(text in body for text in _CALLERS_500))
+
+
+async def _whole(exchange: Exchange, order: Order) -> Relayed:
+    """A body that is one JSON document: read to its end before anything is said, so any failure can be retried."""
+    body = await _read_all(exchange, order, limit=2**31)
+    if order.translation is not None:
+        body = order.translation.feed(body) + order.translation.finish()
+    end = read_end(order.call.endpoint, False, body)
+    if not end.is_whole:
+        raise InstanceError(order.instance.id, end.error or "its answer has no end")
+    return Relayed(end, body)
+
+
+async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None]) -> Relayed:
+    began_s = asyncio.get_running_loop().time()
+    first = await _first_piece(exchange, order)
+    kept = _Kept(order.keep_bytes)
+    pause, resume = _flow(exchange)
+    translation = order.translation
+
+    def hand_on(piece: bytes) -> None:
+        out = piece if translation is None else translation.feed(piece)
+        if out:
+            kept.add(out)
+            client.write(out, pause, resume)
+
+    on_answer()
+    await client.start(order.content_type)
+    first_byte_s = asyncio.get_running_loop().time() - began_s
+    for piece in first:
+        hand_on(piece)
+    exchange.attach(hand_on)
+    try:
+        with _watch(exchange, order, lambda: client.is_stalled):
+            await exchange.done()
+        if translation is not None and (rest := translation.finish()):
+            kept.add(rest)
+            client.write(rest, pause, resume)
+    except (InstanceError, CallerError) as why:
+        await client.fail(error_frame(order.call.endpoint, f"the answer was cut off: {why.message}"))
+        raise InstanceError(order.instance.id, why.message, answered=True) from why
+    end = read_end(order.call.endpoint, True, b"".join(kept.pieces[-TAIL_PIECES:]))
+    if not end.is_whole and end.error is None:
+        # Ollama ends such a stream as if it were whole (OLLAMA.md 1.3, 1.4): the client is told that it is not.
+        await client.fail(error_frame(order.call.endpoint, "the answer ended before it was whole"))
+    return Relayed(end, kept.body(), first_byte_s)
+
+
+async def _first_piece(exchange: Exchange, order: Order) -> list[bytes]:
+    """Wait for the body's first bytes. An error in place of a first frame is raised: another instance may try."""
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[None] = loop.create_future()
+    pieces: list[bytes] = []
+
+    def hold(piece: bytes) -> None:
+        pieces.append(piece)
+        if not came.done():
+            came.set_result(None)
+
+    exchange.attach(hold)
+    ended = asyncio.ensure_future(exchange.done())
+    try:
+        async with asyncio.timeout(order.first_byte_s):
+            await asyncio.wait((came, ended), return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError as why:
+        exchange.close()
+        raise InstanceError(order.instance.id, f"no first token within {order.first_byte_s:g} s") from why
+    finally:
+        ended.cancel()
+    if not pieces:
+        await exchange.done()
+        raise InstanceError(order.instance.id, "its answer is empty")
+    if pieces[0].startswith((b'{"error":', b'data: {"error":', b"error:")):
+        raise InstanceError(order.instance.id, pieces[0][:300].decode("utf-8", "replace").strip())
+    return pieces
+
+
+def _flow(exchange: Exchange) -> tuple[Callable[[], None], Callable[[], None]]:
+    def pause() -> None:
+        if exchange.transport is not None:
+            exchange.transport.pause_reading()
+
+    def resume() -> None:
+        if exchange.transport is not None:
+            exchange.transport.resume_reading()
+
+    return pause, resume
+
+
+class _watch:
+    """Cuts an exchange that is silent for too long; one timer a stream, none a chunk.
+
+    A client that does not read for as long stops the instance's bytes too, and is cut the same way.
+    """
+
+    def __init__(self, exchange: Exchange, order: Order, is_stalled: Callable[[], bool]) -> None:
+        self._exchange, self._limit_s, self._is_stalled = exchange, order.between_bytes_s, is_stalled
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(self._limit_s, self._check)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        silent_s = self._loop.time() - self._exchange.last_read_s
+        if silent_s < self._limit_s:
+            self._timer = self._loop.call_later(self._limit_s - silent_s, self._check)
+            return
+        self._exchange.fail("the client does not read" if self._is_stalled() else f"silent for {silent_s:.0f} s")
+        self._exchange.close()

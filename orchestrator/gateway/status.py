@@ -1,0 +1,70 @@
+"""The status page and the JSON behind it: what `ollamactl status` prints too. Nothing of any call's text is in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+from orchestrator import __version__
+from orchestrator.core.model import Instance, Pool
+from orchestrator.gateway.live import Live
+
+# What Redis knows of load and use: in flight by instance, queue by pool, calls and tokens by tier today.
+ReadCounts = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+class StatusPage:
+    """Reads the cluster's state for people. `read_counts` is the store's part."""
+
+    def __init__(self, live: Live, read_counts: ReadCounts) -> None:
+        self._live, self._read_counts = live, read_counts
+        self._page = (files("orchestrator") / "data" / "status.html").read_text(encoding="utf-8")
+
+    def page(self) -> str:
+        """The page itself: static, it fetches `status.json` each second."""
+        return self._page
+
+    async def read(self) -> dict[str, Any]:
+        """The whole state as JSON."""
+        snapshot, rules = self._live.snapshot, self._live.rules
+        counts = await self._read_counts()
+        age_s = time.time() - snapshot.published_at_unix_ms / 1e3 if snapshot.published_at_unix_ms else None
+        return {
+            "version": __version__,
+            "published_s_ago": age_s,
+            "cache": {
+                "state": "ON" if rules.cache.is_enabled else "OFF",
+                "ttl_s": rules.cache.ttl_s,
+                "faq_entries": len(rules.faq),
+                "shared_between_keys": rules.cache.is_shared,
+            },
+            "keys": "none: whoever reaches the endpoint may ask" if rules.keys.is_open else "needed",
+            "is_simulated": any(each.is_simulated for pool in snapshot.pools for each in pool.instances),
+            "tiers": {name: {"model": tier.pool, "backup": tier.backup} for name, tier in rules.tiers.items()},
+            "routes": sorted(rules.routes),
+            "pools": [_pool(pool, counts) for pool in snapshot.pools],
+            "nodes": [asdict(node) for node in snapshot.nodes],
+            "usage": counts.get("usage", {}),
+            "store": counts.get("store", "up"),
+            "notes": list(snapshot.notes),
+        }
+
+
+def _pool(pool: Pool, counts: Mapping[str, Any]) -> dict[str, Any]:
+    waiting = counts.get("queues", {}).get(pool.name, {})
+    return {
+        "name": pool.name,
+        "context": pool.context,
+        "queue_depth": waiting.get("depth", 0),
+        "oldest_wait_s": waiting.get("oldest_s", 0.0),
+        "instances": [_instance(each, counts) for each in pool.instances],
+    }
+
+
+def _instance(instance: Instance, counts: Mapping[str, Any]) -> dict[str, Any]:
+    told = asdict(instance)
+    told["in_flight"] = counts.get("in_flight", {}).get(instance.id, 0)
+    return told

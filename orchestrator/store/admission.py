@@ -1,0 +1,115 @@
+"""What is asked of a pool and what it answers, as values; and how they travel to the scripts and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.core.model import InstanceId, LeaseId, PoolName
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitRequest:
+    """One call before its pool. `lease` is new for each call and names its lease or ticket from then on."""
+
+    pool: PoolName
+    lease: LeaseId
+    queue_limit: int = 1000
+    wait_s: float = 60.0
+    priority: int = 0  # lower goes first; a class counts as much as `priority_weight_s` of waiting
+    affinity: str = ""  # what calls of one conversation share
+    excluded: tuple[InstanceId, ...] = ()  # tried already
+    answer_key: str = ""  # digest of the whole call; empty: the cache is not asked
+    may_queue: bool = True
+    day: str = ""  # UTC, "2026-11-21": where cache hits and misses are counted; needed with `answer_key`
+
+
+class Why(StrEnum):
+    """Why a call was refused."""
+
+    UNKNOWN = "unknown"  # no controller has published this pool
+    EMPTY = "empty"  # none of its instances is serving
+    EJECTED = "ejected"  # all of them failed a moment ago
+    EXCLUDED = "excluded"  # those that serve were tried already
+    BUSY = "busy"  # no slot is free, and the call may not queue
+    FULL = "full"  # the queue is
+    ENDED = "ended"  # this lease id was settled or withdrawn before
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    instance: InstanceId
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    position: int  # tickets ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    why: Why
+    depth: int  # tickets waiting
+
+
+Admission = Leased | Queued | Cached | Refused
+
+
+class Outcome(StrEnum):
+    """What became of a call, as far as its instance is to blame or to praise."""
+
+    OK = "ok"
+    FAILED = "failed"  # the instance broke its promise
+    DEAD = "dead"  # it refused the connection
+    GONE = "gone"  # the client left, or the call was at fault: says nothing about the instance
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """When an instance is left out, and for how long."""
+
+    after_failures: int = 3  # in a row
+    for_s: float = 5.0  # doubled each time in a row
+    at_most_s: float = 300.0
+    dead_for_s: float = 1.0  # refused connections are cheap to try again
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer for the cache. Only whole, successful ones belong there."""
+
+    key: str
+    answer: bytes
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call cost: amounts by field (`usage.fields`), on one UTC day."""
+
+    day: str
+    counts: Mapping[str, int]
+
+
+def ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def admission_of(reply: list[Any], lease: LeaseId) -> Admission:
+    """The admit script's reply as a value."""
+    kind = reply[0]
+    if kind == b"L":
+        return Leased(InstanceId(reply[1].decode()), lease)
+    if kind == b"Q":
+        return Queued(reply[1])
+    if kind == b"C":
+        return Cached(reply[1])
+    return Refused(Why(reply[1].decode()), reply[2])

@@ -1,0 +1,65 @@
+"""The answer cache where no pool is chosen yet (routes), and what holds for all of it: purging and counting.
+
+Answers of a pool are looked up by its admit script and kept by its settle script. Keys, and whether an answer
+may be kept at all, are decided elsewhere; here they are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.store import scripts
+from orchestrator.store.admission import ms
+from orchestrator.store.connection import Connection
+from orchestrator.store.schema import pool_answer, route_answer, route_counts
+
+_SCANNED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    hits: int
+    misses: int
+
+
+class Answers:
+    """Answers by route and digest."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def get(self, route: str, digest: str) -> bytes | None:
+        """The answer, if it is there; counted either way."""
+        keys = (route_answer(route, digest), route_counts(route))
+        found: bytes | None = await self._connection.script(scripts.RECALL, keys)
+        return found
+
+    async def put(self, route: str, digest: str, answer: bytes, ttl_s: float) -> None:
+        await self._connection.command(b"SET", route_answer(route, digest), answer, b"PX", ms(ttl_s))
+
+    async def counts(self, route: str) -> Counts:
+        hits, misses = await self._connection.command(b"HMGET", route_counts(route), b"hits", b"misses")
+        return Counts(int(hits or 0), int(misses or 0))
+
+    async def purge_route(self, route: str, prefix: str = "") -> int:
+        """Forget a route's answers, or those whose digest starts with `prefix`; answers how many."""
+        return await self._purge(route_answer(route, prefix))
+
+    async def purge_pool(self, pool: str, prefix: str = "") -> int:
+        return await self._purge(pool_answer(pool, prefix))
+
+    async def _purge(self, prefix: str) -> int:
+        removed, cursor = 0, b"0"
+        while True:
+            cursor, keys = await self._connection.command(
+                b"SCAN", cursor, b"MATCH", _literally(prefix) + "*", b"COUNT", _SCANNED_AT_ONCE
+            )
+            if keys:
+                removed += await self._connection.command(b"UNLINK", *keys)
+            if cursor == b"0":
+                return removed
+
+
+def _literally(text: str) -> str:
+    """A glob that matches `text` and nothing else; model names come from callers."""
+    return "".join(f"\\{each}" if each in "*?[]^\\" else each for each in text)

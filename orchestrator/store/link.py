@@ -1,0 +1,167 @@
+"""One socket to Redis while it lasts: commands out in order, replies back in the same order, pushes in between.
+
+It knows RESP3 and time limits. Which Redis, logging in and reconnecting are left to `connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from orchestrator.core.errors import StoreError
+
+Arg = str | bytes | int | float
+
+_NO_MORE = object()
+# Replies that say "not now": this server is starting, is not the master (any more), or lost touch with its cluster.
+_NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+
+class LinkLostError(StoreError):
+    """Nobody can say whether the command ran. Whoever answers repeats identically may be asked again."""
+
+
+class UnknownScriptError(StoreError):
+    """Redis does not have this script (any more)."""
+
+
+def pack(args: tuple[Arg, ...]) -> bytes:
+    """One command as it goes over the wire."""
+    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub knows tuples of one only
+    return packed
+
+
+class Link(asyncio.Protocol):
+    """The socket's protocol. Each command has a place in the line of replies, which a caller that left keeps."""
+
+    def __init__(self, where: str, timeout_s: float, on_push: Callable[[bytes, bytes], None]) -> None:
+        self._where = where
+        self._timeout_s = timeout_s
+        self.on_lost: Callable[[], None] | None = None
+        self._on_push = on_push
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._out: list[bytes] = []
+        self._is_paused = False
+        self._transport: asyncio.Transport | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._last_sent = self._loop.time()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+
+    @property
+    def is_lost(self) -> bool:
+        return self.lost.done()
+
+    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+        """Send one packed command; what is asked within one turn of the loop leaves in one write."""
+        future = self._loop.create_future()
+        if self.lost.done():
+            future.set_exception(self._lost_error())
+            return future
+        self._last_sent = now = self._loop.time()
+        self._waiting.append((future, now))
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        return future
+
+    def close(self, why: str = "closed") -> None:
+        """Let go of the socket; everybody who waits is told why."""
+        if self.lost.done():
+            return
+        self.lost.set_result(why)
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._out.clear()
+        while self._waiting:
+            future, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(self._lost_error())
+        if self.on_lost is not None:
+            self.on_lost()
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # a stream transport, since this is a stream protocol
+        self._watch = self._loop.call_later(self._timeout_s / 4, self._look_at_time)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.close(f"connection lost: {exc}" if exc else "Redis closed the connection")
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _NO_MORE:
+                if type(reply) is hiredis.PushNotification:
+                    self._pushed(reply)
+                else:
+                    self._answered(reply)
+        except hiredis.ProtocolError as why:
+            self.close(f"what answered does not speak Redis' protocol: {why}")
+
+    # --- inside ---
+
+    def _lost_error(self) -> LinkLostError:
+        return LinkLostError(f"Redis at {self._where} does not answer: {self.lost.result()}")
+
+    def _flush(self) -> None:
+        if self._out and not self._is_paused and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
+
+    def _answered(self, reply: Any) -> None:
+        if not self._waiting:
+            # Redis says why it hangs up (too many clients, timeout) without having been asked.
+            self.close(f"Redis: {reply}")
+            return
+        future, _ = self._waiting.popleft()
+        if future.done():
+            return  # The caller left; its place in the line did not.
+        if isinstance(reply, hiredis.ReplyError):
+            future.set_exception(_as_error(str(reply)))
+            if str(reply).startswith("READONLY"):
+                self.close("no longer the master")
+        else:
+            future.set_result(reply)
+
+    def _pushed(self, push: list[Any]) -> None:
+        kind = push[0]
+        if kind == b"message":
+            # By way of the loop: its errors are the loop's to report, and whoever was answered before runs before.
+            self._loop.call_soon(self._on_push, push[1], push[2])
+        elif kind in (b"subscribe", b"unsubscribe"):
+            # In RESP3 this is the only reply to the command: it takes that command's place in the line.
+            self._answered(push)
+
+    def _look_at_time(self) -> None:
+        now = self._loop.time()
+        if self._waiting and now - self._waiting[0][1] > self._timeout_s:
+            self.close(f"no answer within {self._timeout_s:g} s")
+            return
+        if not self._waiting and now - self._last_sent > self._timeout_s:
+            # A silent link may be a dead one. Nobody waits for this reply: should it fail, `close` has told why.
+            self.ask(pack((b"PING",))).add_done_callback(lambda ping: ping.cancelled() or ping.exception())
+        self._watch = self._loop.call_later(self._timeout_s / 4, self._look_at_time)
+
+
+def _as_error(text: str) -> StoreError:
+    if text.startswith("NOSCRIPT"):
+        return UnknownScriptError(text)
+    if text.startswith(_NOT_NOW):
+        return LinkLostError(f"Redis: {text}")
+    return StoreError(f"Redis: {text}")

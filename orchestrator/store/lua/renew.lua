@@ -1,0 +1,28 @@
+-- renew: extend the leases a gateway holds, and create anew those that Redis has lost, so that its counts are right.
+-- KEYS 1-7 of the pool      ARGV holder, time to live (ms), then lease id, instance, ...
+-- returns  {lease ids created anew}, {lease ids on instances that have more leases than slots}
+-- Repeated: the leases are extended again. One that has ended stays ended, and one that drains stays bounded.
+local holder, ends = ARGV[1], now + tonumber(ARGV[2])
+local anew, over = {}, {}
+for at = 3, #ARGV, 2 do
+  local id, instance = ARGV[at], ARGV[at + 1]
+  local record = call('HGET', RECORDS, id)
+  local kind = record and sub(record, 1, 1)
+  if kind == 'L' then
+    call('ZADD', EXPIRY, ends, id)
+  elseif kind ~= 'D' and kind ~= 'X' then
+    if kind == 'T' then call('ZREM', QUEUE, id) end -- Redis came back with older data: the ticket was granted since
+    call('HINCRBY', LOAD, instance, 1)
+    call('HSET', RECORDS, id, 'L\n' .. instance .. '\n' .. holder)
+    call('ZADD', EXPIRY, ends, id)
+    anew[#anew + 1] = id
+  end
+end
+call('HSET', LOAD, '@', now)
+look()
+local crowded = {}
+for at = 1, count do crowded[ids[at]] = used[at] > caps[at] end
+for at = 3, #ARGV, 2 do
+  if crowded[ARGV[at + 1]] then over[#over + 1] = ARGV[at] end
+end
+return {anew, over}

@@ -1,0 +1,54 @@
+"""Names of every key and channel in Redis. All start with `olm:`; the keys of one pool share the hash tag `{pool}`,
+so that a Redis Cluster keeps them together and a script may change them at once. What lies in them the scripts say."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+POOLS = "olm:pools"  # set: names of the pools published
+ROUTES = "olm:routes"  # set: names that usage outside a pool was counted under
+PROGRESS = "olm:progress"  # hash: name -> what is being done for it, one line for people
+
+# One hash tag, because a script reads the leader and writes the snapshot.
+LEADER = "olm:{cluster}:leader"
+TOKEN = "olm:{cluster}:token"  # noqa: S105 - a fencing token, no secret
+SNAPSHOT = "olm:{cluster}"
+SNAPSHOT_CHANNEL = "olm:cluster"
+
+
+@lru_cache(maxsize=4096)
+def pool_keys(pool: str) -> tuple[bytes, ...]:
+    """The keys every script of a pool takes first, in the order that lua/pool.lua names them."""
+    return tuple(
+        f"olm:pool:{{{pool}}}:{each}".encode()
+        for each in ("slots", "load", "health", "records", "expiry", "queue", "ended")
+    )
+
+
+def pool_answer(pool: str, digest: str) -> str:
+    return f"olm:pool:{{{pool}}}:answer:{digest}"
+
+
+def pool_affinity(pool: str, token: str) -> str:
+    return f"olm:pool:{{{pool}}}:affinity:{token}"
+
+
+def pool_usage(pool: str, day: str) -> str:
+    return f"olm:pool:{{{pool}}}:usage:{day}"
+
+
+def route_answer(route: str, digest: str) -> str:
+    return f"olm:answers:{{{route}}}:{digest}"
+
+
+def route_counts(route: str) -> str:
+    return f"olm:answered:{{{route}}}"
+
+
+def route_usage(route: str, day: str) -> str:
+    return f"olm:usage:{{{route}}}:{day}"
+
+
+def grants(holder: str) -> str:
+    """The channel on which a gateway hears of its granted tickets."""
+    return f"olm:grant:{holder}"

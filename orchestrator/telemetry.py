@@ -1,0 +1,56 @@
+"""Every metric of the product, by name, and logging.
+
+With several gateway workers each process writes its own files under the state folder's `metrics/`
+(prometheus-client's multi-process mode), and whichever worker is scraped adds them all up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+# From a cached answer's millisecond to a long answer of a loaded full tier.
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+CALLS = Counter(
+    "olm_calls_total", "Calls ended, by tier, where the answer came from and outcome.", ("tier", "cache", "outcome")
+)
+TOKENS = Counter("olm_tokens_total", "Tokens of prompts and answers, as the instances counted them.", ("tier", "kind"))
+CALL_SECONDS = Histogram(
+    "olm_call_seconds", "A call from its first byte in to its last byte out.", ("tier",), buckets=_SECONDS
+)
+QUEUE_SECONDS = Histogram("olm_queue_seconds", "Waited for a slot.", ("pool",), buckets=_SECONDS)
+FIRST_BYTE_SECONDS = Histogram(
+    "olm_first_byte_seconds", "Request sent to an instance until its first byte.", ("pool",), buckets=_SECONDS
+)
+RETRIES = Counter("olm_retries_total", "Calls asked of another instance, because the first one failed.", ("pool",))
+STORE_ERRORS = Counter("olm_store_errors_total", "Commands that Redis did not answer.")
+INSTANCE_SLOTS = Gauge(
+    "olm_instance_slots", "Slots an instance offers.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
+)
+INSTANCE_IN_FLIGHT = Gauge(
+    "olm_instance_in_flight", "Slots leased.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
+)
+QUEUE_DEPTH = Gauge("olm_queue_depth", "Tickets waiting.", ("pool",), multiprocess_mode="mostrecent")
+CACHE_ENABLED = Gauge("olm_cache_enabled", "1 while the answer cache is on.", multiprocess_mode="mostrecent")
+UP = Gauge("olm_store_up", "1 while this process reaches Redis.", multiprocess_mode="min")
+
+
+def exposition() -> bytes:
+    """All processes' metrics, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest()
+
+
+def log_to_stderr(name: str) -> None:
+    """One line an event, to stderr: the keeper keeps it in the unit's log file."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -1,0 +1,148 @@
+"""What the store's tests share: a server that can die, the pool they play with, and ways to look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import StoreError
+from orchestrator.core.model import InstanceId, LeaseId, PoolName
+from orchestrator.store.admission import AdmitRequest
+from orchestrator.store.connection import Connection
+from orchestrator.store.embedded import server_command, server_socket, server_url
+from orchestrator.store.leases import Leases
+from orchestrator.store.pools import PoolLoad, pool_load, publish_pool
+
+POOL = PoolName("llama3.2:3b")
+ONE, TWO = InstanceId("gpu-1"), InstanceId("gpu-2")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def playing(binary: Path, folder: Path, port: int, options: list[str], config: Path | None = None) -> Iterator[None]:
+    """A server on TCP, for what a private socket cannot play."""
+    command = [str(binary), *([str(config)] if config else []), "--port", str(port), "--dir", str(folder), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not _answers_at(port):
+            assert process.poll() is None, "the server ended at once"
+            assert time.monotonic() < deadline, "the server does not answer"
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers_at(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+Connect = Callable[..., Awaitable[Connection]]
+MakeGateway = Callable[..., Awaitable[Leases]]
+
+
+class Server:
+    """A server of our own that can be killed, stopped and started again."""
+
+    def __init__(self, binary: Path, state: Path) -> None:
+        self.state = state
+        self.url = server_url(state)
+        self._command = server_command(state, binary)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            assert self._process.poll() is None, "the server ended at once"
+            assert time.monotonic() < deadline, "the server does not answer"
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """An ordered stop; it writes down what it has."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def lose_data(self) -> None:
+        shutil.rmtree(self.state / "redis" / "appendonlydir")
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
+            probe.settimeout(5)
+            probe.connect(str(server_socket(self.state)))
+            probe.sendall(b"PING\r\n")
+            return probe.recv(64).startswith(b"+PONG")
+        return False
+
+
+_numbers = iter(range(10**9))
+
+
+def request(name: str = "", **more: Any) -> AdmitRequest:
+    return AdmitRequest(POOL, LeaseId(name or f"call-{next(_numbers)}"), **more)
+
+
+async def offer(connection: Connection, **slots: int) -> None:
+    """Publish the pool: `gpu_1=2` is two slots on gpu-1."""
+    named = {InstanceId(name.replace("_", "-")): each for name, each in slots.items()}
+    assert await publish_pool(connection, POOL, named, token=1)
+
+
+async def look(connection: Connection) -> PoolLoad:
+    """The pool as it stands; whatever contradicts itself fails the test."""
+    load = await pool_load(connection, POOL)
+    assert not load.drift
+    return load
+
+
+async def taken(connection: Connection) -> dict[str, int]:
+    return {each.instance: each.in_flight for each in (await look(connection)).instances}
+
+
+async def back(*connections: Connection) -> None:
+    """Wait until they have noticed a restart and answer again."""
+    for each in connections:
+        while True:
+            await each.open(20)
+            with suppress(StoreError):
+                await each.command("PING")
+                break
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition that only Redis can tell."""
+    async with asyncio.timeout(30):
+        while not await holds():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,129 @@
+"""Instances that fail are left out for a while, and never so many that nobody is left."""
+
+from __future__ import annotations
+
+import asyncio
+
+from orchestrator.core.model import InstanceId
+from orchestrator.store.admission import Ejection, Leased, Outcome, Refused, Why
+from orchestrator.store.connection import Connection
+from orchestrator.store.leases import Leases
+from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request, until
+
+LONG = Ejection(after_failures=2, for_s=600, at_most_s=6000, dead_for_s=600)
+
+
+async def call(leases: Leases, outcome: Outcome, instance: InstanceId = ONE) -> None:
+    """One call to that very instance."""
+    others = tuple(InstanceId(f"gpu-{n}") for n in range(1, 6) if f"gpu-{n}" != instance)
+    admitted = await leases.admit(request(excluded=others))
+    assert isinstance(admitted, Leased), admitted
+    await leases.settle(POOL, admitted.lease, outcome)
+
+
+async def ejected(store: Connection) -> set[str]:
+    return {each.instance for each in (await look(store)).instances if each.ejected_for_s > 0}
+
+
+async def test_failures_in_a_row_eject_an_instance(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=2, gpu_2=2)
+    leases = await gateway(ejection=LONG)
+    await call(leases, Outcome.FAILED)
+    assert await ejected(store) == set()
+    await call(leases, Outcome.FAILED)
+    assert await ejected(store) == {ONE}
+    got = [await leases.admit(request()) for _ in range(2)]
+    assert [each.instance for each in got if isinstance(each, Leased)] == [TWO, TWO]
+
+
+async def test_a_success_between_failures_starts_the_count_anew(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=2, gpu_2=2)
+    leases = await gateway(ejection=LONG)
+    for outcome in (Outcome.FAILED, Outcome.OK, Outcome.FAILED):
+        await call(leases, outcome)
+    assert await ejected(store) == set()
+
+
+async def test_a_client_that_left_says_nothing_about_the_instance(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=2, gpu_2=2)
+    leases = await gateway(ejection=LONG)
+    for outcome in (Outcome.GONE, Outcome.FAILED, Outcome.GONE, Outcome.GONE):
+        await call(leases, outcome)
+    assert await ejected(store) == set()
+    await call(leases, Outcome.FAILED)
+    assert await ejected(store) == {ONE}
+
+
+async def test_failures_never_eject_more_than_half_of_a_pool(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=2, gpu_2=2, gpu_3=2)
+    leases = await gateway(ejection=LONG)
+    for at in (1, 2, 3):
+        for _ in range(4):
+            if f"gpu-{at}" not in await ejected(store):
+                await call(leases, Outcome.FAILED, InstanceId(f"gpu-{at}"))
+    assert await ejected(store) == {ONE}
+
+
+async def test_failures_never_eject_the_only_instance(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=1)
+    leases = await gateway(ejection=LONG)
+    for _ in range(5):
+        await call(leases, Outcome.FAILED)
+    assert await ejected(store) == set()
+
+
+async def test_a_dead_instance_is_left_out_at_once_even_the_only_one(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=1)
+    leases = await gateway(ejection=LONG)
+    await call(leases, Outcome.DEAD)
+    assert await leases.admit(request()) == Refused(Why.EJECTED, 0)
+
+
+async def test_a_dead_instance_is_tried_again_after_a_short_time(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=1)
+    leases = await gateway(ejection=Ejection(dead_for_s=0.2))
+    held = await leases.admit(request())
+    assert isinstance(held, Leased)
+    waiting = request()
+    await leases.admit(waiting)
+    await leases.settle(POOL, held.lease, Outcome.DEAD)
+    assert await ejected(store) == {ONE}
+    assert await leases.wait(POOL, waiting.lease, 30) == Leased(ONE, waiting.lease)
+
+
+async def test_an_instance_that_fails_again_after_its_return_is_left_out_for_longer(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=4, gpu_2=4)
+    leases = await gateway(ejection=Ejection(after_failures=1, for_s=0.1, at_most_s=600))
+
+    async def is_back() -> bool:
+        return await ejected(store) == set()
+
+    for _ in range(3):
+        await until(is_back)
+        await call(leases, Outcome.FAILED)
+    times = (await store.command("HGET", "olm:pool:{llama3.2:3b}:health", ONE)).split()[2]
+    assert times == b"3"
+    await until(is_back)
+    await call(leases, Outcome.OK)
+    assert await store.command("HGET", "olm:pool:{llama3.2:3b}:health", ONE) is None
+
+
+async def test_ejection_is_bounded(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=4, gpu_2=4)
+    leases = await gateway(ejection=Ejection(after_failures=1, for_s=50, at_most_s=60))
+    await store.command("HSET", "olm:pool:{llama3.2:3b}:health", ONE, "40 0 30")
+    await call(leases, Outcome.FAILED)
+    (one, _) = (await look(store)).instances
+    assert 0 < one.ejected_for_s <= 60
+
+
+async def test_a_success_from_before_does_not_end_an_ejection(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=4, gpu_2=4)
+    leases = await gateway(ejection=LONG)
+    early = await leases.admit(request(excluded=(TWO,)))
+    assert isinstance(early, Leased)
+    await asyncio.gather(*(call(leases, Outcome.FAILED) for _ in range(2)))
+    await leases.settle(POOL, early.lease, Outcome.OK)
+    assert await ejected(store) == {ONE}
