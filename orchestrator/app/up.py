@@ -240,7 +240,7 @@ class Supervisor:
         if self._wish.config is None:
             await asyncio.Event().wait()  # defaults: no file to follow
             return
-        self._watch = SettingsWatch(self._wish.config, settings)
+        self._watch = SettingsWatch(self._wish.config, await asyncio.to_thread(load, self._wish.config))
         async with aclosing(self._watch.changes()) as changes:
             async for changed in changes:
                 settings = self._apply(keeper, settings, changed)

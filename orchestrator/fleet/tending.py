@@ -70,7 +70,8 @@ class Tended:
             try:
                 return await self._engine.version(self.instance)
             except InstanceError as why:
-                self._become(InstanceState.STARTING, f"not answering yet: {why}")
+                log.debug("%s", why)
+                self._become(InstanceState.STARTING, "not answering yet")
                 await asyncio.sleep(START_PROBE_EVERY_S)
 
     async def _pull(self) -> None:

@@ -189,8 +189,10 @@ class Leases:
         for lease, held in list(self.held.items()):
             self.give_up(held.pool, lease)
         await self._give_back()
-        if self._connection.is_up:
+        try:
             await self._connection.unsubscribe(grants(self._holder))
+        except StoreError as why:
+            log.warning("leases: closed while Redis went away: %s", why)
 
     # --- asking ---
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -374,7 +373,7 @@ async def test_events_are_told_over_the_socket_until_the_keeper_ends(tmp_path: P
         await until(lambda: seen[-1] == kept.events[-1], "all were told")
     with pytest.raises(HostError, match="has ended"):
         await following
-    assert seen == [each for each in kept.events if each.at_unix_ms >= seen[0].at_unix_ms][-len(seen) :]
+    assert seen == kept.events[-len(seen) :]
 
 
 async def test_a_refusal_reaches_the_client_in_the_keepers_words(client: KeeperClient) -> None:
@@ -477,4 +476,3 @@ async def test_a_state_folder_that_cannot_hold_logs_is_an_error(tmp_path: Path) 
     (tmp_path / "logs").touch()
     with pytest.raises(HostError, match="logs"):
         await Kept(tmp_path).keeper.open()
-    assert sys.platform == "linux"
