@@ -30,21 +30,35 @@ class Reply:
 
 # Short answers: a newcomer waits for them, and the built-in engine is slow.
 FIRST_TOKENS = 24
-FIRST_QUESTIONS = (
-    "şehir içi hız limiti",
-    "What is the capital of France?",
-    "Prove step by step that the sum of two odd numbers is even, then write a Python function that checks it.",
+CACHED_QUESTION = "şehir içi hız limiti"
+SMALL_QUESTION = "What is the capital of France?"
+FULL_QUESTION = (
+    "Prove step by step that the sum of two odd numbers is even, then write a Python function that checks it."
 )
 
 
-async def ask(endpoint: str, question: str, *, model: str = "auto", key: str = "", tokens: int | None = None) -> Reply:
-    """One question, whole. Raises HostError with the endpoint's own words where it is not answered."""
+async def ask(
+    endpoint: str,
+    question: str,
+    *,
+    model: str = "auto",
+    key: str = "",
+    tokens: int | None = None,
+    is_fresh: bool = False,
+) -> Reply:
+    """One question, whole; `is_fresh`: not out of the answer cache, nor into it.
+
+    Raises HostError with the endpoint's own words where it is not answered.
+    """
     options = {"options": {"num_predict": tokens}} if tokens else {}
     body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": False, **options}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if is_fresh:
+        headers["Cache-Control"] = "no-store"
     began_s = time.perf_counter()
     try:
         async with (
-            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"} if key else {}) as http,
+            aiohttp.ClientSession(headers=headers) as http,
             http.post(f"http://{endpoint}/api/chat", data=orjson.dumps(body)) as reply,
         ):
             raw = await reply.read()

@@ -23,7 +23,7 @@ from orchestrator.app import settings_in_use
 from orchestrator.app.listening import address_of, reserve
 from orchestrator.app.loop import until
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.questions import FIRST_QUESTIONS, FIRST_TOKENS, Reply, ask
+from orchestrator.app.questions import CACHED_QUESTION, FIRST_TOKENS, FULL_QUESTION, SMALL_QUESTION, Reply, ask
 from orchestrator.app.rules import rules_from
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.model import Engine, InstanceState, Snapshot
@@ -177,8 +177,7 @@ class Supervisor:
             snapshot = await self._all_tiers_serve(connection, settings)
         finally:
             await connection.close()
-        replies = [await self._first_answer(endpoint, settings, question) for question in FIRST_QUESTIONS]
-        told = self._ready(settings, endpoint, snapshot, tuple(replies))
+        told = self._ready(settings, endpoint, snapshot, await self._first_answers(endpoint, settings))
         if self._wish.ready_file is not None:
             _write_ready(self._wish.ready_file, told)
         self._screen.ready(told)
@@ -189,7 +188,7 @@ class Supervisor:
 
     async def _all_tiers_serve(self, connection: Connection, settings: ClusterSettings) -> Snapshot:
         """Follow what the controller publishes until each tier's pool has a serving instance. Raises HostError."""
-        wanted = {tier.model for tier in settings.tiers.values()}
+        wanted = {tier.model for tier in settings.tiers.values()} or set(settings.models)
         published: asyncio.Queue[Snapshot] = asyncio.Queue()
         watching = await watch(connection, published.put_nowait)
         began_unix_ms = (time.time() - (time.monotonic() - self._began_s)) * 1000
@@ -209,11 +208,22 @@ class Supervisor:
         finally:
             await watching.close()
 
-    async def _first_answer(self, endpoint: str, settings: ClusterSettings, question: str) -> Reply:
-        self._screen.step(f"asking: {question}")
+    async def _first_answers(self, endpoint: str, settings: ClusterSettings) -> tuple[Reply, ...]:
+        """A question for each tier. Without a curated answer the cache has the first one when it is asked again."""
         key = settings.keys[0].secret.get_secret_value() if settings.keys else ""
-        route = next(iter(settings.routes), None) or next(iter(settings.models))
-        return await ask(endpoint, question, model=route, key=key, tokens=FIRST_TOKENS)
+        models = [name for name, model in settings.models.items() if not model.embedding]
+        name = next(iter([*settings.routes, *models]), None)
+        if name is None:
+            return ()
+
+        async def asked(question: str, *, is_fresh: bool) -> Reply:
+            self._screen.step(f"asking: {question}")
+            return await ask(endpoint, question, model=name, key=key, tokens=FIRST_TOKENS, is_fresh=is_fresh)
+
+        first = await asked(CACHED_QUESTION, is_fresh=False)
+        if first.tier != "cache" and settings.cache.enabled:
+            first = await asked(CACHED_QUESTION, is_fresh=False)
+        return first, await asked(SMALL_QUESTION, is_fresh=True), await asked(FULL_QUESTION, is_fresh=True)
 
     def _ready(self, settings: ClusterSettings, endpoint: str, snapshot: Snapshot, replies: tuple[Reply, ...]) -> Ready:
         return Ready(
@@ -279,13 +289,16 @@ def _engine_environment() -> dict[str, str]:
 
 
 def _progress(snapshot: Snapshot, missing: set[str]) -> str:
-    waiting = [
-        f"{each.id}: {each.reason or each.state.value}"
-        for pool in snapshot.pools
-        for each in pool.instances
-        if pool.name in missing and each.state is not InstanceState.SERVING
-    ]
-    return "; ".join(waiting) or "waiting for the controller's plan"
+    """How far it is: instances that serve, and what the others of the missing pools are doing, each thing once."""
+    instances = [each for pool in snapshot.pools for each in pool.instances]
+    serving = sum(each.state is InstanceState.SERVING for each in instances)
+    doing = dict.fromkeys(
+        each.reason or each.state.value
+        for each in instances
+        if each.pool in missing and each.state is not InstanceState.SERVING
+    )
+    told = f"{serving} of {len(instances)} instances serve"
+    return f"{told}; {'; '.join(doing)}" if doing else told
 
 
 def _refuse_hopeless(snapshot: Snapshot, missing: set[str]) -> None:

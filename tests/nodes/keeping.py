@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ TIMEOUT_S = 30.0
 MARK = "UNIT_MARK"
 
 SLEEPS = "import signal; signal.pause()"
-OBEYS = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True); {}"
-IGNORES = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile True: signal.pause()"
+IGNORES = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile True: signal.pause()"
+)
 # A leader with a child of its own, as Ollama has runners; neither listens to SIGTERM.
 IGNORES_WITH_CHILD = (
     "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -97,10 +96,3 @@ class Kept:
 
     def told(self, unit: str, *kinds: EventKind) -> list[UnitEvent]:
         return [each for each in self.events if each.unit == unit and (not kinds or each.kind in kinds)]
-
-
-def with_other_mark(unit: Unit, mark: str) -> Unit:
-    return replace(unit, env={MARK: mark})
-
-
-SIGKILL, SIGTERM = signal.SIGKILL, signal.SIGTERM

@@ -55,6 +55,8 @@ def killed_between_fork_and_exec(guardian):
 keeper_process._bound_to_keeper = killed_between_fork_and_exec
 
 async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     keeper = Keeper(state, on_event, guardian_grace_s=grace_s)
     await keeper.open()
     for unit in units:
@@ -62,8 +64,6 @@ async def main():
     print("{}", flush=True)
     if hook == "fails":
         raise RuntimeError("a bug")
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
     await keeper.close()
 
@@ -113,9 +113,7 @@ Supervise = Callable[..., Supervisor]
 def supervise(tmp_path: Path) -> Iterator[Supervise]:
     made: list[Supervisor] = []
 
-    def make(
-        units: dict[str, str], *, loop: str = "asyncio", hook: str = "", grace_s: float = GRACE_S
-    ) -> Supervisor:
+    def make(units: dict[str, str], *, loop: str = "asyncio", hook: str = "", grace_s: float = GRACE_S) -> Supervisor:
         made.append(Supervisor(tmp_path, units, loop=loop, hook=hook, grace_s=grace_s))
         return made[-1]
 

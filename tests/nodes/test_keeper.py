@@ -24,7 +24,9 @@ from tests.nodes.keeping import IGNORES_WITH_CHILD, SLEEPS, WITH_CHILD, Kept, al
 STARTED, READY, EXITED = EventKind.STARTED, EventKind.READY, EventKind.EXITED
 STOPPED, FAILED = EventKind.STOPPED, EventKind.FAILED
 
-LISTENS = "import socket, signal, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); signal.pause()"
+LISTENS = (
+    "import socket, signal, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); signal.pause()"
+)
 
 
 @pytest.fixture
