@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -36,7 +37,12 @@ INSTANCE_IN_FLIGHT = Gauge(
 )
 QUEUE_DEPTH = Gauge("olm_queue_depth", "Tickets waiting.", ("pool",), multiprocess_mode="mostrecent")
 CACHE_ENABLED = Gauge("olm_cache_enabled", "1 while the answer cache is on.", multiprocess_mode="mostrecent")
-UP = Gauge("olm_store_up", "1 while this process reaches Redis.", multiprocess_mode="min")
+UP = Gauge("olm_store_up", "1 while this process reaches Redis.", multiprocess_mode="livemin")
+
+
+def forget_process(pid: int, folder: Path) -> None:
+    """A process has ended: what it said of its own present state no longer counts; its counters stay."""
+    multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 def exposition() -> bytes:

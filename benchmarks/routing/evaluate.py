@@ -18,6 +18,7 @@ import gzip
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,14 @@ def report(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _at(knots: list[tuple[float, float]], share: float) -> float:
-    for (x0, y0), (x1, y1) in zip(knots, knots[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(knots):
         if share <= x1:
             return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
     return knots[-1][1]
 
 
 def _share_for(recovered: list[float], wanted: float) -> float:
-    for step, (low, high) in enumerate(zip(recovered, recovered[1:], strict=False)):
+    for step, (low, high) in enumerate(pairwise(recovered)):
         if high >= wanted:
             within = 0.0 if low >= wanted else (wanted - low) / (high - low)
             return 100 * (step + within) / STEPS

@@ -79,6 +79,7 @@ class Worker:
         await self._server.start(*host_and_port(self._listen))
         log.info("serves on %s", self._listen)
         telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
+        telemetry.UP.set(self._connection.is_up)
         await stop.wait()
         await self._server.stop()
         flushing.cancel()

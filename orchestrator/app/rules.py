@@ -42,4 +42,7 @@ def faq_from(paths: tuple[Path, ...]) -> Faq:
             raise SettingsError(f"{path}: cannot be read: {why}") from why
         except FaqError as why:
             raise SettingsError(str(why)) from why
-    return Faq.from_entries(entries)
+    try:
+        return Faq.from_entries(entries)
+    except FaqError as why:
+        raise SettingsError(str(why)) from why

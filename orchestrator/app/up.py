@@ -19,6 +19,7 @@ from typing import Protocol
 
 import orjson
 
+from orchestrator import telemetry
 from orchestrator.app import settings_in_use
 from orchestrator.app.listening import address_of, reserve
 from orchestrator.app.loop import until
@@ -165,6 +166,8 @@ class Supervisor:
             await keeper.start(Unit(name=f"gateway-{index}", argv=argv, env=shared, stop_timeout_s=35.0))
 
     def _on_unit(self, event: UnitEvent) -> None:
+        if event.pid is not None and event.kind in (EventKind.EXITED, EventKind.STOPPED):
+            telemetry.forget_process(event.pid, self._paths.metrics)
         if event.kind in (EventKind.EXITED, EventKind.FAILED):
             self._screen.warn(str(event) + "".join(f"\n    {line}" for line in event.lines[-3:]))
 

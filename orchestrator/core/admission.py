@@ -1,4 +1,4 @@
-"""Who may use which slot while Redis is away: a fixed share of every instance's slots a gateway, without a word between them."""
+"""Who may use which slot while Redis is away: a fixed share of each instance for each gateway, without a word."""
 
 from __future__ import annotations
 

@@ -100,11 +100,13 @@ class Faq:
         """The entry that answers `question` today, or None where there is none or more than one answer is possible."""
         if len(question) > _QUESTION_LETTERS_MAX:
             return None
-        forms = _forms(question)
-        found = [entry for form in forms for entry in self._exact.get(form, ())]
+        # A plain I without an İ beside it may be either language's: letters then do not tell which word it is.
+        is_ambiguous = "I" in question and "İ" not in question
+        form = fold(question, "en" if is_ambiguous else "tr")
+        found = () if is_ambiguous else self._exact.get(form, ())
         if not found:
-            unmarked = self._unmarked.get(without_marks(forms[0]), ())
-            found = [entry for meant, entry in unmarked if _could_mean(forms, meant)]
+            unmarked = self._unmarked.get(without_marks(form), ())
+            found = tuple(entry for meant, entry in unmarked if leaves_marks_off(form, meant))
         valid = [entry for entry in found if entry.is_valid(today)]
         return valid[0] if len({entry.answer for entry in valid}) == 1 else None
 
@@ -156,16 +158,6 @@ def _without_closing(text: str) -> str:
             break
         text = shorter
     return text
-
-
-def _forms(question: str) -> Sequence[str]:
-    """How a question may be meant: who types İ has a Turkish I as well, else a plain I is either language's."""
-    turkish = fold(question, "tr")
-    return (turkish, fold(question, "en")) if "I" in question and "İ" not in question else (turkish,)
-
-
-def _could_mean(forms: Iterable[str], meant: str) -> bool:
-    return any(leaves_marks_off(form, meant) for form in forms)
 
 
 def _refuse_contradiction(question: str, entry: FaqEntry, others: Iterable[FaqEntry]) -> None:

@@ -16,7 +16,7 @@ PoolName = NewType("PoolName", str)
 LeaseId = NewType("LeaseId", str)
 CallId = NewType("CallId", str)
 
-# --- calls ---------------------------------------------------------------------------------------------------------
+# --- calls -----------------------------------------------------------------------------------------------------------
 
 
 class Dialect(StrEnum):
@@ -87,7 +87,7 @@ class Answer:
     completion_tokens: int = 0
 
 
-# --- what hosts tell us ------------------------------------------------------------------------------------------------
+# --- what hosts tell us ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class NodeFacts:
     is_simulated: bool = False
 
 
-# --- models, sizes, placements -------------------------------------------------------------------------------------------
+# --- models, sizes, placements ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class PlacementPlan:
     refused: tuple[tuple[PoolName, str], ...] = ()
 
 
-# --- the cluster as published to the gateways ------------------------------------------------------------------------------
+# --- the cluster as published to the gateways ------------------------------------------------------------------------
 
 
 class Engine(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import date
 from pathlib import Path
 
@@ -42,7 +43,7 @@ LIMITS = faq(("şehir içi hız limiti", "50 km/h"), ("şehirler arası hız lim
         "sehir ici hiz limiti ?!",
         "sehir içi hız limiti",
         "  şehir\u00a0 içi\nhız   limiti...",
-        "şehir içi hız limiti",
+        unicodedata.normalize("NFD", "şehir içi hız limiti"),
         "\ufeffşehir içi\u200b hız limiti",
     ],
 )
