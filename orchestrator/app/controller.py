@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import click
@@ -37,6 +37,8 @@ from orchestrator.store.connection import Connection
 log = logging.getLogger(__name__)
 
 LEADER_TTL_S = 10.0
+# A Redis that may have lost leases grants none for so long: gateways renew theirs first.
+GRACE_S = 2.0
 
 
 @click.command()
@@ -59,7 +61,7 @@ class Controller:
         self._settings = settings_in_use.read(paths)
         self._connection = Connection(os.environ["OLM_REDIS"], name="controller")
         self._keeper = KeeperClient(paths.keeper_socket)
-        self._store = PublishedCluster(self._connection, is_simulated=self._is_simulated)
+        self._store = PublishedCluster(self._connection, self._may_have_lost, is_simulated=self._is_simulated)
         self._engine = LocalEngine(Engine.OLLAMA) if self._is_simulated else find_engine(self._settings.engine)
         self._wanted: Wanted | None = None
         self._facts: tuple[NodeFacts, ...] = ()
@@ -67,6 +69,7 @@ class Controller:
     async def run(self, stop: asyncio.Event) -> int:
         """Bring the fleet to what the settings ask for and keep it, until `stop`."""
         await self._connection.open(wait_s=30.0)
+        telemetry.UP.set(1)
         steward = Steward(
             keeper=self._keeper,
             store=self._store,
@@ -92,6 +95,12 @@ class Controller:
             log.error("settings not taken over: %s", why)
             return
         steward.replan()
+
+    async def _may_have_lost(self) -> bool:
+        """Whether gateways may hold leases that this Redis does not know: one of them is older than it."""
+        since = {each.name: each.since_unix_ms for each in await self._keeper.list()}
+        gateways = [at for name, at in since.items() if name.startswith("gateway-")]
+        return "redis" not in since or any(at < since["redis"] for at in gateways)
 
     @property
     def _is_simulated(self) -> bool:
@@ -156,16 +165,28 @@ class Controller:
 class PublishedCluster:
     """The store as the steward needs it: publish as the leader, sweep, and say the load as metrics."""
 
-    def __init__(self, connection: Connection, *, is_simulated: bool) -> None:
-        self._connection, self._is_simulated = connection, is_simulated
+    def __init__(
+        self, connection: Connection, may_have_lost: Callable[[], Awaitable[bool]], *, is_simulated: bool
+    ) -> None:
+        self._connection, self._may_have_lost, self._is_simulated = connection, may_have_lost, is_simulated
         self._holder = uuid.uuid4().hex
+        self._grace_s: float | None = None
+        connection.on_up(self._forget_grace)
         self._leadership: cluster.Leadership | None = None
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Publish as the leader. Raises StoreError, also while another controller leads."""
         self._leadership = await cluster.lead(self._connection, self._holder, LEADER_TTL_S)
-        if self._leadership is None or not await cluster.publish(self._connection, self._leadership, snapshot):
+        if self._leadership is None:
             raise StoreError("another controller leads")
+        if self._grace_s is None:
+            self._grace_s = GRACE_S if await self._may_have_lost() else 0.0
+        if not await cluster.publish(self._connection, self._leadership, snapshot, grace_s=self._grace_s):
+            raise StoreError("another controller leads")
+
+    def _forget_grace(self) -> None:
+        """Redis is there again: it may be another one than before, or have lost what it had."""
+        self._grace_s = None
 
     async def sweep(self, pool: PoolName) -> dict[InstanceId, int]:
         """End what is past its time; answer the calls in flight by instance."""

@@ -139,6 +139,7 @@ class Supervisor:
                     await until(stop, self._follow_settings(keeper, settings))
             finally:
                 self._screen.step("stopping …")
+                await _stop_in_order(keeper)
                 await keeper.close()
         return 0
 
@@ -277,6 +278,14 @@ class Supervisor:
                 os.kill(unit.pid, signal.SIGHUP)
         self._screen.step("the changed settings are in force")
         return new
+
+
+async def _stop_in_order(keeper: Keeper) -> None:
+    """Gateways first, all at once, so that what they answer is finished; then who would start things anew."""
+    names = [each.name for each in keeper.status()]
+    await asyncio.gather(*(keeper.stop(name) for name in names if name.startswith("gateway-")))
+    await keeper.stop("controller")
+    await asyncio.gather(*(keeper.stop(name) for name in names if name.startswith("engine-")))
 
 
 def _empty(folder: Path) -> None:

@@ -151,7 +151,8 @@ def _detached(
     """Start `up` in a session of its own; return when it is ready, or with its last words when it ends before."""
     logs = state / "logs"
     try:
-        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (state, logs):  # each private: a parent that mkdir makes on the way would not be
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = (logs / "up.log").open("wb")
     except OSError as why:
         raise HostError(f"cannot write to {logs}: {why.strerror}; name another folder with --state") from why

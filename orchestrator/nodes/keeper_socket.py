@@ -86,7 +86,7 @@ class ControlSocket:
                 answer = {"error": str(why)}
             writer.write(to_line(answer))
             await writer.drain()
-            if request_is_shutdown(answer):
+            if _asks_to_end(answer):
                 self._on_shutdown()
 
     async def _answer(self, verb: str, unit: Unit | None, name: str | None) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class ControlSocket:
             unsubscribe()
 
 
-def request_is_shutdown(answer: dict[str, Any]) -> bool:
+def _asks_to_end(answer: dict[str, Any]) -> bool:
     return answer.get("shutdown") is True
 
 

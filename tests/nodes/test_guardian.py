@@ -31,7 +31,7 @@ import uvloop
 from orchestrator.nodes import keeper_process
 from orchestrator.nodes.keeper import Keeper, Unit
 
-state, loop, hook, grace_s, units = Path(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]), json.loads(sys.argv[5])
+_, state, loop, hook, grace_s, units = sys.argv
 started = 0
 
 def on_event(event):
@@ -57,9 +57,9 @@ keeper_process._bound_to_keeper = killed_between_fork_and_exec
 async def main():
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    keeper = Keeper(state, on_event, guardian_grace_s=grace_s)
+    keeper = Keeper(Path(state), on_event, guardian_grace_s=float(grace_s))
     await keeper.open()
-    for unit in units:
+    for unit in json.loads(units):
         await keeper.start(Unit(unit["name"], tuple(unit["argv"]), env=unit["env"]))
     print("{}", flush=True)
     if hook == "fails":
@@ -223,7 +223,7 @@ def _ignores(pid: int, number: int) -> bool:
     return bool(int(line.split()[1], 16) >> (number - 1) & 1)
 
 
-# --- the guardian alone -------------------------------------------------------------------------------------------------
+# --- the guardian alone ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def client(kept: Kept) -> KeeperClient:
     return KeeperClient(kept.state / "keeper.sock")
 
 
-# --- how a unit runs -------------------------------------------------------------------------------------------------
+# --- how a unit runs ------------------------------------------------------------------------------------------------
 
 
 async def test_a_unit_gets_its_own_environment_and_only_the_keepers_basics(
@@ -97,7 +97,7 @@ async def test_a_units_secrets_are_in_no_text_about_it(kept: Kept) -> None:
     assert "hunter2" not in repr(kept.keeper.status())
 
 
-# --- start, stop -----------------------------------------------------------------------------------------------------
+# --- start, stop ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_unit_that_runs_as_defined_is_not_started_again(kept: Kept) -> None:
@@ -123,8 +123,8 @@ async def test_starting_one_unit_twice_at_once_runs_one_process(kept: Kept) -> N
 
 
 async def test_stop_lets_a_unit_end_by_itself(kept: Kept) -> None:
-    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('up', flush=True); signal.pause()"
-    await kept.start_up("unit", code)
+    ends = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('up', flush=True)"
+    await kept.start_up("unit", f"{ends}; signal.pause()")
     await kept.keeper.stop("unit")
     [event] = kept.told("unit", STOPPED)
     assert event.exit is not None
@@ -184,7 +184,7 @@ def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
         Unit(name, ("true",))
 
 
-# --- ready -----------------------------------------------------------------------------------------------------------
+# --- ready ----------------------------------------------------------------------------------------------------------
 
 
 async def test_start_returns_once_the_unit_accepts_connections(kept: Kept) -> None:
@@ -228,7 +228,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(kept: Kept) -> None:
     assert kept.keeper.status() == ()
 
 
-# --- when a unit dies --------------------------------------------------------------------------------------------------
+# --- when a unit dies -----------------------------------------------------------------------------------------------
 
 
 async def test_a_unit_that_dies_is_restarted_at_once_and_told_of(kept: Kept) -> None:
@@ -340,7 +340,7 @@ def test_all_of_it_works_on_uvloop_too(tmp_path: Path) -> None:
         assert runner.run(live()) == [STARTED, EXITED, STARTED, STOPPED]
 
 
-# --- the control socket ------------------------------------------------------------------------------------------------
+# --- the control socket ---------------------------------------------------------------------------------------------
 
 
 async def test_a_unit_lives_its_life_over_the_socket(kept: Kept, client: KeeperClient) -> None:

