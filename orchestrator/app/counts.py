@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator import telemetry
 from orchestrator.core.errors import StoreError
 from orchestrator.store import usage
+from orchestrator.store.cluster import progress
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import PoolLoad, in_flight
 
@@ -19,14 +20,16 @@ async def read_counts(connection: Connection) -> dict[str, Any]:
     try:
         loads = await in_flight(connection)
         used = await usage.read(connection, datetime.now(UTC).date().isoformat())
+        lines = await progress(connection)
     except StoreError as why:
         telemetry.STORE_ERRORS.inc()
-        return {"store": f"DOWN: {why}", "in_flight": {}, "queues": {}, "usage": {}}
+        return {"store": f"DOWN: {why}", "in_flight": {}, "queues": {}, "usage": {}, "progress": []}
     return {
         "store": "up",
         "in_flight": {each.instance: each.in_flight for load in loads for each in load.instances},
         "queues": {load.pool: {"depth": load.queued, "oldest_s": load.oldest_wait_s} for load in loads},
         "usage": by_tier(used.values()),
+        "progress": list(lines.values()),
     }
 
 

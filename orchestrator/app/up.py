@@ -12,8 +12,8 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,41 +22,23 @@ import orjson
 from orchestrator import telemetry
 from orchestrator.app import settings_in_use
 from orchestrator.app.listening import address_of, reserve
+from orchestrator.app.live_settings import LiveSettings, Wish, resolve_settings
 from orchestrator.app.loop import until
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import CACHED_QUESTION, FIRST_TOKENS, FULL_QUESTION, SMALL_QUESTION, Reply, ask
-from orchestrator.app.rules import rules_from
-from orchestrator.core.errors import HostError, SettingsError
-from orchestrator.core.model import Engine, InstanceState, Snapshot
-from orchestrator.fleet.engines import find_engine
-from orchestrator.fleet.inventory import take_inventory
+from orchestrator.core.errors import HostError
+from orchestrator.core.model import InstanceState, Snapshot
 from orchestrator.nodes.keeper import Keeper
 from orchestrator.nodes.keeper_units import EventKind, Unit, UnitEvent
 from orchestrator.nodes.state_lock import StateLock
-from orchestrator.nodes.weights import ollama_models_dir
-from orchestrator.settings import ClusterSettings, NodeSettings
-from orchestrator.settings.defaults import default_settings
-from orchestrator.settings.file import load
-from orchestrator.settings.live import live_part, needs_restart
-from orchestrator.settings.watch import SettingsWatch
+from orchestrator.settings import ClusterSettings
 from orchestrator.store import embedded
-from orchestrator.store.cluster import watch
+from orchestrator.store.cluster import set_progress, watch
 from orchestrator.store.connection import Connection
 
 # `up --detach` waits at the other end of a pipe whose number stands in this variable.
 READY_FD = "OLLAMACTL_READY_FD"
 READY_TIMEOUT_S = 3600.0  # a first `up` with Ollama pulls some gigabytes
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the command line asks of `up`."""
-
-    state: Path
-    config: Path | None  # cluster.yaml, where there is one
-    listen: str | None
-    simulate: str | None
-    ready_file: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +65,6 @@ class Screen(Protocol):
     def ready(self, told: Ready) -> None: ...
 
 
-async def resolve_settings(wish: Wish) -> ClusterSettings:
-    """The settings asked for: the file's, or defaults that fit this machine. Raises SettingsError, HostError."""
-    if wish.config is not None:
-        settings = with_command_line(load(wish.config), wish)
-    else:
-        nodes = (NodeSettings(name="sim", simulate=wish.simulate) if wish.simulate else NodeSettings(name="local"),)
-        facts = await take_inventory(nodes, ollama_models_dir())
-        engine = Engine.OLLAMA if wish.simulate else find_engine("auto").kind
-        settings = with_command_line(default_settings(facts, engine, wish.simulate), wish)
-    check(settings)
-    return settings
-
-
-def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
-    """The settings with what the command line says in their place."""
-    changes: dict[str, object] = {}
-    if wish.listen is not None:
-        changes["listen"] = wish.listen
-    if wish.simulate is not None:
-        changes["nodes"] = (NodeSettings(name="sim", simulate=wish.simulate),)
-    return settings.model_copy(update=changes)
-
-
-def check(settings: ClusterSettings) -> None:
-    """What only other modules know of a settings file: card names, FAQ entries. Raises SettingsError."""
-    rules_from(settings)
-
-
 class Supervisor:
     """One `up`, from the lock to the last process's end."""
 
@@ -118,11 +72,11 @@ class Supervisor:
         self._wish, self._screen = wish, screen
         self._paths = StatePaths(wish.state)
         self._began_s = time.monotonic()
-        self._watch: SettingsWatch | None = None
 
     async def run(self, stop: asyncio.Event) -> int:
         """Until `stop`. Raises OrchestratorError where the cluster cannot be started."""
-        settings = await resolve_settings(self._wish)
+        resolved = await resolve_settings(self._wish)
+        settings = resolved.settings
         with StateLock(self._paths.root) as lock, reserve(settings.listen) as bound:
             endpoint = address_of(bound)
             lock.tell(endpoint)
@@ -134,14 +88,27 @@ class Supervisor:
             try:
                 redis_url = await self._start_redis(keeper, settings)
                 await self._start_processes(keeper, settings, endpoint, redis_url)
-                await until(stop, self._tell_when_ready(settings, endpoint, redis_url))
-                if not stop.is_set():
-                    await until(stop, self._follow_settings(keeper, settings))
+                live = LiveSettings(self._wish, resolved, self._paths, keeper, self._screen)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, live.reload)
+                await until(stop, self._serve(live, settings, endpoint, redis_url))
             finally:
                 self._screen.step("stopping …")
                 await _stop_in_order(keeper)
                 await keeper.close()
         return 0
+
+    async def _serve(self, live: LiveSettings, settings: ClusterSettings, endpoint: str, redis_url: str) -> None:
+        """Tell when every tier answers; follow the settings from the start and to the end."""
+        connection = Connection(redis_url, name="supervisor")
+        await connection.open(wait_s=20.0)
+        following = asyncio.create_task(live.follow(partial(set_progress, connection, "settings")))
+        try:
+            await self._tell_when_ready(connection, settings, endpoint)
+            await following
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await connection.close()
 
     # --- processes --------------------------------------------------------------------------------------------------
 
@@ -174,13 +141,8 @@ class Supervisor:
 
     # --- until every tier answers -------------------------------------------------------------------------------------
 
-    async def _tell_when_ready(self, settings: ClusterSettings, endpoint: str, redis_url: str) -> None:
-        connection = Connection(redis_url, name="supervisor")
-        await connection.open(wait_s=20.0)
-        try:
-            snapshot = await self._all_tiers_serve(connection, settings)
-        finally:
-            await connection.close()
+    async def _tell_when_ready(self, connection: Connection, settings: ClusterSettings, endpoint: str) -> None:
+        snapshot = await self._all_tiers_serve(connection, settings)
         told = self._ready(settings, endpoint, snapshot, await self._first_answers(endpoint, settings))
         if self._wish.ready_file is not None:
             _write_ready(self._wish.ready_file, told)
@@ -242,42 +204,6 @@ class Supervisor:
             replies=replies,
             notes=snapshot.notes,
         )
-
-    # --- settings, live -----------------------------------------------------------------------------------------------
-
-    def reload(self) -> None:
-        """SIGHUP: read the settings again, changed or not."""
-        if self._watch is not None:
-            self._watch.poke()
-
-    async def _follow_settings(self, keeper: Keeper, settings: ClusterSettings) -> None:
-        if self._wish.config is None:
-            await asyncio.Event().wait()  # defaults: no file to follow
-            return
-        self._watch = SettingsWatch(self._wish.config, await asyncio.to_thread(load, self._wish.config))
-        async with aclosing(self._watch.changes()) as changes:
-            async for changed in changes:
-                settings = self._apply(keeper, settings, changed)
-
-    def _apply(self, keeper: Keeper, old: ClusterSettings, changed: ClusterSettings | SettingsError) -> ClusterSettings:
-        """Put changed settings in force, or say why not and keep the old ones."""
-        try:
-            if isinstance(changed, SettingsError):
-                raise changed
-            new = with_command_line(changed, self._wish)
-            check(new)
-        except SettingsError as why:
-            self._screen.warn(f"the changed settings are refused, the old ones stay in force:\n{why}")
-            return old
-        for sentence in needs_restart(old, new):
-            self._screen.warn(sentence)
-        new = live_part(old, new)
-        settings_in_use.write(self._paths, new)
-        for unit in keeper.status():
-            if unit.pid is not None and unit.name.startswith(("gateway-", "controller")):
-                os.kill(unit.pid, signal.SIGHUP)
-        self._screen.step("the changed settings are in force")
-        return new
 
 
 async def _stop_in_order(keeper: Keeper) -> None:

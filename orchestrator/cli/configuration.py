@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
-from orchestrator.app.up import Wish, check, resolve_settings
+from orchestrator.app.live_settings import Wish, check, resolve_settings
 from orchestrator.cli.output import console, fail
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.file import load
@@ -45,4 +45,4 @@ def _settings(config: Path | None) -> ClusterSettings:
     import asyncio
 
     wish = Wish(state=Path(), config=config, listen=None, simulate=None, ready_file=None)
-    return asyncio.run(resolve_settings(wish))
+    return asyncio.run(resolve_settings(wish)).settings

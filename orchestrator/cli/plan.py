@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from orchestrator.app.up import Wish, resolve_settings
+from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.output import console
 from orchestrator.core.model import Engine, NodeFacts, PlacementPlan
 from orchestrator.fleet.engines import LocalEngine, find_engine
@@ -30,7 +30,7 @@ def run_plan(config: Path | None, simulate: str | None, *, as_json: bool) -> int
 
 
 async def _plan(config: Path | None, simulate: str | None) -> tuple[PlacementPlan, tuple[NodeFacts, ...]]:
-    settings = await resolve_settings(Wish(Path(), config, None, simulate, None))
+    settings = (await resolve_settings(Wish(Path(), config, None, simulate, None))).settings
     facts = await take_inventory(settings.nodes, ollama_models_dir())
     is_simulated = any(node.simulate for node in settings.nodes)
     engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)

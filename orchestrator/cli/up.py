@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.status import Status
 
+from orchestrator.app.live_settings import Wish
 from orchestrator.app.loop import run
-from orchestrator.app.up import READY_FD, Ready, Supervisor, Wish
+from orchestrator.app.up import READY_FD, Ready, Supervisor
 from orchestrator.cli.output import console, errors
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.state_lock import read_holder

@@ -1,0 +1,138 @@
+"""The settings of a running `up`: found at the start, followed from then on, put in force whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.app import settings_in_use
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.rules import rules_from
+from orchestrator.core.errors import SettingsError, StoreError
+from orchestrator.core.model import Engine
+from orchestrator.fleet.engines import find_engine
+from orchestrator.fleet.inventory import take_inventory
+from orchestrator.nodes.keeper import Keeper
+from orchestrator.nodes.weights import ollama_models_dir
+from orchestrator.settings import ClusterSettings, NodeSettings, load
+from orchestrator.settings.defaults import default_settings
+from orchestrator.settings.live import live_part, needs_restart
+from orchestrator.settings.watch import SettingsWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks of `up`."""
+
+    state: Path
+    config: Path | None  # cluster.yaml, where there is one
+    listen: str | None
+    simulate: str | None
+    ready_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings to run by, and the file's own, without what the command line put in their place."""
+
+    settings: ClusterSettings
+    of_file: ClusterSettings | None
+
+
+class Telling(Protocol):
+    """Where the operator reads what became of a change."""
+
+    def step(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+async def resolve_settings(wish: Wish) -> Resolved:
+    """The settings asked for: the file's, or defaults that fit this machine. Raises SettingsError, HostError."""
+    if wish.config is not None:
+        of_file = load(wish.config)
+        resolved = Resolved(with_command_line(of_file, wish), of_file)
+    else:
+        nodes = (NodeSettings(name="sim", simulate=wish.simulate) if wish.simulate else NodeSettings(name="local"),)
+        facts = await take_inventory(nodes, ollama_models_dir())
+        engine = Engine.OLLAMA if wish.simulate else find_engine("auto").kind
+        resolved = Resolved(with_command_line(default_settings(facts, engine, wish.simulate), wish), None)
+    check(resolved.settings)
+    return resolved
+
+
+def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
+    """The settings with what the command line says in their place."""
+    changes: dict[str, object] = {}
+    if wish.listen is not None:
+        changes["listen"] = wish.listen
+    if wish.simulate is not None:
+        changes["nodes"] = (NodeSettings(name="sim", simulate=wish.simulate),)
+    return settings.model_copy(update=changes)
+
+
+def check(settings: ClusterSettings) -> None:
+    """What the file alone does not tell: whether the FAQ's files are valid. Raises SettingsError."""
+    rules_from(settings)
+
+
+class LiveSettings:
+    """Follows the file, and puts each valid change in force in every child."""
+
+    def __init__(self, wish: Wish, resolved: Resolved, paths: StatePaths, keeper: Keeper, screen: Telling) -> None:
+        self._wish, self._paths, self._keeper, self._screen = wish, paths, keeper, screen
+        self._in_force = resolved.settings
+        self._poked = asyncio.Event()
+        self._watch = SettingsWatch(wish.config, resolved.of_file) if wish.config is not None else None
+
+    def reload(self) -> None:
+        """SIGHUP: read the settings and the FAQ's files again, changed or not."""
+        if self._watch is not None:
+            self._watch.poke()
+        self._poked.set()
+
+    async def follow(self, publish: Callable[[str | None], Awaitable[None]]) -> None:
+        """Until cancelled. `publish` puts what is wrong with the file, or None, where `status` shows it."""
+        async with aclosing(self._changes()) as changes:
+            async for changed in changes:
+                problem = self._apply(changed)
+                try:
+                    await publish(problem)
+                except StoreError as why:
+                    self._screen.warn(f"`status` does not know of it yet: {why}")
+
+    async def _changes(self) -> AsyncGenerator[ClusterSettings | SettingsError, None]:
+        if self._watch is not None:
+            async with aclosing(self._watch.changes()) as changes:
+                async for changed in changes:
+                    yield changed
+        while True:  # defaults: no file to follow, but the FAQ's may have changed
+            await self._poked.wait()
+            self._poked.clear()
+            yield self._in_force
+
+    def _apply(self, changed: ClusterSettings | SettingsError) -> str | None:
+        """Put changed settings in force, or keep the old ones and answer why."""
+        try:
+            if isinstance(changed, SettingsError):
+                raise changed
+            new = with_command_line(changed, self._wish)
+            check(new)
+        except SettingsError as why:
+            problem = f"the changed settings are refused, the old ones stay in force:\n{why}"
+            self._screen.warn(problem)
+            return problem
+        for sentence in needs_restart(self._in_force, new):
+            self._screen.warn(sentence)
+        self._in_force = live_part(self._in_force, new)
+        settings_in_use.write(self._paths, self._in_force)
+        for unit in self._keeper.status():
+            if unit.pid is not None and unit.name.startswith(("gateway-", "controller")):
+                os.kill(unit.pid, signal.SIGHUP)
+        self._screen.warn("the changed settings are in force")
+        return None
