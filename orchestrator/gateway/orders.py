@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from orchestrator.core.dialects.frames import stream_type
+from orchestrator.core.dialects.gather import Gatherer
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.dialects.translate import Translator, to_llama_cpp
 from orchestrator.core.errors import CallerError
@@ -25,8 +27,11 @@ def order_for(call: Call, raw: bytes, instance: Instance, limits: Limits, keep_b
     """The request to `instance`. Raises CallerError for what its engine cannot do."""
     path, body, translation = call.endpoint.value, raw, None
     if instance.engine is Engine.LLAMA_CPP:
-        path, body = to_llama_cpp(call, instance.upstream_model)
-        translation = Translator(call, _told_model(call, instance), _now)
+        # Always asked to stream: otherwise it works on for a client that has left (`gather`).
+        asked = call if call.endpoint.is_embedding else replace(call, is_stream=True)
+        path, body = to_llama_cpp(asked, instance.upstream_model)
+        kind = Translator if call.is_stream or call.endpoint.is_embedding else Gatherer
+        translation = kind(call, _told_model(call, instance), _now)
     else:
         changed = _for_ollama(call, instance)
         if changed is not None:

@@ -49,7 +49,7 @@ class StatusPage:
             "nodes": [asdict(node) for node in snapshot.nodes],
             "usage": counts.get("usage", {}),
             "store": counts.get("store", "up"),
-            "notes": list(snapshot.notes),
+            "notes": [*counts.get("progress", []), *snapshot.notes],
         }
 
 
