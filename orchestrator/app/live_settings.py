@@ -98,13 +98,16 @@ class LiveSettings:
 
     async def follow(self, publish: Callable[[str | None], Awaitable[None]]) -> None:
         """Until cancelled. `publish` puts what is wrong with the file, or None, where `status` shows it."""
+        await self._tell(publish, None)
         async with aclosing(self._changes()) as changes:
             async for changed in changes:
-                problem = self._apply(changed)
-                try:
-                    await publish(problem)
-                except StoreError as why:
-                    self._screen.warn(f"`status` does not know of it yet: {why}")
+                await self._tell(publish, self._apply(changed))
+
+    async def _tell(self, publish: Callable[[str | None], Awaitable[None]], problem: str | None) -> None:
+        try:
+            await publish(problem)
+        except StoreError as why:
+            self._screen.warn(f"`status` does not show what became of the settings: {why}")
 
     async def _changes(self) -> AsyncGenerator[ClusterSettings | SettingsError, None]:
         if self._watch is not None:

@@ -12,6 +12,15 @@ import orjson
 from orchestrator.core.errors import HostError
 
 
+# For the connection alone: an answer may take as long as it takes, the endpoint has limits of its own.
+CONNECT_TIMEOUT_S = 10.0
+_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
+
+
+class NobodyAnswersError(HostError):
+    """No cluster answers at the endpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer as a client saw it. Tokens are what the instance counted, seconds what the client waited."""
@@ -48,7 +57,7 @@ async def ask(
 ) -> Reply:
     """One question, whole; `is_fresh`: not out of the answer cache, nor into it.
 
-    Raises HostError with the endpoint's own words where it is not answered.
+    Raises HostError with the endpoint's own words where it is refused, NobodyAnswersError where nobody is there.
     """
     options = {"options": {"num_predict": tokens}} if tokens else {}
     body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": False, **options}
@@ -58,7 +67,7 @@ async def ask(
     began_s = time.perf_counter()
     try:
         async with (
-            aiohttp.ClientSession(headers=headers) as http,
+            aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as http,
             http.post(f"http://{endpoint}/api/chat", data=orjson.dumps(body)) as reply,
         ):
             raw = await reply.read()
@@ -67,7 +76,16 @@ async def ask(
                 raise HostError(f"{endpoint} answered {reply.status}: {told.get('error', raw[:200])}")
             return _reply(question, told, reply.headers, time.perf_counter() - began_s)
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
-        raise HostError(f"{endpoint} does not answer as an Ollama endpoint: {why}; is `ollamactl up` running?") from why
+        raise NobodyAnswersError(f"{endpoint} does not answer: {reason(why)}; is `ollamactl up` running?") from why
+
+
+def reason(why: Exception) -> str:
+    """Why a request failed, in few words: aiohttp's own name the socket twice and TLS where there is none."""
+    if isinstance(why, aiohttp.ClientConnectorError):
+        return why.os_error.strerror or str(why.os_error)
+    if isinstance(why, TimeoutError):
+        return "no answer in time"
+    return str(why) or type(why).__name__
 
 
 def _reply(question: str, told: dict[str, Any], headers: Any, seconds: float) -> Reply:

@@ -1,18 +1,56 @@
-"""Drawing on the terminal: one console for answers, one for errors."""
+"""Drawing on the terminal: one console for answers, one for errors. Elsewhere than on a terminal: plain lines."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-console = Console()
-errors = Console(stderr=True)
+# A pipe or a file has no width: a table's row is one line there, for grep.
+PLAIN_WIDTH = 240
+
+
+def _console(stream: TextIO, *, is_stderr: bool) -> Console:
+    is_plain = not stream.isatty()
+    width = PLAIN_WIDTH if is_plain and "COLUMNS" not in os.environ else None
+    return Console(stderr=is_stderr, highlight=False, width=width, soft_wrap=is_plain)
+
+
+console = _console(sys.stdout, is_stderr=False)
+errors = _console(sys.stderr, is_stderr=True)
 
 
 def fail(text: str, code: int) -> NoReturn:
     """End the program with an error text and its exit code."""
-    errors.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
+    errors.print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
     sys.exit(code)
+
+
+def table(*columns: str) -> Table:
+    """A table whose cells are never cut off: what does not fit goes on in the next line."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def draw(drawn: Table) -> None:
+    """Print a table; its rows are laid out in a pipe too."""
+    console.print(drawn, soft_wrap=False)
+
+
+def hanging(label: str, text: str) -> None:
+    """Print `text` behind `label`; on a terminal its further lines begin where its first one did."""
+    if not console.is_terminal:
+        console.print(f"{label}{text}")
+        return
+    grid = Table.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(label, text)
+    console.print(grid)

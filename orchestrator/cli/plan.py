@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.live_settings import Wish, resolve_settings
-from orchestrator.cli.output import console
-from orchestrator.core.model import Engine, NodeFacts, PlacementPlan
+from orchestrator.cli.output import console, draw, table
+from orchestrator.core.model import Engine, NodeFacts, Placement, PlacementPlan
 from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.fleet.inventory import take_inventory
 from orchestrator.fleet.wanted import want
@@ -41,13 +42,22 @@ def _draw(plan: PlacementPlan, facts: tuple[NodeFacts, ...]) -> None:
     for node in facts:
         marked = " (simulated)" if node.is_simulated else ""
         gpus = ", ".join(f"{each.name} #{each.index}" for each in node.accelerators) or "no GPU: the CPU serves"
-        console.print(f"[bold]{node.node}[/bold]{marked}: {gpus}", highlight=False)
+        console.print(f"[bold]{escape(node.node)}[/bold]{marked}: {escape(gpus)}")
         for problem in node.problems:
-            console.print(f"  [yellow]{problem}[/yellow]", highlight=False)
-    table = Table("Instance", "Model", "Slots", "Context", "Needs", "Why")
-    for each in plan.placements:
-        needs = f"{each.footprint.total / 2**30:.1f} GiB"
-        table.add_row(each.instance, each.pool, str(each.slots), str(each.context), needs, each.why)
-    console.print(table)
+            console.print(f"  [yellow]{escape(problem)}[/yellow]")
+    draw(_placements(plan.placements))
     for pool, why in plan.refused:
-        console.print(f"[red]not placed:[/red] {pool}: {why}", highlight=False)
+        console.print(f"[red]not placed:[/red] {escape(pool)}: {escape(why)}")
+
+
+def _placements(placements: tuple[Placement, ...]) -> Table:
+    """A model, its instances, and below each its reason: side by side these long texts fit on no screen."""
+    drawn = table("Instance", "Slots", "Context", "Needs")
+    for pool in dict.fromkeys(each.pool for each in placements):
+        drawn.add_row(f"[bold]{escape(pool)}[/bold]")
+        for each in placements:
+            if each.pool == pool:
+                name = f"  {escape(each.instance)}\n  [dim]{escape(each.why)}[/dim]"
+                needs = f"{each.footprint.total / 2**30:.1f} GiB"
+                drawn.add_row(name, str(each.slots), str(each.context), needs)
+    return drawn

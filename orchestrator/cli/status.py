@@ -13,8 +13,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.app.questions import ask
-from orchestrator.cli.output import console, fail
+from orchestrator.app.questions import NobodyAnswersError, ask, reason
+from orchestrator.cli.output import console, draw, fail, table
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.state_lock import read_holder
 
@@ -37,16 +37,17 @@ def run_ask(
 ) -> int:
     """Print the answer and what gave it. Exit code 1 where it is refused, 4 where no cluster answers."""
     where = _endpoint(state, endpoint)
-    reply = asyncio.run(ask(where, question, model=model, key=key, tokens=tokens))
+    try:
+        reply = asyncio.run(ask(where, question, model=model, key=key, tokens=tokens))
+    except NobodyAnswersError as why:
+        fail(str(why), EXIT_NOBODY)
     if as_json:
         click.echo(json.dumps(asdict(reply), ensure_ascii=False, indent=2))
         return 0
-    console.print(escape(reply.text), highlight=False, soft_wrap=True)
+    console.print(escape(reply.text), soft_wrap=True)
     source = reply.instance or f"answer cache ({reply.cache})"
     counts = f" · {reply.prompt_tokens} + {reply.completion_tokens} tokens" if reply.completion_tokens else ""
-    console.print(
-        f"[dim]{reply.tier} · {source} · {reply.model} · {reply.seconds * 1e3:.0f} ms{counts}[/dim]", highlight=False
-    )
+    console.print(f"[dim]{reply.tier} · {source} · {reply.model} · {reply.seconds * 1e3:.0f} ms{counts}[/dim]")
     return 0
 
 
@@ -70,7 +71,7 @@ async def _fetch(endpoint: str, key: str) -> dict[str, Any]:
         ):
             told: dict[str, Any] = await reply.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, ValueError) as why:
-        fail(f"{endpoint} does not answer: {why}", EXIT_NOBODY)
+        fail(f"{endpoint} does not answer: {reason(why)}", EXIT_NOBODY)
     if reply.status != 200:
         raise HostError(
             f"{endpoint} answered {reply.status}: {told.get('error', told)}; name an admin's key in OLLAMACTL_KEY"
@@ -83,37 +84,45 @@ def _draw(told: dict[str, Any]) -> None:
     colour = "green" if cache["state"] == "ON" else "red"
     console.print(
         f"answer cache [{colour}]{cache['state']}[/{colour}] · FAQ {cache['faq_entries']} entries · "
-        f"API keys: {told['keys']} · Redis: {told['store']}",
-        highlight=False,
+        f"Redis: {escape(told['store'])}\nAPI keys: {escape(told['keys'])}"
     )
     if told["is_simulated"]:
         console.print("[bold magenta]SIMULATED[/bold magenta]: no engine answers here; times and texts are played")
-    console.print(_tiers(told))
-    console.print(_instances(told))
+    draw(_tiers(told))
+    draw(_instances(told))
     for note in told["notes"]:
-        console.print(f"  · {escape(note)}", highlight=False, soft_wrap=True)
+        console.print(f"  · {escape(note)}", soft_wrap=True)
 
 
 def _tiers(told: dict[str, Any]) -> Table:
     usage = told["usage"]
     total = sum(each["calls"] for each in usage.values())
-    table = Table("Tier", "Model", "Backup", "Calls today", "Share", "Tokens in", "Tokens out")
-    for name, tier in {"cache": {"model": "answer cache and FAQ", "backup": None}, **told["tiers"]}.items():
+    drawn = table("Tier", "Model", "Backup", "Calls today", "Share", "Tokens in, out")
+    for name, tier in {"cache": {"model": "answer cache, FAQ", "backup": None}, **told["tiers"]}.items():
         used = usage.get(name, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0})
         share = f"{100 * used['calls'] / total:.0f} %" if total else "–"
-        counts = (str(used[field]) for field in ("prompt_tokens", "completion_tokens"))
-        table.add_row(name, tier["model"], tier["backup"] or "", str(used["calls"]), share, *counts)
-    return table
+        tokens = f"{used['prompt_tokens']}, {used['completion_tokens']}"
+        drawn.add_row(name, escape(tier["model"]), tier["backup"] or "", str(used["calls"]), share, tokens)
+    return drawn
 
 
 def _instances(told: dict[str, Any]) -> Table:
-    table = Table("Pool", "Instance", "State", "Busy", "Queue", "Context", "Runs on")
+    cards = {
+        card["uuid"]: f"{card['name']} #{card['index']}" for node in told["nodes"] for card in node["accelerators"]
+    }
+    drawn = table("Instance", "State", "Busy", "Runs on")
     for pool in told["pools"]:
+        about = f"[bold]{escape(pool['name'])}[/bold]  [dim]context {pool['context']}, queue {pool['queue_depth']}[/dim]"
+        drawn.add_row(about)
         for each in pool["instances"]:
-            colour = _COLOURS.get(each["state"], "yellow")
-            state = f"[{colour}]{each['state']}[/{colour}]" + (f" {escape(each['reason'])}" if each["reason"] else "")
-            name = each["id"] + (" (simulated)" if each["is_simulated"] else "")
-            busy = f"{each['in_flight']}/{each['slots']}"
-            runs_on = ", ".join(each["accelerators"]) or "CPU"
-            table.add_row(pool["name"], name, state, busy, str(pool["queue_depth"]), str(each["context"]), runs_on)
-    return table
+            drawn.add_row(*_instance(each, cards))
+    return drawn
+
+
+def _instance(each: dict[str, Any], cards: dict[str, str]) -> tuple[str, ...]:
+    colour = _COLOURS.get(each["state"], "yellow")
+    name = "  " + escape(each["id"]) + (f"\n  [dim]{escape(each['reason'])}[/dim]" if each["reason"] else "")
+    runs_on = ", ".join(cards.get(uuid, uuid) for uuid in each["accelerators"]) or "CPU"
+    marked = " (simulated)" if each["is_simulated"] else ""
+    state = f"[{colour}]{each['state']}[/{colour}]"
+    return name, state, f"{each['in_flight']}/{each['slots']}", escape(runs_on) + marked
