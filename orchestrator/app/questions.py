@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ async def ask(
 def reason(why: Exception) -> str:
     """Why a request failed, in few words: aiohttp's own name the socket twice and TLS where there is none."""
     if isinstance(why, aiohttp.ClientConnectorError):
-        return why.os_error.strerror or str(why.os_error)
+        return os.strerror(why.os_error.errno) if why.os_error.errno else str(why.os_error)
     if isinstance(why, TimeoutError):
         return "no answer in time"
     return str(why) or type(why).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import click
 from orchestrator import __version__
 from orchestrator.app.paths import default_state
 from orchestrator.cli.output import console, fail
-from orchestrator.core.errors import HostError, OrchestratorError, SettingsError
+from orchestrator.core.errors import OrchestratorError, SettingsError
 
-EXIT_FAILED, EXIT_SETTINGS, EXIT_NOBODY = 1, 3, 4
+EXIT_FAILED, EXIT_SETTINGS, EXIT_INTERRUPTED = 1, 3, 130
 
 STATE = click.option(
     "--state",
@@ -45,10 +46,32 @@ class _Errors(click.Group):
             return super().invoke(ctx)
         except SettingsError as why:
             fail(str(why), EXIT_SETTINGS)
-        except HostError as why:
-            fail(str(why), EXIT_FAILED)
         except OrchestratorError as why:
             fail(str(why), EXIT_FAILED)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+
+
+def _checked_listen(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    from orchestrator.settings.syntax import host_and_port
+
+    return _checked(given, host_and_port)
+
+
+def _checked_cards(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    from orchestrator.core.cards import parse_cards
+
+    return _checked(given, parse_cards)
+
+
+def _checked(given: str | None, parse: Callable[[str], object]) -> str | None:
+    """An option's value that `parse` can read; otherwise the command line is wrong, for the parser's reason."""
+    if given is not None:
+        try:
+            parse(given)
+        except ValueError as why:
+            raise click.BadParameter(str(why)) from why
+    return given
 
 
 @click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,9 +86,19 @@ def main() -> None:
 @main.command()
 @STATE
 @CONFIG
-@click.option("--listen", default=None, help="host:port of the endpoint.  [default: 127.0.0.1:11434 or the next free]")
 @click.option(
-    "--simulate", default=None, metavar="CARDS", help='Play cards instead of engines: "3x RTX 4090, 1x A100-40GB".'
+    "--listen",
+    default=None,
+    metavar="HOST:PORT",
+    callback=_checked_listen,
+    help="Address of the endpoint.  [default: 127.0.0.1:11434 or the next free]",
+)
+@click.option(
+    "--simulate",
+    default=None,
+    metavar="CARDS",
+    callback=_checked_cards,
+    help='Play cards instead of engines: "3x RTX 4090, 1x A100-40GB".',
 )
 @click.option("--detach", is_flag=True, help="Return once every tier answers; end it with `ollamactl down`.")
 @click.option(
@@ -124,7 +157,13 @@ def ask(
 
 @main.command()
 @CONFIG
-@click.option("--simulate", default=None, metavar="CARDS", help="Plan for these cards instead of this machine's.")
+@click.option(
+    "--simulate",
+    default=None,
+    metavar="CARDS",
+    callback=_checked_cards,
+    help="Plan for these cards instead of this machine's.",
+)
 @JSON
 def plan(config: Path | None, simulate: str | None, as_json: bool) -> None:
     """Which instances would run where, and why. Changes nothing."""
@@ -183,7 +222,7 @@ def version(as_json: bool) -> None:
     if as_json:
         click.echo(f'{{"version": "{__version__}"}}')
     else:
-        console.print(f"ollamactl {__version__}", highlight=False)
+        console.print(f"ollamactl {__version__}")
 
 
 def _config(given: Path | None) -> Path | None:

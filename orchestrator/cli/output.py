@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 # A pipe or a file has no width: a table's row is one line there, for grep.
@@ -39,6 +43,11 @@ def table(*columns: str) -> Table:
     return made
 
 
+def below(text: str) -> Padding:
+    """A remark in the row below the one it is about."""
+    return Padding(f"[dim]{escape(text)}[/dim]", (0, 0, 0, 4))
+
+
 def draw(drawn: Table) -> None:
     """Print a table; its rows are laid out in a pipe too."""
     console.print(drawn, soft_wrap=False)
@@ -54,3 +63,17 @@ def hanging(label: str, text: str) -> None:
     grid.add_column(overflow="fold")
     grid.add_row(label, text)
     console.print(grid)
+
+
+def program() -> str:
+    """How the user calls this program from where they stand, for commands to copy."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":  # `python -m orchestrator.cli`, as `up --detach` starts it
+        called = Path(sys.executable).with_name("ollamactl")
+        if not called.exists():
+            return f"{shlex.quote(sys.executable)} -m orchestrator.cli"
+    if shutil.which(called.name) == str(called.absolute()):
+        return called.name
+    here = Path.cwd()
+    path = called.absolute()
+    return shlex.quote(f"./{path.relative_to(here)}" if path.is_relative_to(here) else str(path))

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.live_settings import Wish, resolve_settings
-from orchestrator.cli.output import console, draw, table
+from orchestrator.cli.output import below, console, draw, table
 from orchestrator.core.model import Engine, NodeFacts, Placement, PlacementPlan
 from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.fleet.inventory import take_inventory
@@ -57,7 +57,7 @@ def _placements(placements: tuple[Placement, ...]) -> Table:
         drawn.add_row(f"[bold]{escape(pool)}[/bold]")
         for each in placements:
             if each.pool == pool:
-                name = f"  {escape(each.instance)}\n  [dim]{escape(each.why)}[/dim]"
                 needs = f"{each.footprint.total / 2**30:.1f} GiB"
-                drawn.add_row(name, str(each.slots), str(each.context), needs)
+                drawn.add_row(f"  {escape(each.instance)}", str(each.slots), str(each.context), needs)
+                drawn.add_row(below(each.why))
     return drawn

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.questions import NobodyAnswersError, ask, reason
-from orchestrator.cli.output import console, draw, fail, table
+from orchestrator.cli.output import below, console, draw, fail, table
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.state_lock import read_holder
 
@@ -116,12 +116,14 @@ def _instances(told: dict[str, Any]) -> Table:
         drawn.add_row(about)
         for each in pool["instances"]:
             drawn.add_row(*_instance(each, cards))
+            if each["reason"]:
+                drawn.add_row(below(each["reason"]))
     return drawn
 
 
 def _instance(each: dict[str, Any], cards: dict[str, str]) -> tuple[str, ...]:
     colour = _COLOURS.get(each["state"], "yellow")
-    name = "  " + escape(each["id"]) + (f"\n  [dim]{escape(each['reason'])}[/dim]" if each["reason"] else "")
+    name = f"  {escape(each['id'])}"
     runs_on = ", ".join(cards.get(uuid, uuid) for uuid in each["accelerators"]) or "CPU"
     marked = " (simulated)" if each["is_simulated"] else ""
     state = f"[{colour}]{each['state']}[/{colour}]"
