@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -61,7 +60,9 @@ class Controller:
         self._settings = settings_in_use.read(paths)
         self._connection = Connection(os.environ["OLM_REDIS"], name="controller")
         self._keeper = KeeperClient(paths.keeper_socket)
-        self._store = PublishedCluster(self._connection, self._may_have_lost, is_simulated=self._is_simulated)
+        # The keeper runs one controller of this place at a time: a killed one's successor leads on at once.
+        holder = settings_in_use.place(paths)
+        self._store = PublishedCluster(self._connection, holder, self._may_have_lost, is_simulated=self._is_simulated)
         self._engine = LocalEngine(Engine.OLLAMA) if self._is_simulated else find_engine(self._settings.engine)
         self._wanted: Wanted | None = None
         self._facts: tuple[NodeFacts, ...] = ()
@@ -166,10 +167,15 @@ class PublishedCluster:
     """The store as the steward needs it: publish as the leader, sweep, and say the load as metrics."""
 
     def __init__(
-        self, connection: Connection, may_have_lost: Callable[[], Awaitable[bool]], *, is_simulated: bool
+        self,
+        connection: Connection,
+        holder: str,
+        may_have_lost: Callable[[], Awaitable[bool]],
+        *,
+        is_simulated: bool,
     ) -> None:
         self._connection, self._may_have_lost, self._is_simulated = connection, may_have_lost, is_simulated
-        self._holder = uuid.uuid4().hex
+        self._holder = holder
         self._grace_s: float | None = None
         connection.on_up(self._forget_grace)
         self._leadership: cluster.Leadership | None = None

@@ -48,7 +48,7 @@ class Resolved:
 class Telling(Protocol):
     """Where the operator reads what became of a change."""
 
-    def step(self, text: str) -> None: ...
+    def tell(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
 
 
@@ -137,5 +137,5 @@ class LiveSettings:
         for unit in self._keeper.status():
             if unit.pid is not None and unit.name.startswith(("gateway-", "controller")):
                 os.kill(unit.pid, signal.SIGHUP)
-        self._screen.warn("the changed settings are in force")
+        self._screen.tell("the changed settings are in force")
         return None

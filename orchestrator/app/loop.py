@@ -1,8 +1,9 @@
-"""A process's event loop: uvloop where there is one, ended by SIGTERM or SIGINT."""
+"""A process's event loop: uvloop where there is one, ended by SIGTERM, SIGINT or its terminal's end."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -39,3 +40,24 @@ async def until(stop: asyncio.Event, work: Awaitable[Any]) -> None:
         stopping.cancel()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def on_hangup(reload: Callable[[], None], end: Callable[[], None]) -> None:
+    """From now on SIGHUP calls `reload`, or `end` where it is sent because the terminal this was started on is gone.
+
+    Under `nohup` the terminal's end is nothing to end for.
+    """
+    ends_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+
+    def hung_up() -> None:
+        (end if ends_with_terminal and not _has_terminal() else reload)()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.errors import HostError
+
 # A unix socket's path is at most 107 bytes on Linux (unix(7)), 103 on macOS.
 LONGEST_SOCKET_PATH = 103
 
@@ -51,6 +53,12 @@ class StatePaths:
     def keeper_socket(self) -> Path:
         return self._socket("keeper.sock")
 
+    def leave_no_sockets(self) -> None:
+        """Remove the folder that sockets lay in where this one's path was too long for them, once it is empty."""
+        folder = self.keeper_socket.parent
+        if folder != self.root and not any(folder.iterdir()):
+            folder.rmdir()
+
     def _socket(self, name: str) -> Path:
         wanted = self.root / name
         if len(os.fsencode(wanted)) <= LONGEST_SOCKET_PATH:
@@ -60,7 +68,9 @@ class StatePaths:
         folder = Path(tempfile.gettempdir()) / f"ollamactl-{os.getuid()}-{digest}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-            raise PermissionError(f"{folder} belongs to somebody else or is open to others; remove it")
+            raise HostError(
+                f"{folder} belongs to somebody else or is open to others; remove it, or name a shorter --state"
+            )
         return folder / name
 
 

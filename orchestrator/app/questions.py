@@ -12,7 +12,6 @@ import orjson
 
 from orchestrator.core.errors import HostError
 
-
 # For the connection alone: an answer may take as long as it takes, the endpoint has limits of its own.
 CONNECT_TIMEOUT_S = 10.0
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
@@ -72,12 +71,19 @@ async def ask(
             http.post(f"http://{endpoint}/api/chat", data=orjson.dumps(body)) as reply,
         ):
             raw = await reply.read()
-            told: dict[str, Any] = orjson.loads(raw)
             if reply.status != 200:
-                raise HostError(f"{endpoint} answered {reply.status}: {told.get('error', raw[:200])}")
-            return _reply(question, told, reply.headers, time.perf_counter() - began_s)
+                raise HostError(f"{endpoint} answered {reply.status}: {_own_words(raw)}")
+            return _reply(question, orjson.loads(raw), reply.headers, time.perf_counter() - began_s)
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
         raise NobodyAnswersError(f"{endpoint} does not answer: {reason(why)}; is `ollamactl up` running?") from why
+
+
+def _own_words(raw: bytes) -> str:
+    """An error body's text, as it was worded; of anything else its beginning."""
+    try:
+        return str(orjson.loads(raw)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return raw[:200].decode("utf-8", "replace").strip()
 
 
 def reason(why: Exception) -> str:

@@ -6,8 +6,10 @@ operator's file is being edited finds the last good one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +57,9 @@ def cache_secret(paths: StatePaths) -> bytes:
     except FileExistsError:
         pass
     return path.read_bytes()
+
+
+def place(paths: StatePaths) -> str:
+    """A name for this state folder on this host that no other has, the same at each start."""
+    named = f"{socket.gethostname()}\n{paths.root}".encode()
+    return hashlib.blake2b(named, key=cache_secret(paths), digest_size=16).hexdigest()

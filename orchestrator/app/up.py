@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from orchestrator import telemetry
 from orchestrator.app import settings_in_use
 from orchestrator.app.listening import address_of, reserve
 from orchestrator.app.live_settings import LiveSettings, Wish, resolve_settings
-from orchestrator.app.loop import until
+from orchestrator.app.loop import on_hangup, until
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import CACHED_QUESTION, FIRST_TOKENS, FULL_QUESTION, SMALL_QUESTION, Reply, ask
 from orchestrator.core.errors import HostError
@@ -39,6 +38,7 @@ from orchestrator.store.connection import Connection
 # `up --detach` waits at the other end of a pipe whose number stands in this variable.
 READY_FD = "OLLAMACTL_READY_FD"
 READY_TIMEOUT_S = 3600.0  # a first `up` with Ollama pulls some gigabytes
+INTERRUPTED = 130  # the exit code of an `up` that was ended before every tier answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Screen(Protocol):
     """What the supervisor tells the user; `cli` draws it."""
 
     def step(self, text: str) -> None: ...
+    def tell(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
     def ready(self, told: Ready) -> None: ...
 
@@ -72,33 +73,40 @@ class Supervisor:
         self._wish, self._screen = wish, screen
         self._paths = StatePaths(wish.state)
         self._began_s = time.monotonic()
+        self._is_ready = False
 
     async def run(self, stop: asyncio.Event) -> int:
         """Until `stop`. Raises OrchestratorError where the cluster cannot be started."""
+        self._screen.step("looking at this machine …")
         resolved = await resolve_settings(self._wish)
         settings = resolved.settings
         with StateLock(self._paths.root) as lock, reserve(settings.listen) as bound:
             endpoint = address_of(bound)
             lock.tell(endpoint)
+            _prepare_ready(self._wish.ready_file)
             settings_in_use.write(self._paths, settings)
             _empty(self._paths.metrics)
             socket_path = self._paths.keeper_socket
             keeper = Keeper(self._paths.root, self._on_unit, socket_path=socket_path, on_shutdown=stop.set)
             await keeper.open()
             try:
-                redis_url = await self._start_redis(keeper, settings)
-                await self._start_processes(keeper, settings, endpoint, redis_url)
                 live = LiveSettings(self._wish, resolved, self._paths, keeper, self._screen)
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, live.reload)
-                await until(stop, self._serve(live, settings, endpoint, redis_url))
+                on_hangup(live.reload, stop.set)
+                await until(stop, self._start_and_serve(keeper, live, settings, endpoint))
             finally:
                 self._screen.step("stopping …")
                 await _stop_in_order(keeper)
                 await keeper.close()
-        return 0
+                self._paths.leave_no_sockets()
+        return 0 if self._is_ready else INTERRUPTED
 
-    async def _serve(self, live: LiveSettings, settings: ClusterSettings, endpoint: str, redis_url: str) -> None:
+    async def _start_and_serve(
+        self, keeper: Keeper, live: LiveSettings, settings: ClusterSettings, endpoint: str
+    ) -> None:
         """Tell when every tier answers; follow the settings from the start and to the end."""
+        self._screen.step("starting Redis, the controller and the gateway …")
+        redis_url = await self._start_redis(keeper, settings)
+        await self._start_processes(keeper, settings, endpoint, redis_url)
         connection = Connection(redis_url, name="supervisor")
         await connection.open(wait_s=20.0)
         following = asyncio.create_task(live.follow(partial(set_progress, connection, "settings")))
@@ -144,9 +152,10 @@ class Supervisor:
     async def _tell_when_ready(self, connection: Connection, settings: ClusterSettings, endpoint: str) -> None:
         snapshot = await self._all_tiers_serve(connection, settings)
         told = self._ready(settings, endpoint, snapshot, await self._first_answers(endpoint, settings))
+        self._is_ready = True
+        self._screen.ready(told)
         if self._wish.ready_file is not None:
             _write_ready(self._wish.ready_file, told)
-        self._screen.ready(told)
         if READY_FD in os.environ:
             descriptor = int(os.environ.pop(READY_FD))
             os.write(descriptor, b"1")
@@ -231,12 +240,12 @@ def _progress(snapshot: Snapshot, missing: set[str]) -> str:
     instances = [each for pool in snapshot.pools for each in pool.instances]
     serving = sum(each.state is InstanceState.SERVING for each in instances)
     doing = dict.fromkeys(
-        each.reason or each.state.value
+        each.state.value if each.state is InstanceState.STARTING else each.reason or each.state.value
         for each in instances
         if each.pool in missing and each.state is not InstanceState.SERVING
     )
     told = f"{serving} of {len(instances)} instances serve"
-    return f"{told}; {'; '.join(doing)}" if doing else told
+    return f"{told}; {', '.join(doing)}" if doing else told
 
 
 def _refuse_hopeless(snapshot: Snapshot, missing: set[str]) -> None:
@@ -252,7 +261,26 @@ def _engine_words(snapshot: Snapshot) -> str:
     return f"{', '.join(sorted(words))} on {' and '.join(sorted(places))}"
 
 
+def _prepare_ready(path: Path | None) -> None:
+    """Take an earlier start's file away, before anybody takes it for this one's. Raises HostError."""
+    if path is None:
+        return
+    try:
+        path.unlink(missing_ok=True)
+        _fresh(path).touch()
+        _fresh(path).unlink()
+    except OSError as why:
+        raise HostError(f"{path} cannot be written: {why.strerror}; name another --ready-file") from why
+
+
 def _write_ready(path: Path, told: Ready) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_bytes(orjson.dumps(asdict(told), option=orjson.OPT_INDENT_2) + b"\n")
-    fresh.replace(path)
+    """Write the file at once or not at all. Raises HostError."""
+    try:
+        _fresh(path).write_bytes(orjson.dumps(asdict(told), option=orjson.OPT_INDENT_2) + b"\n")
+        _fresh(path).replace(path)
+    except OSError as why:
+        raise HostError(f"{path} cannot be written: {why.strerror}; name another --ready-file") from why
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")

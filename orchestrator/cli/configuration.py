@@ -22,7 +22,7 @@ def run_check(config: Path | None) -> int:
             "there is no cluster.yaml here; name one with --config, or see `ollamactl config show` for the defaults", 3
         )
     check(load(config))
-    console.print(f"{config} is valid", highlight=False)
+    console.print(f"{config} is valid")
     return 0
 
 

@@ -37,7 +37,7 @@ def fail(text: str, code: int) -> NoReturn:
 
 def table(*columns: str) -> Table:
     """A table whose cells are never cut off: what does not fit goes on in the next line."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
@@ -74,6 +74,7 @@ def program() -> str:
             return f"{shlex.quote(sys.executable)} -m orchestrator.cli"
     if shutil.which(called.name) == str(called.absolute()):
         return called.name
-    here = Path.cwd()
     path = called.absolute()
-    return shlex.quote(f"./{path.relative_to(here)}" if path.is_relative_to(here) else str(path))
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path) if len(path.parts) > 1 else f"./{path}")

@@ -112,7 +112,9 @@ def _instances(told: dict[str, Any]) -> Table:
     }
     drawn = table("Instance", "State", "Busy", "Runs on")
     for pool in told["pools"]:
-        about = f"[bold]{escape(pool['name'])}[/bold]  [dim]context {pool['context']}, queue {pool['queue_depth']}[/dim]"
+        about = (
+            f"[bold]{escape(pool['name'])}[/bold]  [dim]context {pool['context']}, queue {pool['queue_depth']}[/dim]"
+        )
         drawn.add_row(about)
         for each in pool["instances"]:
             drawn.add_row(*_instance(each, cards))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 _Test = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], bool]
 
@@ -42,7 +42,9 @@ def is_host_allowed(host_header: str, own_name: str) -> bool:
 
 def is_origin_allowed(origin: str, host_header: str) -> bool:
     """Whether a browser's page may call: a page of this machine, of a desktop program, or the endpoint's own."""
-    parts = urlsplit(origin)
+    parts = _split(origin)
+    if parts is None:
+        return False
     if parts.scheme in _APP_SCHEMES or is_own_origin(origin, host_header):
         return True
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -52,7 +54,16 @@ def is_origin_allowed(origin: str, host_header: str) -> bool:
 
 def is_own_origin(origin: str, host_header: str) -> bool:
     """Whether the page was served by the endpoint itself."""
-    return urlsplit(origin).netloc.lower() == host_header.lower()
+    parts = _split(origin)
+    return parts is not None and parts.netloc.lower() == host_header.lower()
+
+
+def _split(origin: str) -> SplitResult | None:
+    """The parts of an Origin; None where it is none: a header may hold anything."""
+    try:
+        return urlsplit(origin)
+    except ValueError:
+        return None
 
 
 def _without_port(host_header: str) -> str:

@@ -12,10 +12,13 @@ from pathlib import Path
 
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import Engine, Placement
+from orchestrator.fleet.made import UNIT_PREFIX
 from orchestrator.nodes.keeper_units import Unit
 from orchestrator.nodes.llama_cpp import bundled_weights
+from orchestrator.nodes.weights import ollama_models_dir
 
-UNIT_PREFIX = "engine-"
+# Of the controller's environment: what a download needs, and where libraries are.
+_PASSED_ON = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,14 @@ def find_engine(wanted: str) -> LocalEngine:
 
 
 def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: str) -> Unit:
-    """One `ollama serve`, pinned to its accelerators, sized as placed, and cut off from Ollama's cloud."""
+    """One `ollama serve`, pinned to its accelerators, sized as placed, and cut off from Ollama's cloud.
+
+    All share one model folder, and each has a `HOME`: without one it does not start, it keeps its key there.
+    """
     environment = {
+        **_inherited(*_PASSED_ON),
+        "HOME": str(Path.home()),
+        "OLLAMA_MODELS": str(ollama_models_dir()),
         "OLLAMA_HOST": f"127.0.0.1:{port}",
         "OLLAMA_NUM_PARALLEL": str(placement.slots),
         "OLLAMA_CONTEXT_LENGTH": str(placement.context),
@@ -53,10 +62,11 @@ def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: s
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_NOPRUNE": "1",  # instances share one model folder: none may delete what another pulls
         "OLLAMA_NO_CLOUD": "1",  # a `*-cloud` model would send prompts out of the house
-        **_inherited("HOME", "OLLAMA_MODELS", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH"),
     }
     if placement.accelerators:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.accelerators)
+    if len(placement.accelerators) > 1:
+        environment["OLLAMA_SCHED_SPREAD"] = "1"  # placement counted an even share on each of them
     return Unit(name=UNIT_PREFIX + placement.instance, argv=(engine.binary, "serve"), env=environment)
 
 
@@ -65,7 +75,7 @@ def llama_cpp_unit(placement: Placement, weights: Path, port: int, *, is_embeddi
     argv = [sys.executable, "-m", "orchestrator.nodes.llama_cpp", "--model-file", str(weights)]
     argv += ["--alias", placement.pool, "--port", str(port), "--slots", str(placement.slots)]
     argv += ["--context", str(placement.context), *(["--embedding"] if is_embedding else [])]
-    return Unit(name=UNIT_PREFIX + placement.instance, argv=tuple(argv), env=_inherited("HOME", "LD_LIBRARY_PATH"))
+    return Unit(name=UNIT_PREFIX + placement.instance, argv=tuple(argv), env=_inherited("LD_LIBRARY_PATH"))
 
 
 def simulator_unit(placement: Placement, config: Path) -> Unit:

@@ -1,20 +1,19 @@
 """The controller: instances brought to what the settings ask for, kept so, and published to the gateways.
 
 It owns no process: the keeper of this machine starts and restarts them. It may be killed at any moment; the next one
-finds the running instances by their units and what was last published, and goes on.
+finds the running instances by the marks in their processes, takes their states from what was last published, and goes
+on. What a store or an instance does wrong never ends it; without the keeper it can do nothing, and ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
-from orchestrator.core.errors import InstanceError, OrchestratorError, StoreError
+from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.core.model import (
     Engine,
     Instance,
@@ -27,31 +26,28 @@ from orchestrator.core.model import (
     PoolName,
     Snapshot,
 )
-from orchestrator.fleet.apply import steps
-from orchestrator.fleet.describe import pool_details
-from orchestrator.fleet.engines import UNIT_PREFIX
-from orchestrator.fleet.own import placement_of
-from orchestrator.fleet.tending import Tended
+from orchestrator.fleet.adoption import adopt
+from orchestrator.fleet.apply import Change, Running, silenced
+from orchestrator.fleet.inventory import blind_spots
+from orchestrator.fleet.made import UNIT_PREFIX, Made, found
+from orchestrator.fleet.own import usable_bytes
+from orchestrator.fleet.publishing import Publisher, Publishing
+from orchestrator.fleet.tending import Means, Tended, UnitOf
 from orchestrator.fleet.wanted import Wanted
 from orchestrator.nodes.engine_api import EngineApi
 from orchestrator.nodes.keeper_client import KeeperClient
-from orchestrator.nodes.keeper_units import EventKind, Unit, UnitEvent
+from orchestrator.nodes.keeper_units import EventKind, UnitEvent
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 DRAIN_TIMEOUT_S = 120.0
+DRAIN_LOOK_EVERY_S = 0.2
+# What could not be done is tried again: a pool without room, a driver that was sick, a Redis that was away.
+TRY_AGAIN_S = 30.0
 
 
-class Publishing(Protocol):
-    """The store, as the controller needs it."""
-
-    async def publish(self, snapshot: Snapshot) -> None: ...
-    async def sweep(self, pool: PoolName) -> Mapping[InstanceId, int]: ...
-
-
-# From a placement and a port to the unit that runs it: what differs between engines, handed in by `app`.
-UnitOf = Callable[[Placement, int], Unit]
+Want = Callable[[Sequence[Placement]], Awaitable[tuple[Wanted, tuple[NodeFacts, ...]]]]
 
 
 class Steward:
@@ -64,190 +60,319 @@ class Steward:
         store: Publishing,
         engine: Engine,
         is_simulated: bool,
-        want: Callable[[Sequence[Placement]], Awaitable[tuple[Wanted, tuple[NodeFacts, ...]]]],
+        want: Want,
         unit_of: UnitOf,
         notes: tuple[str, ...],
     ) -> None:
-        self._keeper, self._store = keeper, store
-        self._engine, self._is_simulated = engine, is_simulated
-        self._want, self._unit_of, self._notes = want, unit_of, notes
+        self._keeper, self._want, self._notes = keeper, want, notes
         self._api = EngineApi()
-        self._tended: dict[str, tuple[Tended, asyncio.Task[None]]] = {}
-        self._placements: dict[str, Placement] = {}
+        self._means = Means(
+            keeper=keeper,
+            api=self._api,
+            engine=engine,
+            is_simulated=is_simulated,
+            unit_of=unit_of,
+            shape_of=self._shape_of,
+            on_change=self._on_change,
+        )
+        self._tended: dict[str, Tended] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self._wanted: Wanted | None = None
         self._facts: tuple[NodeFacts, ...] = ()
-        self._details: dict[str, Mapping[str, Any]] = {}
-        self._changed = asyncio.Event()
-        self._replan = asyncio.Event()
-        self._version = 0
+        self._problem = ""  # why what is wanted is not, or not all, in force
+        self._changed, self._stirred, self._replan = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._publisher = Publisher(store, self._snapshot)
+        self._odd: set[tuple[str, int | None]] = set()
 
     # --- for app ---------------------------------------------------------------------------------------------------
 
     def replan(self) -> None:
-        """Settings changed: work out anew what should run."""
+        """Settings changed: work out anew what should run. A change under way is given up for it."""
         self._replan.set()
+        self._stirred.set()
 
     async def run(self, published: Snapshot | None) -> None:
-        """Until cancelled. `published` is what an earlier controller published last."""
-        self._version = published.version if published else 0
-        async with asyncio.TaskGroup() as group:
-            await self._adopt(published)
-            await self._reconcile()
-            group.create_task(self._follow_units())
-            group.create_task(self._replan_when_told())
-            group.create_task(self._publish_changes())
+        """Until cancelled. `published` is what an earlier controller published last. Raises HostError without a keeper.
+
+        Raises OrchestratorError, too, where nothing runs and nothing can be planned: there is nothing to keep.
+        """
+        self._publisher.begin_after(published)
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                await self._adopt(published)
+                for work in (self._follow_units, self._look_at_units, self._publish_changes, self._reconcile_when_due):
+                    self._group.create_task(work(), name=f"steward {work.__name__}")
+        except BaseExceptionGroup as several:
+            _raise_first(several)
 
     async def close(self) -> None:
-        for _, task in self._tended.values():
-            task.cancel()
-        await asyncio.gather(*(task for _, task in self._tended.values()), return_exceptions=True)
         await self._api.close()
+
+    # --- what runs already -----------------------------------------------------------------------------------------
+
+    async def _adopt(self, published: Snapshot | None) -> None:
+        """Take over the instances that run, as they were published: a restarted controller is nothing a caller sees."""
+        units = await self._keeper.list()
+        pids = {each.name: each.pid for each in units if each.pid is not None and each.name.startswith(UNIT_PREFIX)}
+        adopted, strays = adopt(units, await asyncio.to_thread(found, pids), published)
+        for each in adopted:
+            self._tend(each.made, each.pid, each.before).details = each.details
+        for name in strays:
+            log.warning("%s runs, and nobody knows what it is; stopping it", name)
+            await self._keeper.stop(name)
 
     # --- reconcile --------------------------------------------------------------------------------------------------
 
-    async def _adopt(self, published: Snapshot | None) -> None:
-        """Take over the instances that run: published by an earlier controller, and a unit of the keeper's still."""
-        units = {each.name for each in await self._keeper.list()}
-        known = [each for pool in (published.pools if published else ()) for each in pool.instances]
-        for instance in known:
-            if UNIT_PREFIX + instance.id in units:
-                # It may serve what it has; one probe confirms it before anything new is sent.
-                self._placements[instance.id] = placement_of(instance)
-                self._tend(replace(instance, state=InstanceState.STARTING, reason="found running; being probed"))
-        stray = units - {UNIT_PREFIX + each for each in self._tended}
-        for name in sorted(each for each in stray if each.startswith(UNIT_PREFIX)):
-            log.warning("%s runs but was never published; stopping it", name)
-            await self._keeper.stop(name)
+    async def _reconcile_when_due(self) -> None:
+        self._replan.set()
+        again_s: float | None = None
+        while True:
+            await _within(again_s, self._replan)
+            may_stop = self._replan.is_set() or bool(self._problem)
+            self._replan.clear()
+            try:
+                await self._reconcile(may_stop=may_stop)
+            except OrchestratorError as why:
+                if not self._tended and not isinstance(why, StoreError):
+                    raise
+                self._say(str(why))
+                again_s = HEARTBEAT_S if isinstance(why, StoreError) else TRY_AGAIN_S
+            else:
+                self._problem = ""
+                again_s = TRY_AGAIN_S if self._refused else None
+            self._changed.set()
 
-    async def _reconcile(self) -> None:
-        self._wanted, self._facts = await self._want(tuple(self._placements.values()))
-        running = {name: tended.instance for name, (tended, _) in self._tended.items()}
-        change = steps(self._wanted.plan.placements, running)
-        self._placements = {each.instance: each for each in self._wanted.plan.placements}
-        await asyncio.gather(*(self._stop(each) for each in change.stop))
-        for placement in change.start:
-            await self._start(placement)
-        for pool, why in self._wanted.plan.refused:
-            log.warning("%s: %s", pool, why)
-        self._changed.set()
+    @property
+    def _refused(self) -> Mapping[PoolName, str]:
+        return dict(self._wanted.plan.refused) if self._wanted is not None else {}
 
-    async def _start(self, placement: Placement) -> None:
-        port = _free_port()
-        await self._keeper.start(self._unit_of(placement, port))
-        self._tend(
-            Instance(
-                id=placement.instance,
-                node=placement.node,
-                pool=placement.pool,
-                host="127.0.0.1",
-                port=port,
-                engine=self._engine,
-                upstream_model=placement.pool,
-                slots=placement.slots,
-                context=placement.context,
-                accelerators=placement.accelerators,
-                is_simulated=self._is_simulated,
-                vram_bytes=placement.footprint.total,
-            )
-        )
+    async def _reconcile(self, *, may_stop: bool) -> None:
+        """Plan anew and make it so. Raises OrchestratorError; what runs then goes on as it was.
 
-    def _tend(self, instance: Instance) -> None:
-        shape = self._wanted.shapes.get(instance.pool) if self._wanted else None
-        is_embedding = bool(shape and shape.is_embedding)
-        tended = Tended(instance, self._api, is_embedding=is_embedding, on_change=lambda _: self._changed.set())
-        self._tended[instance.id] = (tended, asyncio.create_task(tended.run()))
+        Without `may_stop` the settings are the same: room may have come, and what lost some of it is left alone.
+        """
+        await self._publisher.publish()  # who does not lead changes nothing
+        current = tuple(each.made.placement for each in self._tended.values())
+        wanted, self._facts = await self._want(current)
+        if blind := blind_spots(self._facts, current):
+            raise HostError("\n".join(blind))
+        refused = dict(wanted.plan.refused)
+        silent = silenced(wanted.plan.placements, wanted.shapes, self._running())
+        if silent:
+            reasons = "\n".join(f"{pool}: {refused.get(pool, 'no place')}" for pool in silent)
+            raise HostError(f"the settings are not applied, all instances stay as they are:\n{reasons}")
+        running = self._running()
+        loaded = [each.placement for each in running.values() if each.is_serving or each.is_leaving]
+        change = Change(wanted.plan.placements, wanted.terms, running, usable_bytes(self._facts, loaded))
+        if not may_stop and change.steps(self._running()).stop:
+            return
+        for pool, why in refused.items():
+            if self._refused.get(pool) != why:
+                log.warning("%s: %s", pool, why)
+        self._wanted = wanted
+        await self._roll_out(change, wanted)
 
-    async def _stop(self, instance: Instance) -> None:
-        """Drain, then stop: what it is answering is finished first, up to a bound."""
-        tended, task = self._tended[instance.id]
-        tended.drain()
-        await self._publish()
+    async def _roll_out(self, change: Change, wanted: Wanted) -> None:
+        """Wave by wave, until all is as wanted or something newer is. Raises HostError where one cannot be stopped."""
+        self._resume()
         try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                while (await self._in_flight(instance)) > 0:  # noqa: ASYNC110 - Redis has no event for the last lease
-                    await asyncio.sleep(0.2)
-        except TimeoutError:
-            log.warning("%s still answers after %g s; stopping it", instance.id, DRAIN_TIMEOUT_S)
+            async with asyncio.TaskGroup() as stops:
+                while not self._replan.is_set():
+                    self._stirred.clear()
+                    wave = change.wave(self._running())
+                    for placement in wave.start:
+                        self._start(placement, wanted)
+                    for name in wave.stop:
+                        self._tended[name].is_draining = True
+                        stops.create_task(self._stop(name), name=f"stop {name}")
+                    self._changed.set()
+                    if change.steps(self._running()).is_empty:
+                        return
+                    self._say_what_is_waited_for()
+                    await _within(None, self._stirred)
+        except BaseExceptionGroup as several:
+            _raise_first(several)
+
+    def _running(self) -> dict[str, Running]:
+        return {
+            name: Running(
+                each.made.placement, each.made.terms, each.instance.state is InstanceState.SERVING, each.is_draining
+            )
+            for name, each in self._tended.items()
+        }
+
+    def _start(self, placement: Placement, wanted: Wanted) -> None:
+        is_embedding = wanted.shapes[placement.pool].is_embedding
+        self._tend(Made(placement, 0, wanted.terms.get(placement.pool, ""), is_embedding))
+
+    def _tend(self, made: Made, pid: int | None = None, before: Instance | None = None) -> Tended:
+        assert self._group is not None
+        name = made.placement.instance
+        tended = Tended(made, self._means, pid=pid, before=before)
+        if made.port:
+            self._means.ports.add(made.port)
+        self._tended[name] = tended
+        self._tasks[name] = self._group.create_task(tended.run(), name=f"tend {name}")
+        return tended
+
+    async def _stop(self, name: InstanceId) -> None:
+        """Wait for what it is answering, up to a bound; then stop it, unless something newer is wanted."""
+        tended = self._tended[name]
+        if not await self._has_drained(tended.instance):
+            return
+        task = self._tasks[name]
         task.cancel()
-        del self._tended[instance.id]
-        await self._keeper.stop(UNIT_PREFIX + instance.id)
+        await asyncio.wait((task,))
+        await self._keeper.stop(UNIT_PREFIX + name)
+        tended.forget_port()
+        del self._tended[name], self._tasks[name]
+        self._on_change()
 
-    async def _in_flight(self, instance: Instance) -> int:
-        return (await self._store.sweep(instance.pool)).get(instance.id, 0)
+    async def _has_drained(self, instance: Instance) -> bool:
+        """Wait until nothing is in flight there, once gateways were told; False: something newer is wanted.
 
-    # --- follow, publish ----------------------------------------------------------------------------------------------
+        While the store is away gateways send on what they know: nothing may be stopped before they can be told.
+        """
+        told_s: float | None = None
+        while not self._replan.is_set():
+            try:
+                if told_s is None:
+                    await self._publisher.publish()
+                    told_s = time.monotonic()
+                in_flight = (await self._publisher.in_flight(instance.pool)).get(instance.id, 0)
+                if not in_flight and self._publisher.has_settled:
+                    return True
+            except StoreError:
+                told_s = None
+            if told_s is not None and time.monotonic() - told_s > DRAIN_TIMEOUT_S:
+                log.warning("%s still answers after %g s; stopping it", instance.id, DRAIN_TIMEOUT_S)
+                return True
+            await _within(DRAIN_LOOK_EVERY_S, self._replan)  # Redis has no event for the last lease
+        return False
+
+    def _resume(self) -> None:
+        """Whatever an earlier change was draining serves again, until this one drains it anew."""
+        for name, tended in list(self._tended.items()):
+            tended.is_draining = False
+            if self._tasks[name].done():  # its stop failed half-way
+                self._tend(tended.made)
+
+    def _say_what_is_waited_for(self) -> None:
+        late = [each.instance for each in self._tended.values()]
+        told = [f"{each.id} is {each.state}: {each.reason}" for each in late if each.state is not InstanceState.SERVING]
+        self._problem = f"the change waits until these serve: {'; '.join(told)}"
+
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            log.error("%s", problem)
+        self._problem = problem
+
+    # --- follow the keeper ------------------------------------------------------------------------------------------
 
     async def _follow_units(self) -> None:
         async for event in self._keeper.events():
             self._on_unit(event)
 
     def _on_unit(self, event: UnitEvent) -> None:
-        found = self._tended.get(event.unit.removeprefix(UNIT_PREFIX))
-        if event.unit.startswith(UNIT_PREFIX) and found is not None and event.kind is EventKind.EXITED:
-            found[0].process_restarted()
+        tended = self._tended.get(event.unit.removeprefix(UNIT_PREFIX))
+        if tended is None or not event.unit.startswith(UNIT_PREFIX):
+            return
+        if event.kind is EventKind.STARTED:
+            tended.process_is(event.pid)
+        elif event.kind is EventKind.EXITED:
+            tended.process_is(None, ": ".join(filter(None, (str(event.exit or ""), *event.lines[-1:]))))
 
-    async def _replan_when_told(self) -> None:
+    async def _look_at_units(self) -> None:
+        """Events can be missed, before the first is heard above all: what two looks in a row show is so."""
         while True:
-            await self._replan.wait()
-            self._replan.clear()
-            try:
-                await self._reconcile()
-            except OrchestratorError as why:
-                log.error("the new settings cannot be applied, the old ones stay: %s", why)
+            units = {each.name: each for each in await self._keeper.list()}
+            odd: set[tuple[str, int | None]] = set()
+            for name, tended in self._tended.items():
+                unit = units.get(UNIT_PREFIX + name)
+                if not tended.has_unit or (unit is not None and unit.pid == tended.pid):
+                    continue
+                look = (name, unit.pid if unit is not None else None)
+                odd.add(look)
+                if look not in self._odd:
+                    continue
+                if unit is None:
+                    tended.unit_is_gone()
+                else:
+                    tended.process_is(unit.pid)
+            self._odd = odd
+            await asyncio.sleep(HEARTBEAT_S)
+
+    # --- publish ------------------------------------------------------------------------------------------------------
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._stirred.set()
 
     async def _publish_changes(self) -> None:
         """Publish on each change, and every HEARTBEAT_S, so that an emptied Redis fills again by itself."""
+        said = ""
         while True:
             self._changed.clear()
             try:
-                await self._describe_pools()
-                await self._publish()
+                await self._publisher.publish()
                 for pool in self._pool_names():
-                    await self._store.sweep(PoolName(pool))
+                    await self._publisher.in_flight(pool)
+                said = ""
             except StoreError as why:
-                log.warning("not published: %s", why)
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+                if str(why) != said:
+                    log.warning("not published: %s", why)
+                said = str(why)
+            await _within(HEARTBEAT_S, self._changed)
 
-    async def _describe_pools(self) -> None:
-        for tended, _ in self._tended.values():
-            instance = tended.instance
-            if instance.state is InstanceState.SERVING and instance.pool not in self._details and self._wanted:
-                shape = self._wanted.shapes.get(instance.pool)
-                if shape is not None:
-                    await self._describe(instance, shape)
-
-    async def _describe(self, instance: Instance, shape: ModelShape) -> None:
-        try:
-            self._details[instance.pool] = await pool_details(self._api, instance, shape)
-        except InstanceError as why:
-            log.warning("%s is not described yet: %s", instance.pool, why)
-
-    def _pool_names(self) -> tuple[str, ...]:
-        named = [each.pool for each in self._placements.values()] + [t.instance.pool for t, _ in self._tended.values()]
-        return tuple(dict.fromkeys(named))
-
-    async def _publish(self) -> None:
-        self._version += 1
-        shapes = self._wanted.shapes if self._wanted else {}
-        pools = []
-        for name in dict.fromkeys([*shapes, *self._pool_names()]):
-            instances = tuple(t.instance for t, _ in self._tended.values() if t.instance.pool == name)
-            context = instances[0].context if instances else 0
-            is_embedding = name in shapes and shapes[name].is_embedding
-            pools.append(Pool(PoolName(name), context, is_embedding, instances, self._details.get(name, {})))
-        refused = tuple(f"{pool}: {why}" for pool, why in self._wanted.plan.refused) if self._wanted else ()
+    def _snapshot(self, version: int) -> Snapshot:
+        pools = tuple(self._pool(name) for name in self._pool_names())
+        refused = tuple(f"{pool}: {why}" for pool, why in self._refused.items())
         problems = tuple(f"{each.node}: {problem}" for each in self._facts for problem in each.problems)
-        now_ms = time.time_ns() // 1_000_000
-        notes = self._notes + refused + problems
-        await self._store.publish(Snapshot(self._version, now_ms, tuple(pools), self._facts, notes))
+        told = (self._problem,) if self._problem else ()
+        now_unix_ms = time.time_ns() // 1_000_000
+        return Snapshot(version, now_unix_ms, pools, self._facts, self._notes + told + refused + problems)
+
+    def _pool_names(self) -> tuple[PoolName, ...]:
+        """Those of the settings, and before and after them those that still run."""
+        named = [
+            *(self._wanted.shapes if self._wanted else ()),
+            *(t.made.placement.pool for t in self._tended.values()),
+        ]
+        return tuple(PoolName(each) for each in dict.fromkeys(named))
+
+    def _pool(self, name: PoolName) -> Pool:
+        members = [each for each in self._tended.values() if each.made.placement.pool == name]
+        described: list[Mapping[str, Any]] = [each.details for each in members if each.details]
+        shape = self._shape_of(name)
+        is_embedding = shape.is_embedding if shape else any(each.made.is_embedding for each in members)
+        context = members[0].made.placement.context if members else 0
+        return Pool(
+            name, context, is_embedding, tuple(each.instance for each in members), described[0] if described else {}
+        )
+
+    def _shape_of(self, pool: str) -> ModelShape | None:
+        return self._wanted.shapes.get(pool) if self._wanted else None
 
 
-def _free_port() -> int:
-    """A loopback port that is free now; the instance that gets it binds it at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+async def _within(seconds: float | None, event: asyncio.Event) -> None:
+    """Wait for the event, so long at most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _raise_first(several: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """What went wrong first, alone: a bug before anything that is said to users."""
+    leaves: list[BaseException] = []
+    left: list[BaseException] = [several]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left.extend(each.exceptions)
+        else:
+            leaves.append(each)
+    leaves.sort(key=lambda each: isinstance(each, OrchestratorError))
+    raise leaves[0] from several

@@ -1,114 +1,276 @@
-"""One instance, brought from a fresh process to a serving one and watched from then on."""
+"""One instance, from its process's start to a serving one, watched from then on, and brought back when it falls.
+
+It knows the instance's own states and reasons. Which instances there are, and what is published of them, is the
+steward's; keeping the process alive is the keeper's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from orchestrator.core.errors import InstanceError
+from orchestrator.core.errors import InstanceError, OrchestratorError
 from orchestrator.core.health import Health, after_probe
-from orchestrator.core.model import Instance, InstanceState
+from orchestrator.core.model import Engine, Instance, InstanceState, ModelShape, Placement
+from orchestrator.fleet.describe import pool_details
+from orchestrator.fleet.made import Made, marked
+from orchestrator.fleet.ports import free_port, listens
 from orchestrator.nodes.engine_api import EngineApi
+from orchestrator.nodes.keeper_client import KeeperClient
+from orchestrator.nodes.keeper_units import Unit
 
 log = logging.getLogger(__name__)
 
 PROBE_EVERY_S = 2.0
 # A process that has just been started answers within this, many times over; probed often so that `up` is quick.
-START_PROBE_EVERY_S = 0.1
-RETRY_AFTER_FAILURE_S = 5.0
+FIRST_START_PROBE_S, LONGEST_START_PROBE_S = 0.05, 1.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.25, 60.0
 PROGRESS_EVERY_S = 0.5
+# A process that ended so often without answering has no way to its port; a fresh one that ended once, too.
+ENDS_UNTIL_NEW_PORT = 3
+
+# From a placement and a port to the unit that runs it: what differs between engines, handed in by `app`. Raises
+# OrchestratorError, and LookupError for a pool that the settings no longer have.
+UnitOf = Callable[[Placement, int], Unit]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all instances of one controller are tended with."""
+
+    keeper: KeeperClient
+    api: EngineApi
+    engine: Engine
+    is_simulated: bool
+    unit_of: UnitOf
+    shape_of: Callable[[str], ModelShape | None]
+    on_change: Callable[[], None]
+    ports: set[int] = field(default_factory=set)  # of this controller's instances
+    pulling: asyncio.Lock = field(default_factory=asyncio.Lock)  # instances share one folder of models
+    rng: random.Random = field(default_factory=random.SystemRandom)
 
 
 class Tended:
-    """Keeps `instance` true to what is seen, and says so through `on_change`; ends with its task."""
+    """Keeps `instance` true to what is seen. `run` is its life, to be cancelled; the rest may be called meanwhile."""
 
-    def __init__(
-        self, instance: Instance, engine: EngineApi, *, is_embedding: bool, on_change: Callable[[Instance], None]
-    ) -> None:
-        self.instance = instance
-        self._engine = engine
-        self._is_embedding = is_embedding
-        self._on_change = on_change
-        self._restarted = asyncio.Event()
+    def __init__(self, made: Made, means: Means, *, pid: int | None = None, before: Instance | None = None) -> None:
+        """`pid` of an instance that was found running; `before`: how it was published last."""
+        self.made = made
+        self.is_draining = False
+        self.details: Mapping[str, Any] = {}
+        self._means = means
+        self._seen = before or _instance(made, means)
+        self._pid = pid
+        self._has_unit = pid is not None
+        self._has_answered = before is not None and before.state in (InstanceState.LOADING, InstanceState.SERVING)
+        self._ends, self._last_words = 0, ""
+        self._process_ended = asyncio.Event()
+        self._retry_s = FIRST_RETRY_S
 
-    def process_restarted(self) -> None:
-        """Its process died and is back: it must load its model again. Known before any probe could tell."""
-        self._restarted.set()
-        self._become(InstanceState.STARTING, "its process was restarted")
+    @property
+    def instance(self) -> Instance:
+        if self.is_draining:
+            return replace(self._seen, state=InstanceState.DRAINING, reason="finishes what it has, then ends")
+        return self._seen
 
-    def drain(self) -> None:
-        self._become(InstanceState.DRAINING, "being replaced")
+    @property
+    def pid(self) -> int | None:
+        return self._pid
+
+    @property
+    def has_unit(self) -> bool:
+        """Whether the keeper was told to run it."""
+        return self._has_unit
+
+    def process_is(self, pid: int | None, last_words: str = "") -> None:
+        """What the keeper tells: the unit's process now, and what the one before said last."""
+        was, self._pid = self._pid, pid
+        if was is None or was == pid:
+            return
+        self._ends, self._last_words = self._ends + 1, last_words
+        self._process_ended.set()
+        self._become(InstanceState.STARTING, f"its process ended{f' ({last_words})' if last_words else ''}")
+
+    def unit_is_gone(self) -> None:
+        """The keeper knows no such unit any more: it is to be started anew."""
+        self._has_unit = False
+        self.process_is(None, "the keeper no longer has it")
+        self._process_ended.set()
+
+    def forget_port(self) -> None:
+        self._means.ports.discard(self.made.port)
 
     async def run(self) -> None:
-        """Until cancelled: bring it up, watch it, and again."""
+        """Until cancelled: bring it up, watch it, and again. What goes wrong is its state and reason."""
+        is_new = self._seen.state is not InstanceState.SERVING
         while True:
-            self._restarted.clear()
+            self._process_ended.clear()
             try:
-                await self._bring_up()
+                if is_new:
+                    await self._bring_up()
+                is_new = True
                 await self._watch()
-            except InstanceError as why:
-                log.warning("%s", why)
-                self._become(InstanceState.DOWN, str(why))
-                await self._pause(RETRY_AFTER_FAILURE_S)
+            except OrchestratorError as why:
+                self._fell(why.message if isinstance(why, InstanceError) else str(why))
+                self._process_ended.clear()
+                await self._pause(self._retry_s)
+                self._retry_s = min(self._retry_s * 2, LONGEST_RETRY_S)
+
+    # --- up --------------------------------------------------------------------------------------------------------
 
     async def _bring_up(self) -> None:
+        if not self._has_unit:
+            await self._start()
         version = await self._answering()
-        self.instance = replace(self.instance, engine_version=version)
-        if not await self._engine.has_model(self.instance):
+        self._seen = replace(self._seen, engine_version=version)
+        self._has_answered, self._ends = True, 0
+        if not await self._means.api.has_model(self._seen):
             await self._pull()
-        if not await self._engine.is_loaded(self.instance):
-            self._become(InstanceState.LOADING, f"loading {self.instance.upstream_model}")
-            await self._engine.load(self.instance, is_embedding=self._is_embedding)
-        if not self._restarted.is_set():
+        if not await self._means.api.is_loaded(self._seen):
+            self._become(InstanceState.LOADING, f"loading {self._seen.upstream_model}")
+            await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+        await self._describe()
+        if not self._process_ended.is_set():
+            self._retry_s = FIRST_RETRY_S
             self._become(InstanceState.SERVING, "")
 
+    async def _start(self) -> None:
+        """Have the keeper start it, on a port that is free now."""
+        self.forget_port()
+        port = free_port(self._means.ports, self._means.rng)
+        self._means.ports.add(port)
+        self.made = replace(self.made, port=port)
+        self._seen = replace(self._seen, port=port)
+        try:
+            unit = self._means.unit_of(self.made.placement, port)
+        except LookupError as why:
+            raise InstanceError(self._seen.id, "the settings no longer have its model") from why
+        self._has_answered, self._ends, self._pid, self._last_words = False, 0, None, ""
+        await self._means.keeper.start(marked(unit, self.made))
+        self._has_unit = True
+
     async def _answering(self) -> str:
+        """Wait until its own process answers. Raises InstanceError where it never will on this port."""
+        pause_s = FIRST_START_PROBE_S
         while True:
             try:
-                return await self._engine.version(self.instance)
+                version = await self._means.api.version(self._seen)
             except InstanceError as why:
                 log.debug("%s", why)
-                self._become(InstanceState.STARTING, "not answering yet")
-                await asyncio.sleep(START_PROBE_EVERY_S)
+                self._become(InstanceState.STARTING, self._last_words or "not answering yet")
+            else:
+                if await self._is_ours():
+                    return version
+            await self._give_up_a_lost_port()
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_START_PROBE_S)
+
+    async def _is_ours(self) -> bool:
+        """Whether it is our process that answers: somebody else may have taken the port before it could."""
+        if self._has_answered:
+            return True  # its port was its own; one that lost it in a restart ends, again and again
+        if self._pid is None:
+            units = await self._means.keeper.list()
+            self._pid = next((each.pid for each in units if each.name == self.made.unit), None)
+        if self._pid is None:
+            return False
+        if await asyncio.to_thread(listens, self._pid, self.made.port):
+            return True
+        await self._end_unit()
+        raise InstanceError(self._seen.id, f"port {self.made.port} was taken by another process; trying another")
+
+    async def _give_up_a_lost_port(self) -> None:
+        if not self._has_unit or self._ends >= (ENDS_UNTIL_NEW_PORT if self._has_answered else 1):
+            await self._end_unit()
+            said = f": {self._last_words}" if self._last_words else ""
+            raise InstanceError(self._seen.id, f"its process ended before it answered{said}")
+
+    async def _end_unit(self) -> None:
+        """Not to be restarted behind our back while we pause; the next start is on another port."""
+        self._has_unit = False
+        await self._means.keeper.stop(self.made.unit)
 
     async def _pull(self) -> None:
-        said_s = 0.0
+        """One at a time on this machine: two that write one folder would be in each other's way."""
+        model, said_s = self._seen.upstream_model, 0.0
 
         def progress(status: str, done: int, total: int) -> None:
             nonlocal said_s
             if time.monotonic() - said_s >= PROGRESS_EVERY_S:
                 said_s = time.monotonic()
                 share = f" {done * 100 // total} % of {total / 1e9:.1f} GB" if total else ""
-                self._become(InstanceState.LOADING, f"pulling {self.instance.upstream_model}: {status}{share}")
+                self._become(InstanceState.LOADING, f"pulling {model}: {status}{share}")
 
-        await self._engine.pull(self.instance, progress)
+        if self._means.pulling.locked():
+            self._become(InstanceState.LOADING, f"waiting to pull {model}: another pull is under way")
+        async with self._means.pulling:
+            if not await self._means.api.has_model(self._seen):
+                await self._means.api.pull(self._seen, progress)
+        if not await self._means.api.has_model(self._seen):
+            raise InstanceError(self._seen.id, f"{model} was pulled, and yet is not there")
+
+    async def _describe(self) -> None:
+        shape = self._means.shape_of(self._seen.pool)
+        if shape is not None:
+            self.details = await pool_details(self._means.api, self._seen, shape)
+
+    # --- watched ---------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Probe until the instance is down or its process was restarted. Raises InstanceError when it is down."""
+        """Until its process ends or its model is no longer in memory. Raises InstanceError when it is down."""
         health = Health()
-        while not self._restarted.is_set():
-            await self._pause(PROBE_EVERY_S)
+        while not self._process_ended.is_set():
             try:
-                await self._engine.version(self.instance)
+                if not await self._means.api.is_loaded(self._seen):
+                    return
+                if not self.details:
+                    await self._describe()
                 health = after_probe(health, None)
             except InstanceError as why:
-                health = after_probe(health, str(why))
-            if health.is_down and not self._restarted.is_set():
-                raise InstanceError(self.instance.id, health.reason)
+                health = after_probe(health, why.message)
+            if health.is_down and not self._process_ended.is_set():
+                raise InstanceError(self._seen.id, health.reason)
+            await self._pause(PROBE_EVERY_S)
 
     async def _pause(self, seconds: float) -> None:
+        """So long, or until its process has ended."""
         try:
             async with asyncio.timeout(seconds):
-                await self._restarted.wait()
+                await self._process_ended.wait()
         except TimeoutError:
             return
 
+    def _fell(self, why: str) -> None:
+        if self._process_ended.is_set() and self._has_unit:
+            return  # the keeper has it back in a moment, and what went wrong went wrong for that
+        if (self._seen.state, self._seen.reason) != (InstanceState.DOWN, why):
+            log.warning("%s is down: %s", self._seen.id, why)
+        self._become(InstanceState.DOWN, why)
+
     def _become(self, state: InstanceState, reason: str) -> None:
-        if self.instance.state is InstanceState.DRAINING:
-            return
-        if (state, reason) != (self.instance.state, self.instance.reason):
-            self.instance = replace(self.instance, state=state, reason=reason)
-            self._on_change(self.instance)
+        if (state, reason) != (self._seen.state, self._seen.reason):
+            self._seen = replace(self._seen, state=state, reason=reason)
+            self._means.on_change()
+
+
+def _instance(made: Made, means: Means) -> Instance:
+    placement = made.placement
+    return Instance(
+        id=placement.instance,
+        node=placement.node,
+        pool=placement.pool,
+        host="127.0.0.1",
+        port=made.port,
+        engine=means.engine,
+        upstream_model=placement.pool,
+        slots=placement.slots,
+        context=placement.context,
+        accelerators=placement.accelerators,
+        is_simulated=means.is_simulated,
+        vram_bytes=placement.footprint.total,
+    )

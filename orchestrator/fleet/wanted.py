@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.core.catalogue import find
@@ -17,10 +17,14 @@ from orchestrator.settings import ClusterSettings, ModelSettings
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What should run: placements, and the shape of each pool's model."""
+    """What should run: placements, and the shape of each pool's model.
+
+    `terms`: what an instance of a pool is started with beyond its placement; other terms are another instance.
+    """
 
     plan: PlacementPlan
     shapes: Mapping[str, ModelShape]
+    terms: Mapping[str, str]
 
 
 def weights_file(name: str, model: ModelSettings, engine: LocalEngine, *, is_simulated: bool) -> Path | None:
@@ -60,9 +64,23 @@ def want(
 ) -> Wanted:
     """The instances that `settings` asks for on `facts`. Raises SettingsError, HostError."""
     is_simulated = all(each.is_simulated for each in facts)
-    shapes = {name: shape_of(name, model, engine, is_simulated=is_simulated) for name, model in settings.models.items()}
+    shapes = {name: _shape(name, model, engine, is_simulated) for name, model in settings.models.items()}
     demands = [_demand(name, model, shapes[name]) for name, model in settings.models.items()]
-    return Wanted(place(demands, facts, current=current, own_bytes=own_bytes or {}), shapes)
+    terms = {name: _terms(model, engine, is_simulated) for name, model in settings.models.items()}
+    return Wanted(place(demands, facts, current=current, own_bytes=own_bytes or {}), shapes, terms)
+
+
+def _shape(name: str, model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> ModelShape:
+    """The shape, of a model that embeds where the settings say so: a header does not always tell."""
+    shape = shape_of(name, model, engine, is_simulated=is_simulated)
+    return replace(shape, is_embedding=True) if model.embedding and not shape.is_embedding else shape
+
+
+def _terms(model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> str:
+    """Not the shape: once a model is pulled its header replaces the catalogue's figures, and nothing has changed."""
+    what = "simulated" if is_simulated else engine.kind.value
+    weights = f" {model.gguf}" if model.gguf is not None else ""
+    return f"{what} {model.kv_cache}{' embedding' if model.embedding else ''}{weights}"
 
 
 def _demand(name: str, model: ModelSettings, shape: ModelShape) -> Demand:

@@ -16,7 +16,7 @@ import orjson
 from orchestrator import telemetry
 from orchestrator.core.admission import choose_alone
 from orchestrator.core.errors import CapacityError, InstanceError, StoreError
-from orchestrator.core.model import Answer, Finish, Instance, LeaseId, Pool, PoolName, ToolCall
+from orchestrator.core.model import Answer, Finish, Instance, InstanceState, LeaseId, Pool, PoolName, ToolCall
 from orchestrator.gateway.live import CacheRules, Limits, Live
 from orchestrator.store import usage
 from orchestrator.store.admission import AdmitRequest, Cached, Kept, Leased, Outcome, Queued, Refused, Usage, Why
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 # seconds on a CPU (OLLAMA.md 2). Until then its slot is not free, whatever the socket says.
 HOLD_ANSWERING_S, HOLD_PREFILL_S = 0.2, 2.0
 FLUSH_EVERY_S = 1.0
+# When Redis is back it has not heard of the slots that gateways took meanwhile. Each tells it at once, but may notice a
+# second later than the first (store/connection): until then all keep to their shares, or slots would be sold twice.
+REJOIN_AFTER_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,16 @@ class Wanted:
     excluded: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """A call that waits for a slot of this gateway's share; its turn is None where it is to ask Redis instead."""
+
+    pool: Pool
+    lease: LeaseId
+    wanted: Wanted
+    turn: asyncio.Future[Instance | None]
+
+
 class Admission:
     """Slots, cached answers and counts of one gateway: number `index` of `gateways` on this machine."""
 
@@ -66,38 +79,51 @@ class Admission:
         self._live, self._connection, self._leases = live, connection, leases
         self._answers = Answers(connection)
         self._index, self._gateways = index, gateways
-        self._waiting_alone: deque[asyncio.Future[None]] = deque()
+        self._waiting_alone: dict[PoolName, deque[_Waiter]] = {}
         self._uncounted: dict[tuple[str, str], Counter[str]] = {}
-        self._is_alone = False
+        self._said_alone = False
+        self._was_up = False
+        self._rejoining: asyncio.TimerHandle | None = None
+        connection.on_up(self._came_up)
+
+    @property
+    def is_alone(self) -> bool:
+        """Redis is away, or was a moment ago: slots are this gateway's share, and nothing is cached."""
+        return not self._connection.is_up or self._rejoining is not None
 
     # --- a slot -----------------------------------------------------------------------------------------------------
 
     async def admit(self, pool: Pool, wanted: Wanted) -> Grant | Hit:
         """A slot, waited for in the pool's queue, or the cached answer. Raises CapacityError."""
         began_s = time.perf_counter()
-        lease = LeaseId(uuid.uuid4().hex)
-        if self._connection.is_up:
-            try:
-                admitted = await self._ask(pool, lease, wanted)
-            except StoreError as why:
-                self._say_alone(why)
+        deadline_s = asyncio.get_running_loop().time() + self._live.rules.limits.queue_wait_s
+        while True:
+            if not self.is_alone:
+                lease = _new_lease()
+                try:
+                    admitted = await self._ask(pool, lease, wanted, deadline_s)
+                except StoreError as why:
+                    self._say_alone(why)
+                else:
+                    self._say_together()
+                    return admitted if isinstance(admitted, Hit) else self._grant(pool, lease, admitted, began_s)
             else:
-                self._say_together()
-                if isinstance(admitted, Hit):
-                    return admitted
-                return self._grant(pool, lease, admitted, began_s)
-        else:
-            self._say_alone(StoreError(self._connection.problem))
-        instance = await self._admit_alone(pool, lease, wanted)
-        return Grant(pool.name, lease, instance, time.perf_counter() - began_s)
+                self._say_alone(StoreError(self._connection.problem or "Redis is back, not all slots are counted yet"))
+            # A new name: Redis is told that nobody uses the one it was asked with, and shall not take it at its word
+            # where the call does run.
+            lease = _new_lease()
+            instance = await self._admit_alone(pool, lease, wanted, deadline_s)
+            if instance is not None:
+                return Grant(pool.name, lease, instance, time.perf_counter() - began_s)
 
-    async def _ask(self, pool: Pool, lease: LeaseId, wanted: Wanted) -> Leased | Hit:
+    async def _ask(self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float) -> Leased | Hit:
         limits = self._live.rules.limits
+        wait_s = max(0.001, deadline_s - asyncio.get_running_loop().time())
         request = AdmitRequest(
             pool=pool.name,
             lease=lease,
             queue_limit=limits.queue_length,
-            wait_s=limits.queue_wait_s,
+            wait_s=wait_s,
             affinity=wanted.affinity,
             excluded=tuple(each.id for each in pool.instances if each.id in wanted.excluded),
             answer_key=wanted.answer_key,
@@ -109,7 +135,7 @@ class Admission:
         if isinstance(admitted, Refused):
             raise _refusal(pool.name, admitted, limits)
         if isinstance(admitted, Queued):
-            granted = await self._leases.wait(pool.name, lease, limits.queue_wait_s)
+            granted = await self._leases.wait(pool.name, lease, wait_s)
             if granted is None:
                 raise CapacityError(
                     f"no slot of {pool.name} came free within {limits.queue_wait_s:g} s", _retry_after_s(pool)
@@ -128,44 +154,71 @@ class Admission:
 
     # --- alone ------------------------------------------------------------------------------------------------------
 
-    async def _admit_alone(self, pool: Pool, lease: LeaseId, wanted: Wanted) -> Instance:
-        limits = self._live.rules.limits
+    async def _admit_alone(self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float) -> Instance | None:
+        """A slot of this gateway's own share, in the order of asking; None: Redis is back and is to be asked."""
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + limits.queue_wait_s
-        while True:
-            held = Counter(str(each.instance) for each in self._leases.held.values())
-            instance = choose_alone(pool, held, self._index, self._gateways, wanted.excluded)
-            if instance is not None:
-                # Held like any lease: when Redis is back, renewing tells it of this one.
-                self._leases.held[lease] = Held(pool.name, instance.id, wanted.affinity)
-                return instance
-            if len(self._waiting_alone) >= limits.queue_length or not pool.slots_serving:
-                raise CapacityError(f"{pool.name}: Redis is away and this gateway's slots are taken", 1)
-            await self._wait_alone(deadline_s - loop.time(), pool)
-
-    async def _wait_alone(self, timeout_s: float, pool: Pool) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_alone.append(turn)
+        waiter = _Waiter(pool, lease, wanted, loop.create_future())
+        queue = self._waiting_alone.setdefault(pool.name, deque())
+        queue.append(waiter)
+        self._grant_alone(pool.name)
         try:
-            async with asyncio.timeout(max(0.0, timeout_s)):
-                await turn
-        except TimeoutError as why:
-            raise CapacityError(f"{pool.name}: Redis is away and no slot came free in time", 5) from why
+            waiting = sum(not each.turn.done() for each in queue)
+            if waiting > self._live.rules.limits.queue_length or not _has_a_chance(pool, wanted):
+                raise CapacityError(f"{pool.name}: Redis is away and this gateway's slots are taken", 1)
+            async with asyncio.timeout_at(deadline_s):
+                return await waiter.turn
+        except BaseException as why:
+            if waiter.lease in self._leases.held:  # granted in the same turn of the loop
+                self._leases.give_up(pool.name, lease)
+            if isinstance(why, TimeoutError):
+                raise CapacityError(f"{pool.name}: Redis is away and no slot came free in time", 5) from why
+            raise
         finally:
-            if turn in self._waiting_alone:
-                self._waiting_alone.remove(turn)
+            queue.remove(waiter)
+            self._grant_alone(pool.name)
+
+    def _grant_alone(self, pool: PoolName) -> None:
+        """Give what is free of this gateway's share to who has waited longest."""
+        queue = self._waiting_alone.get(pool, ())
+        held = Counter(str(each.instance) for each in self._leases.held.values())
+        for waiter in tuple(queue):
+            # Its caller may have left in this very turn of the loop.
+            if waiter.turn.done():
+                continue
+            instance = choose_alone(waiter.pool, held, self._index, self._gateways, waiter.wanted.excluded)
+            if instance is None:
+                continue
+            # Held like any lease: when Redis is back, renewing tells it of this one.
+            self._leases.held[waiter.lease] = Held(pool, instance.id, waiter.wanted.affinity)
+            held[instance.id] += 1
+            waiter.turn.set_result(instance)
+
+    def _came_up(self) -> None:
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+        if self._was_up:
+            self._rejoining = asyncio.get_running_loop().call_later(REJOIN_AFTER_S, self._rejoin)
+        self._was_up = True
+
+    def _rejoin(self) -> None:
+        """Redis counts every slot again: what waits here is to wait there, where every gateway's calls do."""
+        self._rejoining = None
+        for queue in self._waiting_alone.values():
+            for waiter in queue:
+                if not waiter.turn.done():
+                    waiter.turn.set_result(None)
 
     def _say_alone(self, why: StoreError) -> None:
         telemetry.STORE_ERRORS.inc()
-        if not self._is_alone:
+        if not self._said_alone:
             log.error("serving alone, by this gateway's share of the slots and without the cache: %s", why)
-        self._is_alone = True
+        self._said_alone = True
         telemetry.UP.set(0)
 
     def _say_together(self) -> None:
-        if self._is_alone:
+        if self._said_alone:
             log.warning("Redis is back: slots are leased together again")
-        self._is_alone = False
+        self._said_alone = False
         telemetry.UP.set(1)
 
     # --- and back -----------------------------------------------------------------------------------------------------
@@ -211,17 +264,13 @@ class Admission:
                 log.warning("%s: not settled, its slot comes back when the lease expires: %s", grant.lease, why)
         else:
             self._leases.give_up(grant.pool, grant.lease)
-        while self._waiting_alone:
-            turn = self._waiting_alone.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                break
+        self._grant_alone(grant.pool)
 
     # --- the answer cache of routes, and counting ---------------------------------------------------------------------
 
     async def answer(self, route: str, key: str) -> Answer | None:
         """The cached answer to a route's call. None too while Redis is away: the call is then answered anew."""
-        if not self._connection.is_up:
+        if self.is_alone:
             return None
         try:
             found = await self._answers.get(route, key)
@@ -297,6 +346,17 @@ def _refusal(pool: str, refused: Refused, limits: Limits) -> CapacityError:
 
 def _retry_after_s(pool: Pool) -> int:
     return 5 if pool.slots_serving else 30
+
+
+def _has_a_chance(pool: Pool, wanted: Wanted) -> bool:
+    """Whether waiting can help: an instance serves that has not failed this call already."""
+    return any(
+        each.state is InstanceState.SERVING and each.slots and each.id not in wanted.excluded for each in pool.instances
+    )
+
+
+def _new_lease() -> LeaseId:
+    return LeaseId(uuid.uuid4().hex)
 
 
 def _today() -> str:

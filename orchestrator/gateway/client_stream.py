@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -30,10 +31,17 @@ class ClientStream:
         self._drainer: asyncio.Task[None] | None = None
         self._is_at_line_start = True
         self.is_started = False
-        self.is_stalled = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """The client reads no more for now: its buffers are full."""
+        return self._drainer is not None
 
     async def start(self, content_type: str) -> None:
-        """Send status 200 and the headers; after this the call can no longer be tried elsewhere unseen."""
+        """Send status 200 and the headers; after this the call can no longer be tried elsewhere unseen.
+
+        Raises ConnectionError where the client has left.
+        """
         self._response = web.StreamResponse(headers={**self._headers(), "Content-Type": content_type})
         self.is_started = True
         self._writer = await self._response.prepare(self._request)
@@ -51,18 +59,16 @@ class ClientStream:
 
     async def _drain(self, resume: Callable[[], None]) -> None:
         assert self._writer is not None
-        self.is_stalled = True
         try:
             await self._writer.drain()
         except ConnectionError:
             return  # the handler is cancelled by the same loss, and settles there
         finally:
-            self.is_stalled = False
             self._drainer = None
         resume()
 
-    async def fail(self, frame: bytes) -> None:
-        """End a broken stream with an error frame in the caller's dialect, on a line of its own."""
+    def fail(self, frame: bytes) -> None:
+        """Put an error frame in the caller's dialect behind a broken stream, on a line of its own."""
         self.write(frame if self._is_at_line_start else b"\n" + frame)
 
     async def finish(self, within_s: float) -> web.StreamResponse:
@@ -73,19 +79,23 @@ class ClientStream:
                 async with asyncio.timeout(within_s):
                     await asyncio.shield(self._drainer)
             except TimeoutError:
-                self.abort()
-                return self._response
-        await self._response.write_eof()
+                return self.abort()
+        with suppress(ConnectionError):  # it left with the answer's last bytes on their way: aiohttp sees that too
+            await self._response.write_eof()
         return self._response
 
     def abandon(self) -> web.StreamResponse:
         """Close a broken stream behind its error frame, without the last chunk: nobody takes it for whole."""
+        if self.is_stalled:
+            return self.abort()
         assert self._response is not None
         if self._request.transport is not None:
             self._request.transport.close()
         return self._response
 
-    def abort(self) -> None:
-        """Cut the client off, so that it cannot take what it got for a whole answer."""
+    def abort(self) -> web.StreamResponse:
+        """Cut off a client that does not read: what is still buffered for it is dropped."""
+        assert self._response is not None
         if self._request.transport is not None:
             self._request.transport.abort()
+        return self._response

@@ -9,6 +9,7 @@ from aiohttp import web
 from orchestrator.core.dialects.errors import MalformedCall, error_response
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError, StoreError
 from orchestrator.core.model import Dialect
+from orchestrator.gateway.replies import whole
 
 
 def dialect_of(path: str) -> Dialect:
@@ -16,7 +17,7 @@ def dialect_of(path: str) -> Dialect:
     return Dialect.OPENAI if path.startswith("/v1/") else Dialect.OLLAMA
 
 
-def http_error(dialect: Dialect, why: OrchestratorError, headers: Mapping[str, str]) -> web.Response:
+def http_error(request: web.BaseRequest, why: OrchestratorError, headers: Mapping[str, str]) -> web.StreamResponse:
     """The answer to a call that failed before its first byte went out."""
     status, kind, retry_after_s = 500, "api_error", 0
     if isinstance(why, CallerError):
@@ -27,8 +28,10 @@ def http_error(dialect: Dialect, why: OrchestratorError, headers: Mapping[str, s
         status = 502
     elif isinstance(why, StoreError):
         status, retry_after_s = 503, 1
-    content_type, body = error_response(dialect, status, str(why), kind, is_malformed=isinstance(why, MalformedCall))
-    response = web.Response(status=status, body=body, headers={**headers, "Content-Type": content_type})
-    if retry_after_s:
-        response.headers["Retry-After"] = str(retry_after_s)
-    return response
+    content_type, body = error_response(
+        dialect_of(request.path), status, str(why), kind, is_malformed=isinstance(why, MalformedCall)
+    )
+    more = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    if status == 401:
+        more["WWW-Authenticate"] = "Bearer"
+    return whole(request, content_type, body, {**headers, **more}, status)

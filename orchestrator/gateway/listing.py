@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import InstanceState, Pool, Snapshot
 from orchestrator.gateway.live import Live
@@ -39,11 +40,10 @@ class Listing:
         """`POST /api/show`. Raises CallerError 400, 404 in Ollama's words."""
         if not name:
             raise CallerError(400, "model is required")
-        if name in self._live.rules.routes:
-            return self._route_show(name)
-        pool = (
-            self._live.pool(name) or self._live.pool(name.removesuffix(":latest")) or self._live.pool(f"{name}:latest")
-        )
+        known = self._live.model(name)
+        if known is not None and known in self._live.rules.routes:
+            return self._route_show(known)
+        pool = self._live.pool(known) if known is not None else None
         if pool is None or not pool.details.get("show"):
             full = name if ":" in name else f"{name}:latest"
             raise CallerError(404, f"model '{full}' not found", "not_found_error")
@@ -55,8 +55,8 @@ class Listing:
 
     def openai_model(self, name: str) -> dict[str, Any]:
         """`GET /v1/models/{id}`. Raises CallerError 404."""
-        names = (name, f"{name}:latest")
-        found = next((each for each in self.tags()["models"] if each["name"] in names), None)
+        known = canonical_model_name(name)
+        found = next((each for each in self.tags()["models"] if canonical_model_name(each["name"]) == known), None)
         if found is None:
             full = name if ":" in name else f"{name}:latest"
             raise CallerError(404, f"model '{full}' not found", "not_found_error")

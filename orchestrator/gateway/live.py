@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 
+from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.faq import Faq
 from orchestrator.core.model import Pool, Snapshot
 from orchestrator.core.routing import RouteRule
@@ -63,12 +66,42 @@ class Rules:
         return next((tier.name for tier in self.tiers.values() if tier.pool == pool), pool)
 
 
-@dataclass(slots=True)
 class Live:
     """The one mutable place of a gateway: assigned to, never edited."""
 
-    rules: Rules
-    snapshot: Snapshot = field(default_factory=lambda: Snapshot(0, 0, ()))
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._snapshot = Snapshot(0, 0, ())
+        self._known = asyncio.Event()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The cluster as last published; version 0 before the first."""
+        return self._snapshot
+
+    @snapshot.setter
+    def snapshot(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._known.set()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a snapshot has come: before that, nobody can say which models there are."""
+        return self._known.is_set()
+
+    async def until_known(self, within_s: float) -> None:
+        """Wait for the first snapshot, but no longer than that."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._known.wait(), within_s)
 
     def pool(self, name: str) -> Pool | None:
-        return self.snapshot.pool(name)
+        """The pool of this very name."""
+        return self._snapshot.pool(name)
+
+    def model(self, name: str) -> str | None:
+        """The pool or route that callers mean by `name`, whatever the spelling: "x", "X" and "x:latest" are one."""
+        if name in self.rules.routes or self._snapshot.pool(name) is not None:
+            return name
+        wanted = canonical_model_name(name)
+        names = (*self.rules.routes, *(pool.name for pool in self._snapshot.pools))
+        return next((each for each in names if canonical_model_name(each) == wanted), None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from orchestrator.core.dialects.checks import CHAT_ABILITIES
 from orchestrator.core.dialects.frames import stream_type
 from orchestrator.core.dialects.gather import Gatherer
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.dialects.translate import Translator, to_llama_cpp
 from orchestrator.core.errors import CallerError
-from orchestrator.core.model import Call, Dialect, Engine, Instance
+from orchestrator.core.model import Call, Dialect, Engine, Instance, Pool
+from orchestrator.gateway.hidden_usage import asking_for_usage
 from orchestrator.gateway.live import Limits
 from orchestrator.gateway.relay import Order
 
@@ -22,18 +25,23 @@ _RELOADING_OPTIONS = frozenset(
     {"num_batch", "num_gpu", "main_gpu", "use_mmap", "use_mlock", "num_thread", "draft_num_predict"}
 )
 
+_EMBEDDING_ABILITIES = frozenset({"embedding"})
 
-def order_for(call: Call, raw: bytes, instance: Instance, limits: Limits, keep_bytes: int) -> Order:
+
+def order_for(call: Call, raw: bytes, pool: Pool, instance: Instance, limits: Limits, keep_bytes: int) -> Order:
     """The request to `instance`. Raises CallerError for what its engine cannot do."""
     path, body, translation = call.endpoint.value, raw, None
+    counted = asking_for_usage(call)
     if instance.engine is Engine.LLAMA_CPP:
+        # Ollama itself refuses by a model's abilities; this engine would try, and fail in words of its own.
+        abilities = _EMBEDDING_ABILITIES if pool.is_embedding else CHAT_ABILITIES
         # Always asked to stream: otherwise it works on for a client that has left (`gather`).
         asked = call if call.endpoint.is_embedding else replace(call, is_stream=True)
-        path, body = to_llama_cpp(asked, instance.upstream_model)
+        path, body = to_llama_cpp(asked, instance.upstream_model, abilities)
         kind = Translator if call.is_stream or call.endpoint.is_embedding else Gatherer
-        translation = kind(call, _told_model(call, instance), _now)
+        translation = kind(counted, _told_model(call, instance), _now)
     else:
-        changed = _for_ollama(call, instance)
+        changed = _for_ollama(counted, instance, is_changed=counted is not call)
         if changed is not None:
             body = _dumped(changed)
     return Order(
@@ -46,18 +54,22 @@ def order_for(call: Call, raw: bytes, instance: Instance, limits: Limits, keep_b
         first_byte_s=limits.first_byte_s,
         between_bytes_s=limits.between_bytes_s,
         keep_bytes=keep_bytes,
+        hides_usage=counted is not call,
     )
 
 
-def _for_ollama(call: Call, instance: Instance) -> dict[str, Any] | None:
-    """The caller's body with the instance's model name, and without what would reload or unload it; None: unchanged."""
+def _for_ollama(call: Call, instance: Instance, *, is_changed: bool) -> dict[str, Any] | None:
+    """The call's body with the instance's model name, and without what would reload or unload it.
+
+    None where it can go as the caller wrote it. A name in the caller's own spelling stays: the answer bears it.
+    """
     changes: dict[str, Any] = {}
-    if call.model != instance.upstream_model:
+    if canonical_model_name(call.model) != canonical_model_name(instance.upstream_model):
         changes["model"] = instance.upstream_model
     if call.endpoint.dialect is Dialect.OLLAMA:
         changes |= _without_reload(call, instance)
     dropped = "keep_alive" in call.body and call.endpoint.dialect is Dialect.OLLAMA
-    if not changes and not dropped:
+    if not (is_changed or changes or dropped):
         return None
     return {name: value for name, value in {**call.body, **changes}.items() if not (dropped and name == "keep_alive")}
 
@@ -83,8 +95,15 @@ def _told_model(call: Call, instance: Instance) -> str:
 def _dumped(body: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(body)
-    except TypeError as why:  # deeper than its 254 levels
-        raise CallerError(400, f"the request body is nested too deeply: {why}") from why
+    except TypeError:  # deeper than its 254 levels
+        return _dumped_deep(body)
+
+
+def _dumped_deep(body: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    except RecursionError as why:
+        raise CallerError(400, "exceeded max depth") from why
 
 
 def _now() -> datetime:

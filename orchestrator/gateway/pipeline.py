@@ -31,7 +31,8 @@ from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import order_for
-from orchestrator.gateway.relay import Refused, Relayed, relay
+from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, relay
+from orchestrator.gateway.replies import whole
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections
 
@@ -65,16 +66,16 @@ class Pipeline:
         """Answer one inference call. Raises our errors, and only while no byte of an answer has gone out."""
         rules = self._live.rules
         caller = rules.keys.caller(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
-        raw = await read_body(request, rules.limits.body_bytes)
+        raw = await read_body(request, rules.limits.body_bytes, rules.limits.between_bytes_s)
         call = await parse(endpoint, raw)
         name = self._known(call, rules)
         if is_load_request(call):
             # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload_request(call))
-            return web.Response(body=body, headers={**trace.headers(), "Content-Type": content_type})
+            return whole(request, content_type, body, trace.headers())
         no_store = "no-store" in request.headers.get("Cache-Control", "").lower()
         key = self._cache_key(call, name, caller, rules, no_store=no_store)
-        trace.cache = "off" if not rules.cache.is_enabled else "miss" if key else "bypass"
+        trace.cache = "off" if self._admission.is_alone else _cache_state(rules, key)
         if name not in rules.routes:
             tiers: tuple[Tier, ...] = (Tier(rules.tier_of_pool(name), name, None),)
             return await self._serve(request, Asked(call, raw, caller, name, tiers, key, is_route=False), trace)
@@ -88,10 +89,12 @@ class Pipeline:
     # --- what is asked ------------------------------------------------------------------------------------------------
 
     def _known(self, call: Call, rules: Rules) -> str:
-        for name in (call.model, call.model.removesuffix(":latest"), f"{call.model}:latest"):
-            if (name in rules.routes and not call.endpoint.is_embedding) or self._live.pool(name) is not None:
-                return name
-        raise unknown_model(call.endpoint, call.model)
+        if not self._live.is_known:
+            raise CapacityError("no cluster has been published yet", retry_after_s=1)
+        name = self._live.model(call.model)
+        if name is None or (name in rules.routes and call.endpoint.is_embedding):
+            raise unknown_model(call.endpoint, call.model)
+        return name
 
     def _cache_key(self, call: Call, name: str, caller: Caller, rules: Rules, *, no_store: bool) -> str:
         policy = rules.routes[name].cache if name in rules.routes else rules.cache.models
@@ -112,7 +115,7 @@ class Pipeline:
         _count(trace, "ok")
         if not call.is_stream:
             content_type, body = render_body(call, call.model, answer, _now(), stats)
-            return web.Response(body=body, headers={**trace.headers(), "Content-Type": content_type})
+            return whole(request, content_type, body, trace.headers())
         client = ClientStream(request, trace.headers)
         await client.start(stream_type(call.endpoint))
         for frame in render_frames(call, call.model, answer, _now(), stats):
@@ -148,7 +151,7 @@ class Pipeline:
             trace.queue_s += admitted.waited_s
             telemetry.QUEUE_SECONDS.labels(pool.name).observe(admitted.waited_s)
             try:
-                return await self._ask(request, asked, admitted, trace)
+                return await self._ask(request, asked, pool, admitted, trace)
             except InstanceError as why:
                 log.warning("%s: %s", trace.request_id, why)
                 failed.append(admitted.instance.id)
@@ -156,7 +159,9 @@ class Pipeline:
                     raise
                 telemetry.RETRIES.labels(pool.name).inc()
 
-    async def _ask(self, request: web.Request, asked: Asked, grant: Grant, trace: Trace) -> web.StreamResponse:
+    async def _ask(
+        self, request: web.Request, asked: Asked, pool: Pool, grant: Grant, trace: Trace
+    ) -> web.StreamResponse:
         """One instance asked, and its slot given back whatever happens."""
         call, limits = asked.call, self._live.rules.limits
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
@@ -164,25 +169,36 @@ class Pipeline:
         began_s = time.perf_counter()
         try:
             keep = self._live.rules.cache.max_answer_bytes if asked.cache_key else 0
-            order = order_for(call, asked.raw, grant.instance, limits, keep)
+            order = order_for(call, asked.raw, pool, grant.instance, limits, keep)
             relayed = await relay(self._connections, order, client, lambda: _first_byte(trace, began_s))
-        except CallerError:
-            await asyncio.shield(self._admission.unused(grant))
-            raise
-        except InstanceError as why:
-            trace.waited_s += time.perf_counter() - began_s
-            await asyncio.shield(self._admission.failed(grant, is_dead=why.is_unreachable))
-            _count(trace, "failed")
-            if client is not None and why.answered:
-                return client.abandon()
-            raise
-        except asyncio.CancelledError:
-            is_answering = client is not None and client.is_started
-            await asyncio.shield(self._admission.gone(grant, is_answering=is_answering))
-            _count(trace, "gone")
-            raise
+        except BaseException as why:
+            is_started = client is not None and client.is_started
+            if not is_started:
+                trace.waited_s += time.perf_counter() - began_s
+            await asyncio.shield(self._give_back(grant, why, trace, is_answering=is_started))
+            if client is None or not is_started or isinstance(why, asyncio.CancelledError):
+                raise
+            return client.abandon()
         await asyncio.shield(self._settle(asked, grant, relayed, trace))
-        return await self._hand_over(client, call, relayed, trace)
+        return await self._hand_over(request, client, call, relayed, trace)
+
+    async def _give_back(self, grant: Grant, why: BaseException, trace: Trace, *, is_answering: bool) -> None:
+        """The slot of a call that was not answered, with a word on whose fault it was."""
+        if isinstance(why, InstanceError):
+            if why.answered:
+                log.warning("%s: %s", trace.request_id, why)
+            await self._admission.failed(grant, is_dead=why.is_unreachable)
+            _count(trace, "failed")
+        elif isinstance(why, CallerError):
+            await self._admission.unused(grant)
+            _count(trace, "refused")
+        elif isinstance(why, asyncio.CancelledError | ClientGoneError):
+            await self._admission.gone(grant, is_answering=is_answering)
+            _count(trace, "gone")
+        else:
+            log.exception("%s: a mistake of ours", trace.request_id, exc_info=why)
+            await self._admission.gone(grant, is_answering=is_answering)
+            _count(trace, "error")
 
     async def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused, trace: Trace) -> None:
         if isinstance(relayed, Refused):
@@ -195,7 +211,8 @@ class Pipeline:
             _count(trace, "cut")
             return
         answer = None
-        if asked.cache_key and relayed.body is not None:
+        limit = self._live.rules.cache.max_answer_bytes
+        if asked.cache_key and relayed.body is not None and len(relayed.body) <= limit:
             answer = read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body)
         kept = (asked.cache_key, answer) if answer is not None and not asked.is_route else None
         tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
@@ -205,15 +222,27 @@ class Pipeline:
         _count(trace, "ok", tokens)
 
     async def _hand_over(
-        self, client: ClientStream | None, call: Call, relayed: Relayed | Refused, trace: Trace
+        self,
+        request: web.Request,
+        client: ClientStream | None,
+        call: Call,
+        relayed: Relayed | Refused,
+        trace: Trace,
     ) -> web.StreamResponse:
         if isinstance(relayed, Refused):
-            headers = {**trace.headers(), "Content-Type": relayed.content_type}
-            return web.Response(status=relayed.status, body=relayed.body, headers=headers)
-        if client is not None:
-            return await client.finish(self._live.rules.limits.between_bytes_s)
-        headers = {**trace.headers(), "Content-Type": body_type(call.endpoint)}
-        return web.Response(body=relayed.body, headers=headers)
+            return whole(request, relayed.content_type, relayed.body, trace.headers(), relayed.status)
+        if client is None:
+            return whole(request, body_type(call.endpoint), relayed.body or b"", trace.headers())
+        if not relayed.end.is_whole:
+            return client.abandon()
+        return await client.finish(self._live.rules.limits.between_bytes_s)
+
+
+def _cache_state(rules: Rules, key: str) -> str:
+    """What `X-Cache` says of a call that was not answered from the cache."""
+    if not rules.cache.is_enabled:
+        return "off"
+    return "miss" if key else "bypass"
 
 
 def _curated(call: Call, rules: Rules) -> Answer | None:

@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import re
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
 
-import orjson
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from orchestrator import telemetry
 from orchestrator.core import origins
+from orchestrator.core.dialects import gojson
+from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE
 from orchestrator.core.errors import CallerError, OrchestratorError
 from orchestrator.core.model import Endpoint
 from orchestrator.gateway.bodies import read_body, show_name
-from orchestrator.gateway.errors import dialect_of, http_error
+from orchestrator.gateway.errors import http_error
 from orchestrator.gateway.identity import Keys
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.pipeline import Pipeline
+from orchestrator.gateway.replies import method_not_allowed, not_found, preflight, redirect, whole
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.trace import Trace
 
 log = logging.getLogger(__name__)
 
-# A caller's request id is echoed and logged: only what is harmless in both.
-_REQUEST_ID = re.compile(r"[\w.:@/+=-]{1,128}")
 DRAIN_TIMEOUT_S = 30.0
+# A worker that knows no pool yet would refuse calls which the worker beside it can answer.
+KNOWN_WITHIN_S = 3.0
+# A caller's request id is echoed and logged: only what is harmless in both.
+_REQUEST_ID: Final = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
+_TEXT_TYPE: Final = "text/plain; charset=utf-8"
+_MODEL_PATH: Final = "/v1/models/"
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_JSON, _OPENAI_JSON = "application/json; charset=utf-8", "application/json"
+Handler = Callable[[web.Request, Trace], Awaitable[web.StreamResponse]]
+
+
+class Access(Enum):
+    """Who may ask a path. A path says so itself, so that none is open by having been forgotten."""
+
+    ANYONE = 0
+    CALLER = 1
+    ADMIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One path that is served."""
+
+    methods: tuple[str, ...]
+    access: Access
+    handler: Handler
 
 
 class Server:
@@ -47,15 +70,22 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._own_name = socket.gethostname()
         self._is_local = True
+        self._paths = self._served()
 
     async def start(self, host: str, port: int) -> None:
         """Listen beside the other workers (SO_REUSEPORT); the kernel spreads connections over them."""
-        app = web.Application(middlewares=[self._guard, _answer_errors], client_max_size=2**40)
-        self._add_routes(app.router)
+        await self._live.until_known(KNOWN_WITHIN_S)
+        app = web.Application(middlewares=[self._serve], client_max_size=2**40)
+        app.router.add_route("*", "/{path:.*}", _never_reached, expect_handler=_expected)
         app.on_response_prepare.append(_finish_headers)
         self._is_local = origins.is_loopback(host)
         self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, keepalive_timeout=75, shutdown_timeout=DRAIN_TIMEOUT_S
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=75,
+            shutdown_timeout=DRAIN_TIMEOUT_S,
+            logger=_http_log(),
         )
         await self._runner.setup()
         shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -69,164 +99,179 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _add_routes(self, router: web.UrlDispatcher) -> None:
-        for endpoint in Endpoint:
-            router.add_post(endpoint.value, self._inference(endpoint))
-        router.add_get("/", self._root)
-        router.add_get("/api/tags", self._listed(self._listing.tags, _JSON))
-        router.add_get("/api/ps", self._listed(self._listing.running, _JSON))
-        router.add_get("/api/version", self._listed(self._listing.version, _JSON))
-        router.add_post("/api/show", self._show)
-        router.add_get("/v1/models", self._listed(self._listing.openai_models, _OPENAI_JSON))
-        router.add_get("/v1/models/{name:.+}", self._model)
-        router.add_get("/healthz", self._healthz)
-        router.add_get("/readyz", self._readyz)
-        router.add_get("/metrics", self._metrics)
-        router.add_get("/status", self._page)
-        router.add_get("/status.json", self._status_json)
+    def _served(self) -> dict[str, Path]:
+        def get(access: Access, handler: Handler) -> Path:
+            return Path(("GET", "HEAD"), access, handler)
+
+        listing = self._listing
+        return {
+            **{each.value: Path(("POST",), Access.CALLER, self._inference(each)) for each in Endpoint},
+            "/": get(Access.ANYONE, _text(b"Ollama is running")),
+            "/api/tags": get(Access.CALLER, _listed(listing.tags)),
+            "/api/ps": get(Access.CALLER, _listed(listing.running)),
+            "/api/version": get(Access.CALLER, _listed(listing.version)),
+            "/api/show": Path(("POST",), Access.CALLER, self._show),
+            "/v1/models": get(Access.CALLER, _openai_listed(listing.openai_models)),
+            _MODEL_PATH: get(Access.CALLER, self._model),
+            "/healthz": get(Access.ANYONE, _text(b"ok\n")),
+            "/readyz": get(Access.ANYONE, self._readyz),
+            "/metrics": get(Access.ADMIN, _metrics),
+            "/status": get(Access.ANYONE, self._page),
+            "/status.json": get(Access.ADMIN, self._status_json),
+        }
+
+    # --- one request --------------------------------------------------------------------------------------------------
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """403 to a browser's foreign page, and on a loopback address to a foreign name, as Ollama."""
+    async def _serve(self, request: web.Request, handler: object) -> web.StreamResponse:
+        """Give the request its trace, its handler, and each of our errors its answer in the caller's dialect."""
+        given = request.headers.get("X-Request-Id", "")
+        trace = Trace(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.perf_counter())
+        path = self._path(request.path)
+        refused = self._refusal(request, path)
+        if refused is not None or path is None:
+            return refused or not_found()
+        try:
+            self._authorise(request, path.access)
+            return await path.handler(request, trace)
+        except OrchestratorError as why:
+            telemetry.CALLS.labels(trace.tier or "none", trace.cache, type(why).__name__).inc()
+            if not isinstance(why, CallerError):
+                log.warning("%s %s: %s", trace.request_id, request.path, why)
+            return http_error(request, why, trace.headers())
+
+    def _path(self, path: str) -> Path | None:
+        # A model's name may have slashes of its own, though Ollama's router knows none such.
+        is_model = path.startswith(_MODEL_PATH) and len(path) > len(_MODEL_PATH)
+        return self._paths[_MODEL_PATH] if is_model else self._paths.get(path) if path != _MODEL_PATH else None
+
+    def _refusal(self, request: web.Request, path: Path | None) -> web.Response | None:
+        """What stops a request before its handler, in Ollama's order."""
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin", "")
-        if self._is_local and self._keys.is_open and not origins.is_host_allowed(host, self._own_name):
-            return web.Response(status=403)
+        if "//" in request.path:
+            return redirect(request, re.sub("/+", "/", request.path), 307)
         if origin and not origins.is_origin_allowed(origin, host):
             return web.Response(status=403)
-        if request.method == "OPTIONS" and origin:
-            return _preflight()
-        return await handler(request)
+        if origin and request.method == "OPTIONS":
+            return preflight(origin, path.methods if path else ())
+        if self._is_local and self._keys.is_open and not origins.is_host_allowed(host, self._own_name):
+            return web.Response(status=403)
+        if path is not None:
+            return None if request.method in path.methods else method_not_allowed(path.methods)
+        slashless = self._path(request.path.rstrip("/"))
+        if slashless is not None and request.method in slashless.methods:
+            return redirect(request, request.path.rstrip("/"), 301 if request.method == "GET" else 307)
+        return not_found()
 
-    # --- inference and lists ----------------------------------------------------------------------------------------
-
-    def _inference(self, endpoint: Endpoint) -> Handler:
-        async def handler(request: web.Request) -> web.StreamResponse:
-            return await self._pipeline.answer(request, endpoint, request["trace"])
-
-        return handler
-
-    def _listed(self, listing: Callable[[], dict[str, Any]], content_type: str) -> Handler:
-        async def handler(request: web.Request) -> web.StreamResponse:
-            self._keys.caller(*_credentials(request))
-            return _json(request, listing(), content_type)
-
-        return handler
-
-    async def _model(self, request: web.Request) -> web.StreamResponse:
-        self._keys.caller(*_credentials(request))
-        return _json(request, self._listing.openai_model(request.match_info["name"]), _OPENAI_JSON)
-
-    async def _show(self, request: web.Request) -> web.StreamResponse:
-        self._keys.caller(*_credentials(request))
-        name = show_name(await read_body(request, self._live.rules.limits.body_bytes))
-        return _json(request, self._listing.show(name), _JSON)
-
-    # --- the operator's ---------------------------------------------------------------------------------------------
-
-    async def _root(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text="Ollama is running")
-
-    async def _healthz(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text="ok\n")
-
-    async def _readyz(self, request: web.Request) -> web.StreamResponse:
-        tiers = self._live.rules.tiers.values()
-        missing = is_ready(self._live.snapshot, (tier.pool for tier in tiers))
-        text = f"no instance serves: {', '.join(missing)}\n" if missing else "ready\n"
-        return web.Response(status=503 if missing else 200, text=text)
-
-    async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        self._keys.admin(*_credentials(request))
-        body = await asyncio.to_thread(telemetry.exposition)
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        headers = {
-            "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
-            "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-        }
-        return web.Response(text=self._status.page(), content_type="text/html", headers=headers)
-
-    async def _status_json(self, request: web.Request) -> web.StreamResponse:
-        self._keys.admin(*_credentials(request))
-        return _json(request, await self._status.read(), _OPENAI_JSON)
+    def _authorise(self, request: web.Request, access: Access) -> None:
+        """Raises CallerError 401, 403."""
+        given = request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", "")
+        if access is Access.CALLER:
+            self._keys.caller(*given)
+        elif access is Access.ADMIN:
+            self._keys.admin(*given)
 
     @property
     def _keys(self) -> Keys:
         return self._live.rules.keys
 
+    # --- inference and lists ------------------------------------------------------------------------------------------
 
-@web.middleware
-async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give each request its trace, and each of our errors its answer in the caller's dialect."""
-    given = request.headers.get("X-Request-Id", "")
-    trace = Trace(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.perf_counter())
-    request["trace"] = trace
-    try:
-        return await handler(request)
-    except web.HTTPNotFound:
-        return _no_such_path(request)
-    except web.HTTPMethodNotAllowed as why:
-        return _plain(405, "405 method not allowed", why.headers)
-    except OrchestratorError as why:
-        telemetry.CALLS.labels(trace.tier or "none", trace.cache, type(why).__name__).inc()
-        if not isinstance(why, CallerError):
-            log.warning("%s %s: %s", trace.request_id, request.path, why)
-        return http_error(dialect_of(request.path), why, trace.headers())
+    def _inference(self, endpoint: Endpoint) -> Handler:
+        async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
+            return await self._pipeline.answer(request, endpoint, trace)
 
+        return handler
 
-def _credentials(request: web.Request) -> tuple[str, str]:
-    return request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", "")
+    async def _model(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+        return _openai_json(request, trace, self._listing.openai_model(request.path.removeprefix(_MODEL_PATH)))
 
+    async def _show(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+        limits = self._live.rules.limits
+        name = show_name(await read_body(request, limits.body_bytes, limits.between_bytes_s))
+        return _json(request, trace, self._listing.show(name))
 
-def _json(request: web.Request, value: dict[str, Any], content_type: str) -> web.Response:
-    trace: Trace = request["trace"]
-    end = b"\n" if content_type == _OPENAI_JSON else b""
-    return web.Response(
-        body=orjson.dumps(value) + end, headers={"X-Request-Id": trace.request_id, "Content-Type": content_type}
-    )
+    # --- the operator's -----------------------------------------------------------------------------------------------
 
+    async def _readyz(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+        missing = is_ready(self._live.snapshot, (tier.pool for tier in self._live.rules.tiers.values()))
+        text = f"no instance serves: {', '.join(missing)}\n" if missing else "ready\n"
+        if not self._live.is_known:
+            text = "no cluster has been published yet\n"
+        return whole(request, _TEXT_TYPE, text.encode(), {}, 200 if text == "ready\n" else 503)
 
-def _no_such_path(request: web.Request) -> web.Response:
-    """404 in plain text, as Ollama says it; a trailing slash too many is answered by where to go, as Ollama does."""
-    path = request.path
-    if len(path) > 1 and path.endswith("/"):
-        location = "/" + path.strip("/")
-        return web.Response(
-            status=301,
-            headers={"Location": location},
-            text=f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n',
-            content_type="text/html",
+    async def _page(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+        policy = (
+            "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+            "frame-ancestors 'none'"
         )
-    if "//" in path:
-        location = re.sub("/+", "/", path)
-        return web.Response(
-            status=307,
-            headers={"Location": location},
-            text=f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n',
-            content_type="text/html",
-        )
-    return _plain(404, "404 page not found", {})
+        headers = {"Content-Security-Policy": policy}
+        return whole(request, "text/html; charset=utf-8", self._status.page().encode(), headers)
+
+    async def _status_json(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+        return _openai_json(request, trace, await self._status.read())
 
 
-def _plain(status: int, text: str, headers: Mapping[str, str]) -> web.Response:
-    kept = {"Allow": headers["Allow"]} if "Allow" in headers else {}
-    return web.Response(status=status, body=text.encode(), headers={**kept, "Content-Type": "text/plain"})
+def _text(text: bytes) -> Handler:
+    async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
+        return whole(request, _TEXT_TYPE, text, {})
+
+    return handler
 
 
-def _preflight() -> web.Response:
-    headers = {
-        "Access-Control-Allow-Headers": origins.ALLOWED_HEADERS,
-        "Access-Control-Allow-Methods": origins.ALLOWED_METHODS,
-        "Access-Control-Max-Age": "43200",
-    }
-    return web.Response(status=204, headers=headers)
+def _listed(listing: Callable[[], dict[str, Any]]) -> Handler:
+    async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
+        return _json(request, trace, listing())
+
+    return handler
+
+
+def _openai_listed(listing: Callable[[], dict[str, Any]]) -> Handler:
+    async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
+        return _openai_json(request, trace, listing())
+
+    return handler
+
+
+async def _metrics(request: web.Request, trace: Trace) -> web.StreamResponse:
+    body = await asyncio.to_thread(telemetry.exposition)
+    return whole(request, "text/plain; version=0.0.4; charset=utf-8", body, {})
+
+
+def _json(request: web.Request, trace: Trace, value: dict[str, Any]) -> web.StreamResponse:
+    return whole(request, JSON_TYPE, gojson.dumps(value), {"X-Request-Id": trace.request_id})
+
+
+def _openai_json(request: web.Request, trace: Trace, value: dict[str, Any]) -> web.StreamResponse:
+    """Ollama ends these bodies by a newline."""
+    return whole(request, OPENAI_JSON_TYPE, gojson.dumps(value) + b"\n", {"X-Request-Id": trace.request_id})
+
+
+async def _never_reached(request: web.Request) -> web.StreamResponse:
+    raise AssertionError("the middleware answers every request")
+
+
+async def _expected(request: web.Request) -> None:
+    """A caller that waits for `100 Continue` is asked for its body by who reads it: others may refuse it before."""
 
 
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
     """What serves this, and in which version, is nobody's business; a page that may call is told so."""
     response.headers.popall("Server", None)
-    if origin := request.headers.get("Origin", ""):
-        response.headers["Vary"] = "Origin"
-        if response.status != 403:
-            response.headers["Access-Control-Allow-Origin"] = origin
+    origin = request.headers.get("Origin", "")
+    if not origin or response.status in (204, 403) or origins.is_own_origin(origin, request.headers.get("Host", "")):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Vary"] = "Origin"
+
+
+def _http_log() -> logging.Logger:
+    """aiohttp's errors, without a stack trace for each client that does not speak HTTP."""
+    http_log = logging.getLogger(f"{__name__}.http")
+    http_log.addFilter(_is_ours)
+    return http_log
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    why = record.exc_info[1] if record.exc_info else None
+    return not isinstance(why, http_exceptions.HttpProcessingError | ConnectionError)

@@ -41,8 +41,11 @@ class Exchange(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.is_reusable = False
+        self.was_answered = False  # something came back since the last `send`
+        self.was_closed = False  # the connection ended since the last `send`
         self.last_read_s = 0.0
         self._is_idle = True
+        self._is_paused = False
         self._early: list[bytes] = []
         self._sink: Callable[[bytes], None] | None = None
         self._head: asyncio.Future[Head] | None = None
@@ -56,8 +59,12 @@ class Exchange(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._head, self._done = self._loop.create_future(), self._loop.create_future()
         self._early, self._sink, self._content_type = [], None, ""
-        self._is_idle = self.is_reusable = False
-        assert self.transport is not None
+        self._is_idle = self.is_reusable = self.was_answered = self.was_closed = False
+        self.last_read_s = self._loop.time()
+        if self.transport is None:  # closed by the instance in the turn of the loop since it was opened
+            self.was_closed = True
+            self.fail("closed the connection at once")
+            return
         head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode("ascii") + body)
@@ -79,6 +86,18 @@ class Exchange(asyncio.Protocol):
         assert self._done is not None
         await asyncio.shield(self._done)
 
+    def pause(self) -> None:
+        """Read no more for now: who reads the answer is slower than it comes."""
+        if self.transport is not None and not self._is_idle and not self._is_paused:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on. Safe to call at any time."""
+        if self.transport is not None and self._is_paused:
+            self.transport.resume_reading()
+        self._is_paused = False
+
     def close(self) -> None:
         if self.transport is not None:
             self.transport.abort()
@@ -90,19 +109,22 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_read_s = self._loop.time()
+        self.was_answered = True
         if self._is_idle:  # bytes nobody asked for: whatever is at the other end, it is out of step
+            self.is_reusable = False
             self.close()
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as why:
-            self.fail(f"its answer is not HTTP: {why}")
+        except httptools.HttpParserError as why:  # also what the sink raised: its cause is behind it
+            self.fail(f"its answer is not HTTP: {why.__context__ or why}")
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.is_reusable = False
         if not self._is_idle:
+            self.was_closed = True
             self.fail(f"connection lost: {exc}" if exc else "closed the connection before the answer's end")
 
     # --- httptools callbacks -----------------------------------------------------------------------------------------
@@ -175,6 +197,7 @@ class Connections:
 
     def give_back(self, host: str, port: int, exchange: Exchange) -> None:
         """Keep a connection whose answer was read to its end; close any other."""
+        exchange.resume()
         idle = self._idle.setdefault((host, port), deque())
         if exchange.is_reusable and len(idle) < IDLE_CONNECTIONS_PER_INSTANCE:
             idle.append(exchange)

@@ -1,13 +1,14 @@
-"""What the controller asks of an instance over HTTP: is it there, has it its model, pull it, load it.
+"""What the controller asks of an instance over HTTP: is it there, has it its model, pull it, load it, describe it.
 
-A model's load and pull are the cluster's own requests: a client that leaves can abort neither (OLLAMA.md 1.7).
+A model's load and pull are the cluster's own requests: a client that leaves can abort neither (Ollama gives a load up
+with the client that caused it). Whatever goes wrong, also an answer that makes no sense, is an InstanceError.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import orjson
@@ -16,15 +17,20 @@ from orchestrator.core.errors import InstanceError
 from orchestrator.core.model import Engine, Instance
 
 PROBE_TIMEOUT_S = 5.0
-# Without a line of progress for this long, a pull or load has hung (Ollama's own OLLAMA_LOAD_TIMEOUT is 5 min).
-SILENCE_TIMEOUT_S = 300.0
+# Longer than Ollama itself needs to give up a load or a pull without progress (OLLAMA_LOAD_TIMEOUT, 5 min): a load
+# says nothing until it is done, so a shorter limit here would abort large ones on slow disks for ever.
+LOAD_TIMEOUT_S = 3600.0
+PULL_SILENCE_S = 330.0
+_PROBE = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+_LONGEST_REASON = 300
 
 
 class EngineApi:
     """One HTTP session for all instances of the controller."""
 
     def __init__(self) -> None:
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
+        # No limit: long loads of many instances must not keep a probe waiting for a connection.
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def close(self) -> None:
         await self._http.close()
@@ -37,44 +43,73 @@ class EngineApi:
         return str((await self._get(instance, "/api/version")).get("version", ""))
 
     async def has_model(self, instance: Instance) -> bool:
-        """Whether the weights are on the instance's disk. llama.cpp is started with its weights."""
+        """Whether the weights are on the instance's disk; llama.cpp is started with them.
+
+        Raises InstanceError also for a model that Ollama would send elsewhere: its prompts would leave the house.
+        """
         if instance.engine is Engine.LLAMA_CPP:
             return True
-        async with self._post(instance, "/api/show", {"model": instance.upstream_model}, PROBE_TIMEOUT_S) as reply:
-            return reply.status == 200
+        _refuse_cloud_name(instance)
+        status, shown = await self._ask(instance, "/api/show", {"model": instance.upstream_model})
+        if status == 404:
+            return False
+        if status != 200:
+            raise InstanceError(instance.id, f"/api/show answered {status}: {_reason(shown)}")
+        _refuse_remote(instance, shown)
+        return True
 
     async def is_loaded(self, instance: Instance) -> bool:
-        """Whether the model is in memory, as far as the engine tells."""
+        """Whether the model is in memory, as far as the engine tells; under whatever name of its weights.
+
+        Ollama lists a runner once, under the name that loaded it first.
+        """
         if instance.engine is Engine.LLAMA_CPP:
+            await self._get(instance, "/health")
             return True
-        listed = (await self._get(instance, "/api/ps")).get("models") or []
-        names = (instance.upstream_model, f"{instance.upstream_model}:latest")
-        return any(each.get("model") in names for each in listed)
+        names = [each["model"] for each in await self._listed(instance, "/api/ps")]
+        if any(_is_same_name(name, instance.upstream_model) for name in names):
+            return True
+        if not names:
+            return False
+        mine = await self._weights(instance, instance.upstream_model)
+        return bool(mine) and any([await self._weights(instance, name) == mine for name in names])
 
     async def describe(self, instance: Instance) -> dict[str, Any]:
-        """The engine's own `/api/tags` and `/api/ps` entries and `/api/show` body of its model. Raises InstanceError."""
-        tags = (await self._get(instance, "/api/tags")).get("models") or []
-        running = (await self._get(instance, "/api/ps")).get("models") or []
-        async with self._post(instance, "/api/show", {"model": instance.upstream_model}, PROBE_TIMEOUT_S) as reply:
-            show = orjson.loads(await reply.read())
-        names = (instance.upstream_model, f"{instance.upstream_model}:latest")
-        return {
-            "tags": next((each for each in tags if each.get("model") in names), {}),
-            "ps": next((each for each in running if each.get("model") in names), {}),
-            "show": show,
-        }
+        """Its own `/api/tags` and `/api/ps` entries and `/api/show` body of its model. Raises InstanceError."""
+        tags = await self._listed(instance, "/api/tags")
+        running = await self._listed(instance, "/api/ps")
+        status, show = await self._ask(instance, "/api/show", {"model": instance.upstream_model})
+        if status != 200:
+            raise InstanceError(instance.id, f"/api/show answered {status}: {_reason(show)}")
+        _refuse_remote(instance, show)
+
+        def own(listed: list[dict[str, Any]]) -> dict[str, Any]:
+            return next((each for each in listed if _is_same_name(each["model"], instance.upstream_model)), {})
+
+        _refuse_remote(instance, own(tags))
+        return {"tags": own(tags), "ps": own(running), "show": show}
 
     async def pull(self, instance: Instance, on_progress: Callable[[str, int, int], None]) -> None:
-        """Have the instance fetch its model; `on_progress` gets status, bytes done and bytes in all. Raises InstanceError."""
+        """Have the instance fetch its model; `on_progress` gets status, bytes done and in all. Raises InstanceError."""
+        _refuse_cloud_name(instance)
         body = {"model": instance.upstream_model, "stream": True}
-        async with self._post(instance, "/api/pull", body, None) as reply:
+        limits = aiohttp.ClientTimeout(total=None, sock_read=PULL_SILENCE_S, sock_connect=PROBE_TIMEOUT_S)
+        async with self._answered(instance, "/api/pull", body, limits) as reply:
             if reply.status != 200:
-                raise InstanceError(instance.id, f"pull answered {reply.status}: {(await reply.text())[:300]}")
+                raise InstanceError(
+                    instance.id, f"pull answered {reply.status}: {_reason(_parsed(await reply.read()))}"
+                )
+            last = ""
             async for line in reply.content:
-                event = orjson.loads(line)
-                if "error" in event:  # an error after the headers comes as a line (OLLAMA.md 1.17)
-                    raise InstanceError(instance.id, f"pull of {instance.upstream_model}: {event['error']}")
-                on_progress(event.get("status", ""), event.get("completed", 0), event.get("total", 0))
+                event = _object(instance, "/api/pull", line)
+                if "error" in event:  # an error after the headers comes as a line
+                    raise InstanceError(instance.id, f"pull of {instance.upstream_model}: {_reason(event)}")
+                last = str(event.get("status", ""))
+                on_progress(last, _count(event.get("completed")), _count(event.get("total")))
+            if last != "success":
+                raise InstanceError(
+                    instance.id, f"pull of {instance.upstream_model} ended early, after: {last or 'nothing'}"
+                )
 
     async def load(self, instance: Instance, *, is_embedding: bool) -> None:
         """Load the model for good, with the pool's own context. Raises InstanceError."""
@@ -82,43 +117,110 @@ class EngineApi:
             return
         options = {"num_ctx": instance.context}
         body: dict[str, Any] = {"model": instance.upstream_model, "keep_alive": -1, "options": options}
-        path = "/api/generate"
-        if is_embedding:
-            path, body = "/api/embed", {**body, "input": "warm"}
-        async with self._post(instance, path, body, None) as reply:
-            if reply.status != 200:
-                raise InstanceError(instance.id, f"load answered {reply.status}: {(await reply.text())[:300]}")
-            await reply.read()
+        # Not streamed: what goes wrong is then a status of its own.
+        path, more = ("/api/embed", {"input": "warm"}) if is_embedding else ("/api/generate", {"stream": False})
+        limits = aiohttp.ClientTimeout(total=LOAD_TIMEOUT_S, sock_connect=PROBE_TIMEOUT_S)
+        status, answer = await self._ask(instance, path, {**body, **more}, limits)
+        if status != 200 or "error" in answer:
+            raise InstanceError(instance.id, f"load answered {status}: {_reason(answer)}")
+
+    async def _weights(self, instance: Instance, name: str) -> str:
+        """The digest of the weights behind a name; empty where the engine does not tell."""
+        status, shown = await self._ask(instance, "/api/show", {"model": name})
+        lines = str(shown.get("modelfile", "")).splitlines() if status == 200 else []
+        sources = [
+            line.rpartition("sha256-")[2].strip() for line in lines if line.startswith("FROM ") and "sha256-" in line
+        ]
+        return sources[0] if sources else ""
+
+    async def _listed(self, instance: Instance, path: str) -> list[dict[str, Any]]:
+        models = (await self._get(instance, path)).get("models") or []
+        if not isinstance(models, list) or not all(isinstance(each, dict) and "model" in each for each in models):
+            raise InstanceError(instance.id, f"{path} answered no list of models")
+        return models
 
     async def _get(self, instance: Instance, path: str) -> dict[str, Any]:
-        try:
-            async with self._http.get(f"http://{instance.host}:{instance.port}{path}") as reply:
-                body = await reply.read()
-                if reply.status != 200:
-                    raise InstanceError(instance.id, f"{path} answered {reply.status}")
-                return cast(dict[str, Any], orjson.loads(body))
-        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
-            raise InstanceError(instance.id, f"{path}: {type(why).__name__} {why}".rstrip()) from why
+        async with self._answered(instance, path) as reply:
+            body = await reply.read()
+            if reply.status != 200:
+                raise InstanceError(instance.id, f"{path} answered {reply.status}: {_reason(_parsed(body))}")
+            return _object(instance, path, body)
 
-    def _post(self, instance: Instance, path: str, body: dict[str, Any], total_s: float | None) -> _Posted:
-        timeout = aiohttp.ClientTimeout(total=total_s, sock_read=SILENCE_TIMEOUT_S, sock_connect=PROBE_TIMEOUT_S)
+    async def _ask(
+        self, instance: Instance, path: str, body: dict[str, Any], limits: aiohttp.ClientTimeout = _PROBE
+    ) -> tuple[int, dict[str, Any]]:
+        async with self._answered(instance, path, body, limits) as reply:
+            answer = await reply.read()
+            return reply.status, _object(instance, path, answer) if reply.status == 200 else _parsed(answer)
+
+    @asynccontextmanager
+    async def _answered(
+        self,
+        instance: Instance,
+        path: str,
+        body: dict[str, Any] | None = None,
+        limits: aiohttp.ClientTimeout = _PROBE,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request under way whose transport errors come out as InstanceError."""
         url = f"http://{instance.host}:{instance.port}{path}"
-        return _Posted(instance, self._http.post(url, data=orjson.dumps(body), timeout=timeout))
-
-
-class _Posted:
-    """A request under way whose transport errors come out as InstanceError."""
-
-    def __init__(self, instance: Instance, request: Any) -> None:
-        self._instance, self._request = instance, request
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
+        method, data = ("GET", None) if body is None else ("POST", orjson.dumps(body))
         try:
-            return cast(aiohttp.ClientResponse, await self._request.__aenter__())
+            async with self._http.request(method, url, data=data, allow_redirects=False, timeout=limits) as reply:
+                yield reply
         except (aiohttp.ClientError, TimeoutError) as why:
-            raise InstanceError(self._instance.id, f"{type(why).__name__} {why}".rstrip()) from why
+            away = isinstance(why, aiohttp.ClientConnectorError)
+            said = str(why) or type(why).__name__
+            raise InstanceError(instance.id, f"{path}: {said}", is_unreachable=away) from why
 
-    async def __aexit__(self, kind: Any, why: BaseException | None, trace: Any) -> None:
-        await self._request.__aexit__(kind, why, trace)
-        if isinstance(why, aiohttp.ClientError | asyncio.TimeoutError):
-            raise InstanceError(self._instance.id, f"{type(why).__name__} {why}".rstrip()) from why
+
+def _object(instance: Instance, path: str, body: bytes) -> dict[str, Any]:
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError as why:
+        raise InstanceError(instance.id, f"{path} answered what is no JSON: {body[:80]!r}") from why
+    if not isinstance(read, dict):
+        raise InstanceError(instance.id, f"{path} answered no JSON object: {body[:80]!r}")
+    return read
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The body of an error: Ollama's JSON, or whatever it is, as one."""
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {"error": body.decode(errors="replace")}
+    return read if isinstance(read, dict) else {"error": str(read)}
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    why = answer.get("error")
+    text = why.get("message") if isinstance(why, dict) else why  # llama.cpp's is an object
+    return str(text or "no reason given").strip()[:_LONGEST_REASON]
+
+
+def _count(number: object) -> int:
+    return number if isinstance(number, int) else 0
+
+
+def _is_same_name(one: object, other: str) -> bool:
+    return isinstance(one, str) and _plain(one) == _plain(other)
+
+
+def _plain(name: str) -> str:
+    """A model's name as Ollama compares it: no case, the default registry, namespace and tag filled in or left out."""
+    plain = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
+    return plain if ":" in plain.rpartition("/")[2] else f"{plain}:latest"
+
+
+def _refuse_cloud_name(instance: Instance) -> None:
+    tag = _plain(instance.upstream_model).rpartition(":")[2]
+    if tag == "cloud" or tag.endswith("-cloud"):
+        raise InstanceError(instance.id, f"{instance.upstream_model} is served by ollama.com, {_WAY_OUT}")
+
+
+def _refuse_remote(instance: Instance, told: dict[str, Any]) -> None:
+    if host := told.get("remote_host"):
+        raise InstanceError(instance.id, f"{instance.upstream_model} is served by {host}, {_WAY_OUT}")
+
+
+_WAY_OUT = "not by this machine: prompts would leave the house; name a model that is downloaded"

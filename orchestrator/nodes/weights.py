@@ -30,14 +30,27 @@ def shape_of_file(path: Path) -> ModelShape:
 
 
 def pulled_weights(models_dir: Path, model: str) -> Path | None:
-    """The GGUF blob of a model that Ollama has pulled, or None."""
-    name, _, tag = model.partition(":")
-    path = name if "/" in name else f"library/{name}"
-    host = "" if path.count("/") > 1 else "registry.ollama.ai/"
-    manifest = models_dir / "manifests" / f"{host}{path}" / (tag or "latest")
-    if not manifest.is_file():
+    """The GGUF blob of a model that Ollama has pulled, or None: also where its record is not whole (yet)."""
+    manifest = _manifest(models_dir, model)
+    try:
+        read = orjson.loads(manifest.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None  # not pulled, or being written: the catalogue's figures stand in
+    layers = read.get("layers") if isinstance(read, dict) else None
+    digests = [each.get("digest", "") for each in layers or () if each.get("mediaType") == _WEIGHTS_LAYER]
+    if not digests or not digests[0]:
         return None
-    layers = orjson.loads(manifest.read_bytes()).get("layers", [])
-    digest = next((each["digest"] for each in layers if each.get("mediaType") == _WEIGHTS_LAYER), None)
-    blob = models_dir / "blobs" / digest.replace(":", "-") if digest else None
-    return blob if blob is not None and blob.is_file() else None
+    blob = models_dir / "blobs" / digests[0].replace(":", "-")
+    return blob if blob.is_file() else None
+
+
+def _manifest(models_dir: Path, model: str) -> Path:
+    """Where Ollama records a model: `host/namespace/model/tag`, of which all but the model may be left out."""
+    head, _, last = model.rpartition("/")  # a host may have a port: only behind the last `/` is a tag
+    name, _, tag = last.partition(":")
+    parts = head.split("/") if head else []
+    if not parts:
+        parts = ["library"]
+    if len(parts) == 1:
+        parts = ["registry.ollama.ai", *parts]
+    return models_dir.joinpath("manifests", *parts, name, tag or "latest")

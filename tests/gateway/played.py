@@ -49,6 +49,42 @@ class Played:
         snapshot = Snapshot(self.version, time.time_ns() // 1_000_000, self.pools)
         assert await cluster.publish(self.connection, leadership, snapshot, grace_s=0)
 
+    async def until_known(self, within_s: float = 10.0) -> None:
+        """Wait until every gateway serves by what was published last."""
+        wanted = [(pool.name, each.id, each.context) for pool in self.pools for each in pool.instances]
+        async with asyncio.timeout(within_s), aiohttp.ClientSession() as http:
+            for _ in range(3 * len(self.gateways)):  # connections spread over the workers
+                while await self._published(http) != wanted:
+                    await asyncio.sleep(0.01)
+
+    async def _published(self, http: aiohttp.ClientSession) -> list[tuple[str, str, int]]:
+        async with http.get(f"{self.url}/status.json", headers={"Connection": "close"}) as reply:
+            pools = (await reply.json())["pools"]
+        return [(pool["name"], each["id"], each["context"]) for pool in pools for each in pool["instances"]]
+
+    async def until_ready(self) -> None:
+        """Wait until a gateway answers that it is."""
+        async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as http:
+            while True:
+                assert all(each.poll() is None for each in self.gateways), self.logs()
+                try:
+                    async with http.get(f"{self.url}/readyz") as reply:
+                        if reply.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass  # not listening yet
+                await asyncio.sleep(0.02)
+
+    async def until_all_listen(self) -> None:
+        """Wait for every worker: one that answers tells nothing of the others behind its port."""
+        async with asyncio.timeout(READY_WITHIN_S):
+            while self.logs().count(" serves on ") < len(self.gateways):
+                await asyncio.sleep(0.02)
+
+    def logs(self) -> str:
+        """What the gateways said."""
+        return "\n".join(path.read_text() for path in sorted(self.state.glob("gateway-*.log")))
+
     async def in_flight(self) -> dict[str, int]:
         """Calls by instance, as Redis counts them; a count that contradicts itself fails the test."""
         loads = await pools.in_flight(self.connection)
@@ -110,7 +146,8 @@ async def played(
                 process = start_gateway(paths, address, redis.url, index, workers)
                 world.gateways.append(process)
                 stack.callback(_end, process)
-            await _until_ready(world)
+            await world.until_ready()
+            await world.until_all_listen()
             yield world
         finally:
             await connection.close()
@@ -132,23 +169,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-async def _until_ready(world: Played) -> None:
-    async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as http:
-        while True:
-            assert all(each.poll() is None for each in world.gateways), _logs(world)
-            try:
-                async with http.get(f"{world.url}/readyz") as reply:
-                    if reply.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass  # not listening yet
-            await asyncio.sleep(0.02)
-
-
-def _logs(world: Played) -> str:
-    return "\n".join(path.read_text() for path in sorted(world.state.glob("gateway-*.log")))
 
 
 def serving(pool: Pool, *, without: str) -> Pool:

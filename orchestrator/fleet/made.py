@@ -1,0 +1,54 @@
+"""How an instance was made, written into its own process: whoever finds the process knows what it is.
+
+Neither Redis nor a file needs to survive for that. A process of another user cannot be read, and is not ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import orjson
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.core.model import Placement
+from orchestrator.nodes.keeper_units import Unit
+
+UNIT_PREFIX = "engine-"
+MARK = "OLLAMACTL_INSTANCE"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What an instance was started as. `terms`: see `Wanted.terms`."""
+
+    placement: Placement
+    port: int
+    terms: str
+    is_embedding: bool
+
+    @property
+    def unit(self) -> str:
+        return UNIT_PREFIX + self.placement.instance
+
+
+_MADE: TypeAdapter[Made] = TypeAdapter(Made)
+
+
+def marked(unit: Unit, made: Made) -> Unit:
+    """`unit` with the mark in its environment."""
+    return replace(unit, env={**unit.env, MARK: orjson.dumps(made).decode()})
+
+
+def found(pids: Mapping[str, int]) -> dict[str, Made]:
+    """What the processes of units say they are, by unit; those that say nothing are left out. Blocks."""
+    read = {unit: _read(pid) for unit, pid in pids.items()}
+    return {unit: made for unit, made in read.items() if made is not None and made.unit == unit}
+
+
+def _read(pid: int) -> Made | None:
+    try:
+        return _MADE.validate_json(psutil.Process(pid).environ().get(MARK, ""))
+    except (psutil.Error, ValidationError):
+        return None

@@ -1,0 +1,218 @@
+"""A cluster as a user runs it: `ollamactl` in a process of its own, a state folder, a port, and what is left of them.
+
+Whose a process is, is told by what it holds open: the logs of a state folder are the output of every process that its
+`up` started, and of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import pytest
+
+from orchestrator.core.errors import HostError
+from orchestrator.store.embedded import find_server
+
+TIMEOUT_S = 90.0
+CARDS = "3x RTX 4090, 1x A100-40GB"
+T = TypeVar("T")
+
+
+def needs_redis() -> None:
+    """Skip where this machine has not what `up` needs by itself, saying what."""
+    try:
+        find_server()
+    except HostError as why:
+        pytest.skip(str(why))
+
+
+def needs_built_in_engine() -> None:
+    needs_redis()
+    pytest.importorskip("xllamacpp", reason="the built-in engine is not installed: `make install` brings it")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
+    """Wait for a condition, not for a while."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s, f"never: {what}"
+        time.sleep(0.02)
+    return found
+
+
+def environment() -> dict[str, str]:
+    """This one's, without an `ollama` on PATH: what is tested must not depend on what this machine has."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    path = os.pathsep.join(each for each in folders if shutil.which("ollama", path=each) is None)
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("OLLAMA")}, "PATH": path}
+
+
+def ollamactl(*args: str | Path, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    argv = [sys.executable, "-m", "orchestrator.cli", *map(str, args)]
+    options = {"env": environment(), "timeout": TIMEOUT_S} | options
+    return subprocess.run(argv, cwd=cwd, text=True, capture_output=True, check=False, **options)
+
+
+def processes_of(state: Path) -> dict[int, str]:
+    """Pids of the processes that hold something of the state folder open, and the unit that each belongs to."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            files = _open_files(folder)
+            if any(each.startswith(f"{state}/") for each in files.values()):
+                found[int(folder.name)] = Path(files.get("1", "")).stem
+    return found
+
+
+def _open_files(folder: Path) -> dict[str, str]:
+    files: dict[str, str] = {}
+    with suppress(OSError):  # it has ended, or is another user's
+        for each in (folder / "fd").iterdir():
+            with suppress(OSError):
+                files[each.name] = str(each.readlink())
+    return files
+
+
+def unit_pid(state: Path, unit: str) -> int:
+    """The leader of a unit's processes; 0 while it has none."""
+    for pid, name in processes_of(state).items():
+        with suppress(ProcessLookupError):
+            if name == unit and os.getsid(pid) == pid:
+                return pid
+    return 0
+
+
+def is_back(state: Path, unit: str, instead_of: int) -> bool:
+    """Whether another process of the unit runs, and a gateway worker takes connections again."""
+    pid = unit_pid(state, unit)
+    if pid in (0, instead_of):
+        return False
+    if not unit.startswith("gateway-"):
+        return True
+    with suppress(psutil.NoSuchProcess):
+        return any(each.status == psutil.CONN_LISTEN for each in psutil.Process(pid).net_connections("tcp"))
+    return False
+
+
+class Up:
+    """One `ollamactl up` in the foreground of nothing: its output goes to a file."""
+
+    def __init__(
+        self,
+        state: Path,
+        *args: str,
+        config: Path | None = None,
+        listen: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        self.state = state
+        self.listen = listen or f"127.0.0.1:{free_port()}"
+        self.endpoint = f"http://{self.listen}"
+        self.ready_file = state.with_suffix(".ready.json")
+        self._output = state.with_suffix(".out")
+        argv = [sys.executable, "-m", "orchestrator.cli", "up", "--state", str(state), "--listen", self.listen]
+        argv += ["--ready-file", str(self.ready_file), *(["--config", str(config)] if config else []), *args]
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=state.parent, env=env or environment()
+            )
+
+    @property
+    def screen(self) -> str:
+        return self._output.read_text()
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"up ended with {self.process.returncode}:\n{self.screen}"
+            return self.ready_file.exists() and self._ready_pid() == self.process.pid
+
+        until(is_ready, f"up is ready:\n{self.screen}")
+        self.ready: dict[str, Any] = json.loads(self.ready_file.read_text())
+        return self.ready
+
+    def _ready_pid(self) -> int:
+        """Whose the file is: it may be an earlier start's until this one has taken that away."""
+        with suppress(FileNotFoundError):
+            return int(json.loads(self.ready_file.read_text())["pid"])
+        return 0
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Its exit code, after the signal; nothing of it is left."""
+        self.process.send_signal(number)
+        code = self.process.wait(TIMEOUT_S)
+        until(lambda: not processes_of(self.state), f"the processes of {self.state} end: {processes_of(self.state)}")
+        return code
+
+    def close(self) -> None:
+        """The end, whatever has happened before; by force where nothing else helps."""
+        try:
+            if self.process.poll() is None:
+                self.end()
+            left = processes_of(self.state)
+            assert not left, f"left running: {left}"
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            for pid in processes_of(self.state):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+        """One call on a connection of its own, without a retry."""
+        return httpx.post(self.endpoint + path, json=body, headers=headers, timeout=TIMEOUT_S)
+
+    def chat(self, question: str, model: str = "auto", tokens: int = 8, **headers: str) -> httpx.Response:
+        body = {"model": model, "stream": False, "options": {"num_predict": tokens, "temperature": 0}}
+        return self.post("/api/chat", body | {"messages": [{"role": "user", "content": question}]}, **headers)
+
+    def status(self) -> dict[str, Any]:
+        reply = httpx.get(self.endpoint + "/status.json", timeout=TIMEOUT_S)
+        assert reply.status_code == 200, reply.text
+        told: dict[str, Any] = reply.json()
+        return told
+
+    def instances(self) -> list[dict[str, Any]]:
+        return [each for pool in self.status()["pools"] for each in pool["instances"]]
+
+    def all_serve(self) -> bool:
+        return self.status()["store"] == "up" and all(each["state"] == "serving" for each in self.instances())
+
+    def is_idle(self) -> bool:
+        """Whether everything serves, no slot is held and nobody waits."""
+        is_free = not any(each["in_flight"] for each in self.instances())
+        return self.all_serve() and is_free and not any(pool["queue_depth"] for pool in self.status()["pools"])
+
+
+@contextmanager
+def running(state: Path, *args: str, **options: Any) -> Iterator[Up]:
+    """A cluster that answers; at the end nothing of it is left."""
+    up = Up(state, *args, **options)
+    try:
+        up.wait_until_ready()
+        yield up
+    finally:
+        up.close()

@@ -1,0 +1,121 @@
+"""Each process of a cluster is killed while calls come in: it comes back, and calls are answered all the while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from running import Up, is_back, needs_built_in_engine, running, unit_pid, until
+
+SMALL = "engine-local-cpu-smollm2-135m-0"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    needs_built_in_engine()
+    with running(tmp_path_factory.mktemp("repair") / "state") as cluster:
+        yield cluster
+
+
+class Callers:
+    """Two who ask one question after another, each on a connection of its own, and never ask again what failed."""
+
+    def __init__(self, up: Up) -> None:
+        self._up = up
+        self._stop = threading.Event()
+        self.answered = 0
+        self.failed: list[str] = []
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(2)]
+
+    def _ask(self, caller: int) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            try:
+                told = self._up.chat(f"Caller {caller} has question {number}.", tokens=3)
+                if told.status_code == 200 and told.json()["done"] is True:
+                    self.answered += 1
+                else:
+                    self.failed.append(f"{told.status_code}: {told.text}")
+            except httpx.TransportError as why:
+                self.failed.append(repr(why))
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        for each in self._threads:
+            each.start()
+        try:
+            until(lambda: self.answered >= 2, "they are answered")
+            yield
+            answered = self.answered
+            until(lambda: self.answered >= answered + 4, "they are answered again")
+        finally:
+            self._stop.set()
+            for each in self._threads:
+                each.join()
+
+
+def kill(state: Path, *units: str) -> None:
+    """Kill them at once, and wait until another one of each does its work."""
+    old = {unit: unit_pid(state, unit) for unit in units}
+    assert all(old.values())
+    for pid in old.values():
+        os.kill(pid, signal.SIGKILL)
+    for unit, pid in old.items():
+        until(partial(is_back, state, unit, pid), f"{unit} comes back")
+
+
+@pytest.mark.parametrize("unit", ["controller", "redis", "guardian", SMALL])
+def test_it_comes_back_and_no_call_fails(up: Up, unit: str) -> None:
+    callers = Callers(up)
+    with callers.asking():
+        kill(up.state, unit)
+        until(up.all_serve, "everything serves again")
+    assert callers.failed == []
+    assert f"{unit} exited" in up.screen
+    assert "signal 9 (SIGKILL); restarting at once" in up.screen
+    until(up.is_idle, "no slot is held by anybody")
+
+
+@pytest.mark.parametrize("unit", ["gateway-0", "gateway-1"])
+def test_a_gateway_worker_comes_back_and_only_its_own_calls_fail(up: Up, unit: str) -> None:
+    callers = Callers(up)
+    with callers.asking():
+        kill(up.state, unit)
+    assert len(callers.failed) <= 2, "two callers have no more than two calls on it"
+    until(up.is_idle, "what it held is given back")
+
+
+def test_a_killed_worker_gives_its_slot_back_long_before_the_lease_would_expire(up: Up) -> None:
+    """It is known by its place: the next worker there ends what the last one held."""
+    body = {"model": "smollm2-8k:135m", "prompt": "Count to a thousand.", "options": {"num_predict": 400}}
+    with httpx.stream("POST", f"{up.endpoint}/api/generate", json=body, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        assert sum(each["in_flight"] for each in up.instances()) == 1
+        kill(up.state, "gateway-0", "gateway-1")
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+    until(up.is_idle, "the slot is free", timeout_s=10)
+
+
+def test_an_instance_killed_within_a_stream_ends_it_visibly(up: Up) -> None:
+    body = {"model": "smollm2:135m", "prompt": "Count to a thousand.", "options": {"num_predict": 800}}
+    with httpx.stream("POST", f"{up.endpoint}/api/generate", json=body, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        kill(up.state, SMALL)
+        text = []
+        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - the lines before the cut are looked at too
+            for line in lines:
+                text.append(line)
+    assert '"error":"the answer was cut off' in text[-1]
+    assert not any('"done":true' in line for line in text)
+    until(up.is_idle, "it serves again")

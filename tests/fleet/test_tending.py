@@ -1,0 +1,121 @@
+"""What one instance goes through when its engine does not do as it is told: each state says why, and is left again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.core.model import InstanceState, Placement
+from orchestrator.fleet import tending
+from orchestrator.fleet.engines import UNIT_PREFIX
+from orchestrator.nodes.keeper_units import Unit
+from tests.fleet.world import Controller, World, settings_of, until
+
+PLAYED = Path(__file__).with_name("bad_ollama.py")
+
+
+class Played:
+    """A world whose one instance is a played Ollama with these faults."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.calls = world.state / "calls"
+        world.settings = settings_of(small={})
+
+    async def begin(self, **faults: Any) -> Controller:
+        named = {f"/api/{name}" if name != "dies" else name: fault for name, fault in faults.items()}
+
+        def unit_of(placement: Placement, port: int) -> Unit:
+            argv = (sys.executable, str(PLAYED), str(port), json.dumps(named), str(self.calls))
+            return Unit(UNIT_PREFIX + placement.instance, argv)
+
+        self.world.unit_of = unit_of  # type: ignore[method-assign]
+        return await self.world.controller()
+
+    async def says(self, text: str, **faults: Any) -> Controller:
+        controller = await self.begin(**faults)
+        await until(lambda: controller.store.snapshots and text in controller.reasons(), text, controller)
+        assert controller.slots() == 0
+        return controller
+
+    def asked(self, path: str) -> int:
+        return self.calls.read_text().splitlines().count(path) if self.calls.exists() else 0
+
+
+@pytest.fixture
+def played(world: World) -> Played:
+    return Played(world)
+
+
+async def test_an_error_line_of_a_pull_is_the_reason(played: Played) -> None:
+    line = '{"status": "pulling manifest"}\n{"error": "pull model manifest: file does not exist"}\n'
+    missing = [404, {"error": "model 'llama3.2:3b' not found"}]
+    await played.says(
+        "down pull of llama3.2:3b: pull model manifest: file does not exist", show=missing, pull=[200, line]
+    )
+
+
+async def test_a_pull_that_ends_early_is_not_taken_for_a_whole_one(played: Played) -> None:
+    missing = [404, {"error": "not found"}]
+    await played.says(
+        "ended early, after: pulling manifest", show=missing, pull=[200, '{"status": "pulling manifest"}\n']
+    )
+
+
+async def test_a_load_that_fails_is_the_reason_and_is_tried_again_with_growing_pauses(played: Played) -> None:
+    error = {"error": "llama runner process has terminated: cudaMalloc failed: out of memory"}
+    controller = await played.says("down load answered 500: llama runner process has", generate=[500, error, 3])
+    await until(lambda: controller.slots() == 2, "the fourth load is well", controller)
+    assert played.asked("/api/generate") == 4
+
+
+async def test_a_model_removed_while_it_ran_is_pulled_again(played: Played) -> None:
+    controller = await played.begin(show=[404, {"error": "not found"}, 2])
+    await until(lambda: controller.slots() == 2, "serves", controller)
+    assert played.asked("/api/pull") == 1
+
+
+@pytest.mark.parametrize("fault", [[200, {"remote_host": "https://ollama.com:443", "remote_model": "big"}]])
+async def test_a_model_that_ollama_would_send_elsewhere_is_never_offered(played: Played, fault: list[Any]) -> None:
+    await played.says("served by https://ollama.com:443, not by this machine", show=fault)
+    assert played.asked("/api/generate") == played.asked("/api/pull") == 0
+
+
+async def test_a_process_that_ends_before_it_answers_says_its_last_words(played: Played) -> None:
+    await played.says("Error: unknown flag", dies="unknown flag")
+    assert played.asked("/api/version") == 0
+
+
+async def test_answers_that_make_no_sense_end_nothing(played: Played) -> None:
+    controller = await played.says("what is no JSON", show=[200, "<html>", 2])
+    await until(lambda: controller.slots() == 2, "serves after all", controller)
+
+
+async def test_an_instance_that_lost_its_model_loads_it_again_by_the_clusters_own_request(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "PROBE_EVERY_S", 0.05)
+    controller = await played.begin(ps=[200, {"models": []}, 3])
+    await until(lambda: controller.slots() == 2, "serves", controller)
+    await until(lambda: played.asked("/api/generate") >= 2, "loaded again", controller)
+    states = [one.state for each in controller.store.snapshots for pool in each.pools for one in pool.instances]
+    assert InstanceState.LOADING in states
+
+
+async def test_an_instance_that_stops_answering_is_taken_out_and_is_back_without_a_restart(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tending, "PROBE_EVERY_S", 0.05)
+    controller = await played.begin()
+    await until(lambda: controller.slots() == 2, "serves", controller)
+    pids, sick = played.world.pids(), played.calls.with_name("sick")
+    sick.touch()
+    await until(lambda: controller.slots() == 0, "taken out", controller)
+    assert "503: sick" in controller.reasons()
+    sick.unlink()
+    await until(lambda: controller.slots() == 2, "back", controller)
+    assert played.world.pids() == pids

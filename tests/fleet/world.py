@@ -1,0 +1,216 @@
+"""A world for the steward: a real keeper, a real Valkey, simulated instances as real processes; all of it ends here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.app.controller import PublishedCluster
+from orchestrator.core.cards import find_card, parse_cards
+from orchestrator.core.model import (
+    Engine,
+    InstanceId,
+    InstanceState,
+    NodeFacts,
+    NodeName,
+    Placement,
+    PoolName,
+    Snapshot,
+)
+from orchestrator.fleet.engines import LocalEngine, simulator_unit
+from orchestrator.fleet.inventory import simulated_facts
+from orchestrator.fleet.seats import seat_for
+from orchestrator.fleet.steward import Steward
+from orchestrator.fleet.wanted import Wanted, want
+from orchestrator.nodes.keeper import Keeper
+from orchestrator.nodes.keeper_client import KeeperClient
+from orchestrator.nodes.keeper_units import Unit, UnitEvent
+from orchestrator.nodes.simulator.config import config_for
+from orchestrator.settings import ClusterSettings
+from orchestrator.store import cluster, pools
+from orchestrator.store.connection import Connection
+from tests.store.playing import Server
+
+TIMEOUT_S = 60.0
+SMALL, FULL = "llama3.2:3b", "llama3.1:8b"
+HERE = NodeFacts(
+    node=NodeName("sim"),
+    hostname="here",
+    cpu_model="",
+    cpu_count=8,
+    ram_total_bytes=64 * 2**30,
+    ram_free_bytes=60 * 2**30,
+    disk_free_bytes=500 * 2**30,
+)
+
+
+def settings_of(simulate: str = "2x RTX 4090", **models: Mapping[str, Any]) -> ClusterSettings:
+    """`small` and `full` are the two models."""
+    names = {"small": SMALL, "full": FULL}
+    nodes = [{"name": "sim", "simulate": simulate}]
+    named = {names.get(name, name): fields for name, fields in models.items()}
+    return ClusterSettings.model_validate({"nodes": nodes, "models": named})
+
+
+class Recorded(PublishedCluster):
+    """The real store, and all that went into it."""
+
+    def __init__(self, connection: Connection, holder: str) -> None:
+        async def nothing_lost() -> bool:
+            return False
+
+        super().__init__(connection, holder, nothing_lost, is_simulated=True)
+        self.snapshots: list[Snapshot] = []
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        await super().publish(snapshot)
+        self.snapshots.append(snapshot)
+
+
+class Controller:
+    """One steward at work; `kill` leaves everything as it is, as SIGKILL would."""
+
+    def __init__(self, world: World, store: Recorded) -> None:
+        self.world, self.store = world, store
+        self.steward = Steward(
+            keeper=world.client,
+            store=store,
+            engine=Engine.OLLAMA,
+            is_simulated=True,
+            want=world.want,
+            unit_of=world.unit_of,
+            notes=("SIMULATED",),
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> Controller:
+        published = await cluster.read(self.world.connection)
+        self.task = asyncio.create_task(self.steward.run(published))
+        return self
+
+    async def kill(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.wait((self.task,))
+        await self.steward.close()
+
+    def slots(self, pool: str = SMALL) -> int:
+        """What the last snapshot offers."""
+        found = self.store.snapshots[-1].pool(pool) if self.store.snapshots else None
+        return found.slots_serving if found is not None else 0
+
+    def reasons(self) -> str:
+        last = self.store.snapshots[-1]
+        return " | ".join(f"{each.state} {each.reason}" for pool in last.pools for each in pool.instances)
+
+
+class World:
+    def __init__(self, state: Path, server: Server) -> None:
+        self.state, self.server = state, server
+        self.events: list[UnitEvent] = []
+        self.keeper = Keeper(state, self.events.append)
+        self.client = KeeperClient(state / "keeper.sock")
+        self.connection = Connection(server.url, name="controller")
+        self.settings = settings_of(small={"replicas": 2})
+        self.facts: tuple[NodeFacts, ...] | None = None
+        self.wanted: Wanted | None = None
+        self.speed, self.is_pulled = 10_000.0, True
+        self.ports: dict[str, int] = {}  # to be given instead of the chosen one, once each
+        self.controllers: list[Controller] = []
+
+    async def __aenter__(self) -> World:
+        await self.keeper.open()
+        await self.connection.open(20)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for each in self.controllers:
+            await each.kill()
+        pids = [each.pid for each in self.keeper.status() if each.pid]
+        await self.keeper.close()
+        await self.connection.close()
+        assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+    # --- what app hands to the steward -------------------------------------------------------------------------------
+
+    async def want(self, current: Sequence[Placement]) -> tuple[Wanted, tuple[NodeFacts, ...]]:
+        cards = parse_cards(self.settings.nodes[0].simulate or "")
+        facts = self.facts or (simulated_facts(NodeName("sim"), cards, HERE),)
+        self.wanted = want(self.settings, facts, LocalEngine(Engine.OLLAMA), current)
+        return self.wanted, facts
+
+    def unit_of(self, placement: Placement, port: int) -> Unit:
+        assert self.wanted is not None
+        uuids = placement.accelerators
+        config = config_for(
+            instance=placement.instance,
+            host="127.0.0.1",
+            port=self.ports.pop(placement.instance, port),
+            card=find_card("RTX 4090"),
+            card_id=uuids[0],
+            model=placement.pool,
+            shape=self.wanted.shapes[placement.pool],
+            footprint=placement.footprint,
+            slots=placement.slots,
+            context=placement.context,
+            sim_dir=self.state / "sim",
+            seat=seat_for(placement, self.wanted.plan, self.state / "sim"),
+            kv_type=self.settings.models[placement.pool].kv_cache,
+            speed=self.speed,
+            is_pulled=self.is_pulled,
+        )
+        return simulator_unit(placement, config)
+
+    # --- for tests ---------------------------------------------------------------------------------------------------
+
+    async def controller(self, holder: str = "this machine") -> Controller:
+        found = Controller(self, Recorded(self.connection, holder))
+        self.controllers.append(found)
+        return await found.start()
+
+    async def serving(self, slots: int, pool: str = SMALL) -> Controller:
+        """A controller whose pool serves with so many slots."""
+        found = await self.controller()
+        await until(lambda: found.slots(pool) == slots, f"{slots} slots of {pool}", found)
+        return found
+
+    def pids(self) -> dict[str, int | None]:
+        return {each.name.removeprefix("engine-"): each.pid for each in self.keeper.status()}
+
+    async def offered(self, pool: str = SMALL) -> dict[InstanceId, int]:
+        """What Redis grants."""
+        load = await pools.pool_load(self.connection, PoolName(pool))
+        return {each.instance: each.slots for each in load.instances if each.slots}
+
+
+async def until(condition: Callable[[], Any], what: str, controller: Controller | None = None) -> None:
+    """Wait for a condition, not for a while."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        if controller is not None and controller.task is not None and controller.task.done():
+            await controller.task
+        said = controller.reasons() if controller is not None and controller.store.snapshots else ""
+        assert time.monotonic() < deadline_s, f"never: {what}; {said}"
+        await asyncio.sleep(0.01)
+
+
+def never_silent(snapshots: Sequence[Snapshot], pool: str = SMALL) -> bool:
+    """Whether the pool offered slots in every one of them."""
+    return all((found := each.pool(pool)) is not None and found.slots_serving > 0 for each in snapshots)
+
+
+def states(controller: Controller, pool: str = SMALL) -> set[InstanceState]:
+    found = controller.store.snapshots[-1].pool(pool)
+    return {each.state for each in found.instances} if found is not None else set()
+
+
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).kill()

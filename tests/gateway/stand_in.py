@@ -1,0 +1,270 @@
+"""An instance under a test's hand: it speaks Ollama's API over a real socket, and stalls, cuts and refuses on demand.
+
+What it does with a request is said by the first word of the question, or by `does` for all of them. It counts how many
+requests it works on at once, which is what a gateway must keep within the slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from orchestrator.core.dialects.frames import Stats, body_type, content_frame, final_frame, head_of, stream_type
+from orchestrator.core.dialects.parse import parse_call, turns
+from orchestrator.core.dialects.render import render_body
+from orchestrator.core.model import Answer, Call, Endpoint
+
+BULKY_FRAMES = 4000
+WORDS = ("one ", "two ", "three")
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request on its connection."""
+
+    call: Call
+    text: str
+    body: dict[str, Any]
+    writer: asyncio.StreamWriter
+
+
+@dataclass(slots=True)
+class StandIn:
+    """`does`: what every request meets, in place of what its question says. `gate` holds those that wait for it."""
+
+    port: int = 0
+    does: str = ""
+    active: int = 0
+    most: int = 0
+    connections: int = 0
+    asked: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    written: int = 0
+    _server: asyncio.Server | None = None
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**24)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """As if it was killed: nobody listens, every connection is reset."""
+        if self._server is not None:
+            self._server.close()
+            for writer in tuple(self._open):
+                writer.transport.abort()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def until(self, active: int) -> None:
+        """Wait until it works on so many requests."""
+        async with asyncio.timeout(15):
+            while self.active != active:
+                await asyncio.sleep(0.005)
+
+    async def until_still(self) -> None:
+        """Wait until nothing more can be written: every buffer behind this is full."""
+        async with asyncio.timeout(15):
+            before = -1
+            while before != self.written:
+                before = self.written
+                await asyncio.sleep(0.3)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        self.connections += 1
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        length = next(int(line[15:]) for line in head.splitlines() if line.lower().startswith("content-length:"))
+        raw = await reader.readexactly(length)
+        call = parse_call(Endpoint(head.split()[1]), raw)
+        asked = Asked(call, turns(call)[-1].text, orjson.loads(raw), writer)
+        self.asked.append(asked.text)
+        self.bodies.append(asked.body)
+        self.active += 1
+        self.most = max(self.most, self.active)
+        work = asyncio.ensure_future(self._behave(asked))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.active -= 1
+            for each in (work, gone):
+                each.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+        return not work.cancelled() and work.exception() is None and not writer.transport.is_closing()
+
+    async def _behave(self, asked: Asked) -> None:
+        word = self.does or asked.text.split(" ")[0]
+        await _BEHAVIOURS.get(word, _answer)(self, asked)
+
+
+# --- what it can do --------------------------------------------------------------------------------------------------
+
+
+async def _answer(here: StandIn, asked: Asked) -> None:
+    if asked.call.is_stream:
+        await _stream_head(asked)
+        for frame in frames(asked.call):
+            await _chunk(here, asked, frame)
+        asked.writer.write(b"0\r\n\r\n")
+    else:
+        answer = Answer("".join(WORDS), prompt_tokens=7, completion_tokens=3)
+        body = render_body(asked.call, asked.call.model, answer, datetime.now(UTC))[1]
+        await _respond(asked, 200, body_type(asked.call.endpoint), body)
+    await asked.writer.drain()
+
+
+def frames(call: Call) -> list[bytes]:
+    """The stream of an answer, as Ollama writes it."""
+    now = datetime.now(UTC)
+    head = head_of(call, call.model, now)
+    told = [content_frame(head, now, text=word, is_first=n == 0) for n, word in enumerate(WORDS)]
+    return [*told, final_frame(head, now, "stop", Stats(total_ns=9, prompt_tokens=7, completion_tokens=3))]
+
+
+async def _when_told(here: StandIn, asked: Asked) -> None:
+    await here.gate.wait()
+    await _answer(here, asked)
+
+
+async def _close_after(here: StandIn, asked: Asked) -> None:
+    await _answer(here, asked)
+    asked.writer.close()
+
+
+async def _die(here: StandIn, asked: Asked) -> None:
+    asked.writer.transport.abort()
+
+
+async def _begin(here: StandIn, asked: Asked) -> None:
+    await _stream_head(asked)
+    for frame in frames(asked.call)[:2]:
+        await _chunk(here, asked, frame)
+
+
+async def _cut(here: StandIn, asked: Asked) -> None:
+    await _begin(here, asked)
+    await asyncio.sleep(0)
+    asked.writer.close()
+
+
+async def _end_early(here: StandIn, asked: Asked) -> None:
+    """As Ollama does where a model repeats itself, or its runner dies under /v1: a clean end without a last frame."""
+    await _begin(here, asked)
+    asked.writer.write(b"0\r\n\r\n")
+
+
+async def _hang(here: StandIn, asked: Asked) -> None:
+    await asyncio.Event().wait()
+
+
+async def _hang_midway(here: StandIn, asked: Asked) -> None:
+    await _begin(here, asked)
+    await asyncio.Event().wait()
+
+
+async def _endless(here: StandIn, asked: Asked) -> None:
+    await _stream_head(asked)
+    now = datetime.now(UTC)
+    frame = content_frame(head_of(asked.call, asked.call.model, now), now, text="x" * 8000)
+    while True:
+        await _chunk(here, asked, frame)
+        await asyncio.sleep(0)
+
+
+async def _bulky(here: StandIn, asked: Asked) -> None:
+    """More than the buffers between here and a client take."""
+    await _stream_head(asked)
+    now = datetime.now(UTC)
+    head = head_of(asked.call, asked.call.model, now)
+    for _ in range(BULKY_FRAMES):
+        await _chunk(here, asked, content_frame(head, now, text="x" * 8000))
+    await _chunk(here, asked, final_frame(head, now, "stop", Stats(total_ns=9, prompt_tokens=7, completion_tokens=3)))
+    asked.writer.write(b"0\r\n\r\n")
+    await asked.writer.drain()
+
+
+def _status(status: int, message: str) -> Callable[[StandIn, Asked], Awaitable[None]]:
+    async def refuse(here: StandIn, asked: Asked) -> None:
+        await _respond(asked, status, "application/json; charset=utf-8", orjson.dumps({"error": message}))
+
+    return refuse
+
+
+async def _long_context(here: StandIn, asked: Asked) -> None:
+    """An answer whose last line is far longer than what is read from a socket at once."""
+    await _stream_head(asked)
+    now = datetime.now(UTC)
+    head = head_of(asked.call, asked.call.model, now)
+    await _chunk(here, asked, content_frame(head, now, text="x"))
+    stats = Stats(total_ns=9, prompt_tokens=7, completion_tokens=3)
+    await _chunk(here, asked, final_frame(head, now, "stop", stats, context=list(range(200_000))))
+    asked.writer.write(b"0\r\n\r\n")
+    await asked.writer.drain()
+
+
+_BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
+    "wait": _when_told,
+    "close": _close_after,
+    "die": _die,
+    "cut": _cut,
+    "end": _end_early,
+    "hang": _hang,
+    "hang-midway": _hang_midway,
+    "endless": _endless,
+    "callers-500": _status(500, 'option "num_ctx" must be of type integer'),
+    "callers-400": _status(400, "invalid image input"),
+    "own-500": _status(500, "llama-server process has terminated: exit status 1"),
+    "busy-503": _status(503, "server busy, please try again.  maximum pending requests exceeded"),
+    "bulky": _bulky,
+    "long-context": _long_context,
+}
+
+
+async def _stream_head(asked: Asked) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {stream_type(asked.call.endpoint)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    asked.writer.write(head.encode())
+    await asked.writer.drain()
+
+
+async def _chunk(here: StandIn, asked: Asked, frame: bytes) -> None:
+    asked.writer.write(b"%x\r\n%b\r\n" % (len(frame), frame))
+    here.written += len(frame)
+    await asked.writer.drain()
+
+
+async def _respond(asked: Asked, status: int, content_type: str, body: bytes) -> None:
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    asked.writer.write(head.encode() + body)
+    await asked.writer.drain()
+
+
+@asynccontextmanager
+async def standing_in(count: int) -> AsyncIterator[list[StandIn]]:
+    """So many of them, gone at the end."""
+    instances = [StandIn() for _ in range(count)]
+    for each in instances:
+        await each.start()
+    try:
+        yield instances
+    finally:
+        for each in instances:
+            with suppress(ConnectionError):
+                await each.stop()

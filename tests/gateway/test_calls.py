@@ -1,0 +1,274 @@
+"""Calls that go well: both dialects, streamed and not; who answered; what the cache may answer; what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.settings import ClusterSettings
+from orchestrator.store import usage
+from tests.gateway.asking import STREAMS, ask, get
+from tests.gateway.played import Played, played, pool_of
+from tests.gateway.stand_in import WORDS, StandIn, standing_in
+
+TEXT = "".join(WORDS)
+EASY, HARD = "hello", "Prove step by step that the sum of two odd numbers is even, then write a Python program for it."
+FAQ = "- questions: [otoyol hız limiti]\n  answer: 120 km/h\n  language: tr\n"
+SETTINGS: dict[str, Any] = {
+    "models": {"little:1b": {}, "big:8b": {}, "m": {}},
+    "tiers": {"small": {"model": "little:1b", "backup": "full"}, "full": {"model": "big:8b"}},
+    "routes": {"auto": {}},
+}
+Start = Callable[..., Awaitable[tuple[Played, list[StandIn]]]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a gateway before three stand-ins: the pools little:1b, big:8b and m."""
+    async with AsyncExitStack() as stack:
+
+        async def begin(**changes: Any) -> tuple[Played, list[StandIn]]:
+            instances = await stack.enter_async_context(standing_in(3))
+            names = ("little:1b", "big:8b", "m")
+            pools = [pool_of(name, [each.port]) for name, each in zip(names, instances, strict=True)]
+            settings = ClusterSettings.model_validate({**SETTINGS, **changes})
+            return await stack.enter_async_context(played(tmp_path, settings, pools)), instances
+
+        yield begin
+
+
+async def test_every_path_answers_streamed_and_whole_with_the_same_text(start):
+    world, _ = await start()
+    for path in STREAMS:
+        streamed = await ask(world.url, path, "hi", stream=True)
+        whole = await ask(world.url, path, "hi", stream=False)
+        assert (streamed.status, whole.status) == (200, 200)
+        assert streamed.text == whole.text == TEXT
+    await world.until_idle()
+
+
+async def test_an_answer_says_where_it_came_from_and_where_its_time_went(start):
+    world, _ = await start()
+    reply = await ask(world.url, "/api/chat", EASY, model="auto", stream=False)
+    assert reply.headers["X-Tier"] == "small"
+    assert reply.headers["X-Instance"] == "little-1b-0"
+    assert reply.headers["X-Cache"] == "miss"
+    assert reply.headers["X-Simulated"] == "true"
+    assert len(reply.headers["X-Request-Id"]) == 32
+    parts = dict(part.strip().split(";dur=") for part in reply.headers["Server-Timing"].split(","))
+    assert list(parts) == ["queue", "route", "overhead"]
+    assert all(float(ms) >= 0 for ms in parts.values())
+
+
+async def test_auto_asks_the_small_tier_what_is_easy_and_the_full_one_what_is_hard(start):
+    world, (little, big, _) = await start()
+    for path in STREAMS:
+        easy = await ask(world.url, path, EASY, model="auto", stream=True)
+        hard = await ask(world.url, path, HARD, model="auto", stream=True)
+        assert (easy.headers["X-Tier"], hard.headers["X-Tier"]) == ("small", "full")
+        assert easy.frames()[0]["model"] == "little:1b"
+        assert hard.frames()[0]["model"] == "big:8b"
+    assert (len(little.asked), len(big.asked)) == (4, 4)
+
+
+async def test_a_tier_that_cannot_answer_is_stood_in_for_by_its_backup(start):
+    world, (little, _, _) = await start()
+    await little.stop()
+    reply = await ask(world.url, "/api/chat", EASY, model="auto", stream=False)
+    assert (reply.status, reply.headers["X-Tier"]) == (200, "full")
+
+
+async def test_a_sane_request_id_is_echoed_and_a_hostile_one_replaced(start):
+    world, _ = await start()
+    for given, is_kept in (
+        ("req-1.a:b/c", True),
+        ("a b", False),
+        ("x" * 129, False),
+        ("<script>", False),
+        ("é", False),
+    ):
+        reply = await ask(world.url, "/api/chat", "hi", headers={"X-Request-Id": given}, stream=False)
+        assert (reply.headers["X-Request-Id"] == given) == is_kept
+
+
+async def test_an_unknown_model_is_not_found_in_the_callers_dialect(start):
+    world, _ = await start()
+    for path in ("/api/chat", "/api/generate"):
+        reply = await ask(world.url, path, "hi", model="nope")
+        assert (reply.status, reply.json()) == (404, {"error": "model 'nope' not found"})
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        reply = await ask(world.url, path, "hi", model="nope")
+        assert reply.status == 404
+        assert reply.json()["error"]["type"] == "not_found_error"
+    for path in ("/api/embed", "/v1/embeddings"):
+        assert (await ask(world.url, path, "hi", model="auto")).status == 404
+
+
+async def test_a_model_is_known_by_every_spelling_of_its_name_and_answers_under_the_callers(start):
+    world, (little, _, m) = await start()
+    for name in ("m", "M", "m:latest", "library/m", "registry.ollama.ai/library/m:latest"):
+        reply = await ask(world.url, "/api/chat", "hi", model=name, stream=False)
+        assert reply.status == 200
+        assert reply.json()["model"] == name
+    assert len(m.asked) == 5
+    assert not little.asked
+
+
+async def test_a_route_call_repeated_is_answered_by_the_cache_in_either_form(start):
+    world, (little, _, _) = await start()
+    for path in STREAMS:
+        first = await ask(world.url, path, EASY, model="auto", stream=True)
+        again = await ask(world.url, path, EASY, model="auto", stream=False)
+        third = await ask(world.url, path, EASY, model="auto", stream=True)
+        assert [each.headers["X-Cache"] for each in (first, again, third)] == ["miss", "hit", "hit"]
+        assert again.headers["X-Tier"] == third.headers["X-Tier"] == "cache"
+        assert first.text == again.text == third.text == TEXT
+    assert len(little.asked) == 4
+    whole = await ask(world.url, "/api/generate", "another", model="auto", stream=False)
+    streamed = await ask(world.url, "/api/generate", "another", model="auto", stream=True)
+    assert (whole.headers["X-Cache"], streamed.headers["X-Cache"]) == ("miss", "hit")
+    assert streamed.frames()[-1]["done"] is True
+
+
+async def test_a_cached_openai_answer_tells_its_tokens(start):
+    world, _ = await start()
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        await ask(world.url, path, EASY, model="auto", stream=True)
+        again = await ask(world.url, path, EASY, model="auto", stream=False)
+        assert again.headers["X-Cache"] == "hit"
+        assert again.json()["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+async def test_a_named_model_is_answered_from_the_cache_only_where_the_caller_asked_for_a_certain_answer(start):
+    world, (_, _, m) = await start()
+    certain = {"options": {"temperature": 0}, "stream": False}
+    states = [(await ask(world.url, "/api/chat", "hi", **certain)).headers["X-Cache"] for _ in range(2)]
+    free = [(await ask(world.url, "/api/chat", "hi", stream=False)).headers["X-Cache"] for _ in range(2)]
+    assert (states, free) == (["miss", "hit"], ["bypass", "bypass"])
+    assert len(m.asked) == 3
+
+
+async def test_no_store_neither_reads_the_cache_nor_writes_it(start):
+    world, (little, _, _) = await start()
+    private = {"Cache-Control": "no-store"}
+    first = await ask(world.url, "/api/chat", EASY, model="auto", stream=False, headers=private)
+    second = await ask(world.url, "/api/chat", EASY, model="auto", stream=False)
+    third = await ask(world.url, "/api/chat", EASY, model="auto", stream=False, headers=private)
+    assert [each.headers["X-Cache"] for each in (first, second, third)] == ["bypass", "miss", "bypass"]
+    assert len(little.asked) == 3
+
+
+async def test_answers_made_for_one_key_are_not_given_to_another(start):
+    keys = [{"name": name, "secret": name * 16} for name in ("a", "b")]
+    world, (little, _, _) = await start(keys=keys)
+    seen = []
+    for name in ("a", "b", "a"):
+        headers = {"Authorization": f"Bearer {name * 16}"}
+        reply = await ask(world.url, "/api/chat", EASY, model="auto", stream=False, headers=headers)
+        seen.append(reply.headers["X-Cache"])
+    assert seen == ["miss", "miss", "hit"]
+    assert len(little.asked) == 2
+
+
+async def test_a_curated_answer_is_given_before_anything_is_asked(start, tmp_path):
+    (tmp_path / "faq.yaml").write_text(FAQ, encoding="utf-8")
+    world, instances = await start(cache={"faq": [str(tmp_path / "faq.yaml")]})
+    for path in STREAMS:
+        for is_stream in (True, False):
+            reply = await ask(world.url, path, "Otoyol hız limiti?", model="auto", stream=is_stream)
+            assert (reply.status, reply.headers["X-Cache"], reply.text) == (200, "faq", "120 km/h")
+    assert not any(each.asked for each in instances)
+
+
+async def test_a_cache_that_is_off_says_so_and_answers_nothing(start):
+    world, (little, _, _) = await start(cache={"enabled": False})
+    seen = [(await ask(world.url, "/api/chat", EASY, model="auto", stream=False)).headers["X-Cache"] for _ in range(2)]
+    assert seen == ["off", "off"]
+    assert len(little.asked) == 2
+
+
+@pytest.mark.parametrize("question", ["cut here", "end early", "hang-midway for ever"])
+async def test_an_answer_that_was_not_whole_is_not_kept(start, question):
+    world, instances = await start(limits={"between_bytes_s": 0.3})
+    for _ in range(2):
+        reply = await ask(world.url, "/api/chat", question, model="auto", stream=True)
+        assert reply.headers["X-Cache"] == "miss"
+        assert "error" in reply.frames()[-1]
+    assert sum(len(each.asked) for each in instances) == 2
+
+
+async def test_an_answer_too_long_for_the_cache_is_given_and_not_kept(start):
+    world, instances = await start(cache={"max_answer_bytes": 1024})
+    for _ in range(2):
+        reply = await ask(world.url, "/api/generate", "long-context", model="auto", stream=True)
+        assert (reply.status, reply.headers["X-Cache"]) == (200, "miss")
+    assert sum(len(each.asked) for each in instances) == 2
+
+
+async def test_a_last_line_longer_than_a_read_of_the_socket_is_a_whole_answer(start):
+    world, _ = await start()
+    reply = await ask(world.url, "/api/generate", "long-context", stream=True)
+    assert reply.frames()[-1]["done"] is True
+    assert len(reply.frames()[-1]["context"]) == 200_000
+    await counted(world, "m", "tier:m:completion_tokens", 3)
+
+
+async def test_a_stream_whose_caller_asked_for_no_usage_is_counted_and_shows_none(start):
+    world, (_, _, m) = await start()
+    for n, path in enumerate(("/v1/chat/completions", "/v1/completions"), 1):
+        reply = await ask(world.url, path, "hi", stream=True)
+        assert b"usage" not in reply.body
+        assert reply.body.endswith(b"data: [DONE]\n\n")
+        assert m.bodies[-1]["stream_options"] == {"include_usage": True}
+        await counted(world, "m", "tier:m:completion_tokens", 3 * n)
+        await counted(world, "m", "tier:m:prompt_tokens", 7 * n)
+    asked = await ask(world.url, "/v1/chat/completions", "hi", stream=True, stream_options={"include_usage": True})
+    assert asked.frames()[-1]["usage"]["total_tokens"] == 10
+
+
+async def counted(world: Played, pool: str, name: str, amount: int) -> None:
+    """Wait until Redis counts so many: settling comes after the answer's last byte."""
+    day = datetime.now(UTC).date().isoformat()
+    async with asyncio.timeout(10):
+        while (await usage.read(world.connection, day)).get(pool, {}).get(name) != amount:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_would_reload_a_model_is_not_passed_on(start):
+    world, (_, _, m) = await start()
+    options = {"num_ctx": 512, "num_gpu": 1, "temperature": 0.5}
+    reply = await ask(world.url, "/api/chat", "hi", stream=False, keep_alive="1s", options=options)
+    assert reply.status == 200
+    assert m.bodies[-1]["options"] == {"num_ctx": 4096, "temperature": 0.5}
+    assert "keep_alive" not in m.bodies[-1]
+
+
+async def test_a_request_to_load_or_unload_is_answered_and_disturbs_no_instance(start):
+    world, instances = await start()
+    for body in ({}, {"keep_alive": 0}):
+        reply = await ask(world.url, "/api/generate", "", stream=False, **body)
+        assert reply.json()["done_reason"] == ("unload" if body else "load")
+    assert not any(each.asked for each in instances)
+
+
+async def test_the_lists_name_routes_beside_models(start):
+    world, _ = await start()
+    assert "auto" in [each["name"] for each in (await get(world.url, "/api/tags")).json()["models"]]
+    assert "auto" in [each["id"] for each in (await get(world.url, "/v1/models")).json()["data"]]
+    assert (await get(world.url, "/v1/models/auto")).json()["id"] == "auto"
+
+
+async def test_readiness_names_the_pools_that_nobody_serves(start):
+    world, _ = await start()
+    assert (await get(world.url, "/readyz")).status == 200
+    await world.publish([pool for pool in world.pools if pool.name != "big:8b"])
+    await world.until_known()
+    reply = await get(world.url, "/readyz")
+    assert (reply.status, reply.body) == (503, b"no instance serves: big:8b\n")
+    assert (await get(world.url, "/healthz")).status == 200

@@ -1,0 +1,155 @@
+"""nginx with the shipped configuration, as this user and in a folder of its own; and an instance that a test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import pytest
+from aiohttp import web
+
+from tests.nodes.simulators import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "nginx" / "ollama-cluster.conf"
+NAME = "ollama.example.com"
+STARTED_WITHIN_S = 10.0
+
+
+def nginx_program() -> str:
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if found is None:
+        pytest.skip("nginx is not installed; tests/system_packages.sh has it")
+    return found
+
+
+def shipped(folder: Path, port: int, gateways: Sequence[str]) -> str:
+    """The shipped text with addresses and paths of this test; everything else as it is."""
+    servers = "\n".join(f"    server {each} max_fails=1 fail_timeout=2s;" for each in gateways)
+    text = SHIPPED.read_text()
+    for shown, put in (
+        ("    server 127.0.0.1:11434 max_fails=1 fail_timeout=2s;", servers),
+        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        ("/var/log/nginx/ollama-cluster.log", str(folder / "access.log")),
+    ):
+        assert text.count(shown) == 1, shown
+        text = text.replace(shown, put)
+    return text
+
+
+def write_configuration(folder: Path, port: int, gateways: Sequence[str]) -> Path:
+    """A whole nginx.conf in `folder` that includes what is shipped."""
+    (folder / "ollama-cluster.conf").write_text(shipped(folder, port, gateways))
+    paths = "".join(
+        f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = f"user {getpass.getuser()};\n" if os.getuid() == 0 else ""
+    main = folder / "nginx.conf"
+    main.write_text(
+        f"{user}daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log notice;\n"
+        f"events {{ worker_connections 512; }}\nhttp {{\n{paths}    include {folder}/ollama-cluster.conf;\n}}\n"
+    )
+    return main
+
+
+@dataclass(slots=True)
+class Front:
+    """nginx, as a caller reaches it."""
+
+    port: int
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def access_log(self) -> str:
+        return (self.folder / "access.log").read_text()
+
+
+@contextmanager
+def fronted(folder: Path, gateways: Sequence[str]) -> Iterator[Front]:
+    """nginx before `gateways` (host:port each), ended on the way out."""
+    folder.mkdir()
+    front = Front(free_port(), folder)
+    main = write_configuration(folder, front.port, gateways)
+    command = [nginx_program(), "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(main)]
+    process = subprocess.Popen(command)
+    try:
+        yield front
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0, (folder / "error.log").read_text()
+
+
+async def listens(front: Front) -> None:
+    """Wait until nginx accepts connections."""
+    async with asyncio.timeout(STARTED_WITHIN_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.01)
+                continue
+            writer.close()
+            return
+
+
+# --- an instance ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Instance:
+    """One Ollama whose every frame a test sends itself. `asked` are the bodies it was sent."""
+
+    port: int = 0
+    asked: list[bytes] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    frames: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+
+    def say(self, text: str, *, is_last: bool = False) -> None:
+        frame = {"model": "m", "created_at": "2026-11-21T00:00:00Z", "message": {"role": "assistant", "content": text}}
+        last = {"done_reason": "stop", "prompt_eval_count": 3, "eval_count": 2} if is_last else {}
+        self.frames.put_nowait(orjson.dumps({**frame, "done": is_last, **last}) + b"\n")
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(await request.read())
+        self.came.set()
+        if not orjson.loads(self.asked[-1]).get("stream", True):
+            return web.Response(body=await self.frames.get(), content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        try:
+            frame = b""
+            while b'"done":true' not in frame:
+                frame = await self.frames.get()
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(frame)
+        except (asyncio.CancelledError, ConnectionError):
+            self.left.set()
+            raise
+        return response
+
+
+@asynccontextmanager
+async def instance() -> AsyncIterator[Instance]:
+    played = Instance(port=free_port())
+    app = web.Application(client_max_size=2**30)
+    app.router.add_post("/api/chat", played.answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", played.port).start()
+    try:
+        yield played
+    finally:
+        await runner.cleanup()
