@@ -18,7 +18,7 @@ from orchestrator.app.counts import read_counts
 from orchestrator.app.loop import run
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
-from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.model import PoolName, Snapshot
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.live import Live
@@ -65,6 +65,7 @@ class Worker:
         pipeline = Pipeline(self._live, self._admission, self._upstream, settings_in_use.cache_secret(paths))
         self._server = Server(self._live, pipeline, StatusPage(self._live, self._read_counts))
         self._dropped: set[str] = set()
+        self._dropping: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop`, then finish what is under way."""
@@ -104,11 +105,18 @@ class Worker:
         for pool in snapshot.pools:
             if pool.name not in self._dropped:
                 self._dropped.add(pool.name)
-                self._last_drop = asyncio.create_task(self._drop_earlier_lives(pool.name))
+                task = asyncio.create_task(self._drop_earlier_lives(pool.name))
+                self._dropping.add(task)
+                task.add_done_callback(self._dropping.discard)
 
     async def _drop_earlier_lives(self, pool: PoolName) -> None:
         """What a killed worker of this place held is free: its connections ended with it."""
-        leases, tickets = await self._leases.drop_earlier_lives(pool, self._place)
+        try:
+            leases, tickets = await self._leases.drop_earlier_lives(pool, self._place)
+        except StoreError as why:
+            log.warning("%s: what an earlier life held is given back later: %s", pool, why)
+            self._dropped.discard(pool)  # with the next snapshot
+            return
         if leases or tickets:
             log.warning("%s: gave back %d leases and %d tickets of an earlier life", pool, leases, tickets)
 

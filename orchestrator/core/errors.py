@@ -22,10 +22,14 @@ class CallerError(OrchestratorError):
 
 
 class CapacityError(OrchestratorError):
-    """The caller can act later: the queue is full, or no slot came free in time."""
+    """The caller can act later: the queue is full, or no slot came free in time.
 
-    def __init__(self, message: str, retry_after_s: int, status: int = 503) -> None:
+    `is_passing`: no instance serves at this moment, and one may be back before the caller asks again.
+    """
+
+    def __init__(self, message: str, retry_after_s: int, status: int = 503, *, is_passing: bool = False) -> None:
         super().__init__(message)
+        self.is_passing = is_passing
         self.message = message
         self.retry_after_s = retry_after_s
         self.status = status

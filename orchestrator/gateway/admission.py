@@ -338,10 +338,14 @@ _REASONS: Mapping[Why, str] = {
 }
 
 
+# Over as soon as an instance is back, or the pool published anew.
+_PASSING = frozenset({Why.UNKNOWN, Why.EMPTY, Why.EJECTED, Why.EXCLUDED})
+
+
 def _refusal(pool: str, refused: Refused, limits: Limits) -> CapacityError:
     depth = f" ({refused.depth} waiting)" if refused.depth else ""
     wait_s = 1 if refused.why in (Why.EJECTED, Why.EXCLUDED) else min(30, max(1, int(limits.queue_wait_s / 2)))
-    return CapacityError(f"{pool} {_REASONS[refused.why]}{depth}", wait_s)
+    return CapacityError(f"{pool} {_REASONS[refused.why]}{depth}", wait_s, is_passing=refused.why in _PASSING)
 
 
 def _retry_after_s(pool: Pool) -> int:

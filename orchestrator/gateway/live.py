@@ -73,6 +73,7 @@ class Live:
         self.rules = rules
         self._snapshot = Snapshot(0, 0, ())
         self._known = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,6 +84,8 @@ class Live:
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._known.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     @property
     def is_known(self) -> bool:
@@ -93,6 +96,13 @@ class Live:
         """Wait for the first snapshot, but no longer than that."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._known.wait(), within_s)
+
+    async def until_changed(self, within_s: float) -> None:
+        """Wait for the next snapshot, but no longer than that."""
+        changed = self._changed
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await changed.wait()
 
     def pool(self, name: str) -> Pool | None:
         """The pool of this very name."""

@@ -23,7 +23,7 @@ from orchestrator.core.dialects.render import render_body, render_frames, render
 from orchestrator.core.difficulty import score
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError
 from orchestrator.core.faq import question_of
-from orchestrator.core.model import Answer, Call, Endpoint, Pool
+from orchestrator.core.model import Answer, Call, Endpoint, InstanceState, Pool
 from orchestrator.core.routing import choose_tier, tiers_to_try
 from orchestrator.gateway.admission import Admission, Grant, Hit, Wanted
 from orchestrator.gateway.bodies import parse, read_body
@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 
 # Instances asked for one call at most: a call that fails three of them is more likely to be at fault than they are.
 TRIES = 3
+# A pool whose instances are all being restarted is asked again when it is published anew, and this often besides:
+# the end of an ejection is not published.
+ASK_AGAIN_S = 1.0
+_COMING = (InstanceState.SERVING, InstanceState.STARTING, InstanceState.LOADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,13 @@ class Pipeline:
         if not rules.cache.is_enabled or not is_cacheable(policy, call, no_store):
             return ""
         tenant = "" if rules.cache.is_shared else caller.name
-        return answer_key(tenant=tenant, target=name, call=call, secret=self._cache_secret)
+        # A model that was pulled anew under its old name gives other answers.
+        target = "\n".join((name, *(self._digest(pool) for pool in _pools_of(name, rules))))
+        return answer_key(tenant=tenant, target=target, call=call, secret=self._cache_secret)
+
+    def _digest(self, name: str) -> str:
+        pool = self._live.pool(name)
+        return str(pool.details.get("tags", {}).get("digest", "")) if pool is not None else ""
 
     # --- from the cache -----------------------------------------------------------------------------------------------
 
@@ -125,6 +135,28 @@ class Pipeline:
     # --- from an instance ---------------------------------------------------------------------------------------------
 
     async def _serve(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
+        """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._live.rules.limits.queue_wait_s
+        while True:
+            try:
+                return await self._serve_by_tiers(request, asked, trace)
+            except (CapacityError, InstanceError) as why:
+                left_s = deadline_s - loop.time()
+                if left_s <= 0 or not self._may_pass(asked, why, trace):
+                    raise
+            began_s = time.perf_counter()
+            await self._live.until_changed(min(ASK_AGAIN_S, left_s))
+            trace.queue_s += time.perf_counter() - began_s
+
+    def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, trace: Trace) -> bool:
+        """Whether it is worth waiting: an instance is there, or on its way, that this call has not failed too often."""
+        if trace.failures >= TRIES or (isinstance(why, CapacityError) and not why.is_passing):
+            return False
+        pools = [self._live.pool(tier.pool) for tier in asked.tiers]
+        return any(each.state in _COMING for pool in pools if pool is not None for each in pool.instances)
+
+    async def _serve_by_tiers(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
         """Ask the tiers in turn until one answers."""
         last: CapacityError | InstanceError = CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
         for tier in asked.tiers:
@@ -155,7 +187,8 @@ class Pipeline:
             except InstanceError as why:
                 log.warning("%s: %s", trace.request_id, why)
                 failed.append(admitted.instance.id)
-                if len(failed) >= min(TRIES, len(pool.instances)):
+                trace.failures += 1
+                if trace.failures >= TRIES or len(failed) >= len(pool.instances):
                     raise
                 telemetry.RETRIES.labels(pool.name).inc()
 
@@ -236,6 +269,12 @@ class Pipeline:
         if not relayed.end.is_whole:
             return client.abandon()
         return await client.finish(self._live.rules.limits.between_bytes_s)
+
+
+def _pools_of(name: str, rules: Rules) -> tuple[str, ...]:
+    """The pools that may answer what is asked under this name."""
+    route = rules.routes.get(name)
+    return (name,) if route is None else tuple(rules.tiers[each].pool for each in (route.rule.small, route.rule.full))
 
 
 def _cache_state(rules: Rules, key: str) -> str:

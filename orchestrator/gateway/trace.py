@@ -19,6 +19,7 @@ class Trace:
     route_s: float = 0.0
     waited_s: float = 0.0  # for instances: neither the queue's time nor our own
     is_simulated: bool = False
+    failures: int = 0  # instances that were asked and failed
     route_reasons: tuple[str, ...] = ()
 
     def headers(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,17 @@ async def test_a_named_model_is_answered_from_the_cache_only_where_the_caller_as
     free = [(await ask(world.url, "/api/chat", "hi", stream=False)).headers["X-Cache"] for _ in range(2)]
     assert (states, free) == (["miss", "hit"], ["bypass", "bypass"])
     assert len(m.asked) == 3
+
+
+async def test_a_model_that_was_pulled_anew_is_not_answered_for_by_what_the_old_one_said(start):
+    world, (_, _, m) = await start()
+    certain = {"options": {"temperature": 0}, "stream": False}
+    await ask(world.url, "/api/chat", "hi", **certain)
+    await world.publish([replace(pool, details={"tags": {"digest": "new"}}) for pool in world.pools])
+    async with asyncio.timeout(10):
+        while len(m.asked) < 2:  # until the worker has heard of it
+            reply = await ask(world.url, "/api/chat", "hi", **certain)
+    assert reply.headers["X-Cache"] == "miss"
 
 
 async def test_no_store_neither_reads_the_cache_nor_writes_it(start):

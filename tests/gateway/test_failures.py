@@ -6,12 +6,14 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from orchestrator.app.paths import StatePaths
+from orchestrator.core.model import Instance, InstanceState
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.embedded import find_server
 from orchestrator.store.pools import pool_load
@@ -83,6 +85,33 @@ async def test_an_instance_that_is_gone_is_stood_in_for_by_another(start):
     replies = await asyncio.gather(*(ask(world.url, "/api/chat", "hi", stream=False) for _ in range(12)))
     assert {(each.status, each.text) for each in replies} == {(200, TEXT)}
     await world.until_idle()
+
+
+async def test_a_call_whose_only_instance_is_being_restarted_waits_for_it_and_is_answered(start):
+    world, (instance,) = await start()
+    await instance.stop()
+    asked = asyncio.create_task(ask(world.url, "/api/chat", "hi", stream=False))
+    await world.publish([replace(world.pools[0], instances=(_in_state(world, InstanceState.STARTING),))])
+    assert not (await asyncio.wait((asked,), timeout=0.3))[0]
+    await instance.start()
+    await world.publish([replace(world.pools[0], instances=(_in_state(world, InstanceState.SERVING),))])
+    reply = await asked
+    assert (reply.status, reply.text) == (200, TEXT)
+    await world.until_idle()
+
+
+async def test_a_call_whose_only_instance_is_down_is_refused_at_once(start):
+    world, _ = await start()
+    await world.publish([replace(world.pools[0], instances=(_in_state(world, InstanceState.DOWN),))])
+    async with asyncio.timeout(10):
+        reply = await ask(world.url, "/api/chat", "hi", stream=False)
+        while reply.status == 200:  # the worker has not heard of it yet
+            reply = await ask(world.url, "/api/chat", "hi", stream=False)
+    assert (reply.status, "Retry-After" in reply.headers) == (503, True)
+
+
+def _in_state(world: Played, state: InstanceState) -> Instance:
+    return replace(world.pools[0].instances[0], state=state)
 
 
 @pytest.mark.parametrize("question", ["cut off", "hang-midway"])
@@ -416,7 +445,7 @@ async def refused(url: str) -> None:
             try:
                 async with connected(url):
                     await asyncio.sleep(0.01)
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
                 return
 
 
