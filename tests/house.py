@@ -16,7 +16,7 @@ PACKAGE = ROOT / "orchestrator"
 PAGE = ROOT / "docs" / "architecture.md"
 PARTS = ("cli", "app", "gateway", "fleet", "store", "nodes", "settings", "core")
 _DRAWN = re.compile(r"(?<=```text\norchestrator/\n).*?(?=```)", re.DOTALL)
-_COLUMN, _WIDTH = 24, 116
+_COLUMN, _WIDTH = 24, 120
 
 
 def modules() -> Iterator[Path]:
@@ -62,4 +62,4 @@ def _line(name: str, module: Path) -> list[str]:
 
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(_DRAWN.sub(lambda _: drawing(), text), encoding="utf-8")
+    PAGE.write_text(_DRAWN.sub(lambda _: drawing(), text, count=1), encoding="utf-8")

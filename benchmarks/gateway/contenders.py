@@ -34,9 +34,9 @@ class Contender:
     ports: tuple[int, ...]
     roots: dict[str, int]
 
-    def cpu_s(self) -> float:
-        """User and system time of all its processes so far."""
-        return sum(used.user + used.system for each in self._processes() if (used := each.cpu_times()))
+    def cpu_s(self, root: str | None = None) -> float:
+        """User and system time of all its processes so far, or of one root's tree."""
+        return sum(used.user + used.system for each in self._processes(root) if (used := each.cpu_times()))
 
     def memory_mib(self) -> float:
         """What its processes have of memory, shared pages by share (PSS)."""
@@ -46,8 +46,8 @@ class Contender:
         for each in self._processes():
             each.cpu_affinity([CORE_OF_CONTENDER])
 
-    def _processes(self) -> list[psutil.Process]:
-        roots = [psutil.Process(pid) for pid in self.roots.values()]
+    def _processes(self, root: str | None = None) -> list[psutil.Process]:
+        roots = [psutil.Process(pid) for name, pid in self.roots.items() if root in (None, name)]
         return [each for root in roots for each in (root, *root.children(recursive=True))]
 
 
