@@ -25,7 +25,10 @@ CALL_SECONDS = Histogram(
 )
 QUEUE_SECONDS = Histogram("olm_queue_seconds", "Waited for a slot.", ("pool",), buckets=_SECONDS)
 FIRST_BYTE_SECONDS = Histogram(
-    "olm_first_byte_seconds", "Request sent to an instance until its first byte.", ("pool",), buckets=_SECONDS
+    "olm_first_byte_seconds",
+    "Request sent until the stream began, or the body was whole.",
+    ("pool",),
+    buckets=_SECONDS,
 )
 RETRIES = Counter("olm_retries_total", "Calls asked of another instance, because the first one failed.", ("pool",))
 STORE_ERRORS = Counter("olm_store_errors_total", "Commands that Redis did not answer.")

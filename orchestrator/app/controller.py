@@ -23,6 +23,7 @@ from orchestrator.core.model import Engine, InstanceId, NodeFacts, Placement, Po
 from orchestrator.fleet.engines import LocalEngine, find_engine, llama_cpp_unit, ollama_unit, simulator_unit
 from orchestrator.fleet.inventory import take_inventory
 from orchestrator.fleet.own import own_bytes
+from orchestrator.fleet.seats import seat_for
 from orchestrator.fleet.steward import Steward
 from orchestrator.fleet.wanted import Wanted, want, weights_file
 from orchestrator.nodes.keeper_client import KeeperClient
@@ -113,7 +114,7 @@ class Controller:
         settings: ClusterSettings = self._settings
         self._facts = await take_inventory(settings.nodes, ollama_models_dir())
         leaders = [each.pid for each in await self._keeper.list() if each.pid and each.name.startswith("engine-")]
-        own = await asyncio.to_thread(own_bytes, self._facts, leaders)
+        own = await asyncio.to_thread(own_bytes, self._facts, leaders, current)
         self._wanted = await asyncio.to_thread(want, settings, self._facts, self._engine, current, own)
         return self._wanted, self._facts
 
@@ -134,7 +135,6 @@ class Controller:
         assert self._wanted is not None
         cards = {card.uuid: card for node in self._facts for card in node.accelerators}
         uuids = placement.accelerators
-        beside = [each.instance for each in self._wanted.plan.placements if each.accelerators == uuids]
         return config_for(
             instance=placement.instance,
             host="127.0.0.1",
@@ -147,7 +147,7 @@ class Controller:
             slots=placement.slots,
             context=placement.context,
             sim_dir=self._paths.simulator,
-            seat=beside.index(placement.instance),
+            seat=seat_for(placement, self._wanted.plan, self._paths.simulator),
             kv_type=self._settings.models[placement.pool].kv_cache,
         )
 

@@ -14,10 +14,11 @@ from typing import Protocol
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
-from orchestrator.core.errors import SettingsError, StoreError
+from orchestrator.core.errors import HostError, SettingsError, StoreError
 from orchestrator.core.model import Engine
-from orchestrator.fleet.engines import find_engine
+from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.fleet.inventory import take_inventory
+from orchestrator.fleet.wanted import shape_of
 from orchestrator.nodes.keeper import Keeper
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, NodeSettings, load
@@ -62,7 +63,7 @@ async def resolve_settings(wish: Wish) -> Resolved:
         facts = await take_inventory(nodes, ollama_models_dir())
         engine = Engine.OLLAMA if wish.simulate else find_engine("auto").kind
         resolved = Resolved(with_command_line(default_settings(facts, engine, wish.simulate), wish), None)
-    check(resolved.settings)
+    check_here(resolved.settings)
     return resolved
 
 
@@ -79,6 +80,15 @@ def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
 def check(settings: ClusterSettings) -> None:
     """What the file alone does not tell: whether the FAQ's files are valid. Raises SettingsError."""
     rules_from(settings)
+
+
+def check_here(settings: ClusterSettings) -> None:
+    """As `check`, and whether this machine can size every model. Raises SettingsError, HostError."""
+    check(settings)
+    is_simulated = any(node.simulate for node in settings.nodes)
+    engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)
+    for name, model in settings.models.items():
+        shape_of(name, model, engine, is_simulated=is_simulated)
 
 
 class LiveSettings:
@@ -125,8 +135,8 @@ class LiveSettings:
             if isinstance(changed, SettingsError):
                 raise changed
             new = with_command_line(changed, self._wish)
-            check(new)
-        except SettingsError as why:
+            check_here(new)
+        except (SettingsError, HostError) as why:
             problem = f"the changed settings are refused, the old ones stay in force:\n{why}"
             self._screen.warn(problem)
             return problem

@@ -231,7 +231,9 @@ def _empty(folder: Path) -> None:
 
 def _engine_environment() -> dict[str, str]:
     """What an engine may need of the user's environment; nothing else of it reaches a child."""
-    names = ("HOME", "PATH", "OLLAMA_MODELS", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH", "NVML_STUB")
+    own = ("HOME", "PATH", "OLLAMA_MODELS", "LD_LIBRARY_PATH", "NVML_STUB")
+    network = ("HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    names = (*own, *network)
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

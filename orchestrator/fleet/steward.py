@@ -281,7 +281,9 @@ class Steward:
         if event.kind is EventKind.STARTED:
             tended.process_is(event.pid)
         elif event.kind is EventKind.EXITED:
-            tended.process_is(None, ": ".join(filter(None, (str(event.exit or ""), *event.lines[-1:]))))
+            # Who ends by itself says why last; who is killed was in the middle of something.
+            said = event.lines[-1:] if event.exit is not None and event.exit.code else ()
+            tended.process_is(None, ": ".join((str(event.exit), *said)))
 
     async def _look_at_units(self) -> None:
         """Events can be missed, before the first is heard above all: what two looks in a row show is so."""

@@ -94,7 +94,7 @@ class Tended:
             return
         self._ends, self._last_words = self._ends + 1, last_words
         self._process_ended.set()
-        self._become(InstanceState.STARTING, f"its process ended{f' ({last_words})' if last_words else ''}")
+        self._become(InstanceState.STARTING, self._ended_how() or "its process ended")
 
     def unit_is_gone(self) -> None:
         """The keeper knows no such unit any more: it is to be started anew."""
@@ -128,7 +128,7 @@ class Tended:
             await self._start()
         version = await self._answering()
         self._seen = replace(self._seen, engine_version=version)
-        self._has_answered, self._ends = True, 0
+        self._has_answered, self._ends, self._last_words = True, 0, ""
         if not await self._means.api.has_model(self._seen):
             await self._pull()
         if not await self._means.api.is_loaded(self._seen):
@@ -162,7 +162,7 @@ class Tended:
                 version = await self._means.api.version(self._seen)
             except InstanceError as why:
                 log.debug("%s", why)
-                self._become(InstanceState.STARTING, self._last_words or "not answering yet")
+                self._become(InstanceState.STARTING, self._ended_how() or "not answering yet")
             else:
                 if await self._is_ours():
                     return version
@@ -189,6 +189,9 @@ class Tended:
             await self._end_unit()
             said = f": {self._last_words}" if self._last_words else ""
             raise InstanceError(self._seen.id, f"its process ended before it answered{said}")
+
+    def _ended_how(self) -> str:
+        return f"its process ended: {self._last_words}" if self._last_words else ""
 
     async def _end_unit(self) -> None:
         """Not to be restarted behind our back while we pause; the next start is on another port."""

@@ -203,7 +203,7 @@ class Pipeline:
         try:
             keep = self._live.rules.cache.max_answer_bytes if asked.cache_key else 0
             order = order_for(call, asked.raw, pool, grant.instance, limits, keep)
-            relayed = await relay(self._connections, order, client, lambda: _first_byte(trace, began_s))
+            relayed = await relay(self._connections, order, client, lambda: _first_byte(trace, grant.pool, began_s))
         except BaseException as why:
             is_started = client is not None and client.is_started
             if not is_started:
@@ -238,7 +238,6 @@ class Pipeline:
             await self._admission.unused(grant)
             _count(trace, "refused")
             return
-        telemetry.FIRST_BYTE_SECONDS.labels(grant.pool).observe(relayed.first_byte_s)
         if not relayed.end.is_whole:
             await self._admission.failed(grant, is_dead=False)
             _count(trace, "cut")
@@ -313,8 +312,10 @@ def _affinity(call: Call) -> str:
     return hashlib.blake2b("\n".join(first).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _first_byte(trace: Trace, began_s: float) -> None:
-    trace.waited_s += time.perf_counter() - began_s
+def _first_byte(trace: Trace, pool: str, began_s: float) -> None:
+    waited_s = time.perf_counter() - began_s
+    trace.waited_s += waited_s
+    telemetry.FIRST_BYTE_SECONDS.labels(pool).observe(waited_s)
 
 
 def _count(trace: Trace, outcome: str, tokens: tuple[int, int] = (0, 0)) -> None:

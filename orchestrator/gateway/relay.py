@@ -62,7 +62,6 @@ class Relayed:
 
     end: End
     body: bytes | None
-    first_byte_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +207,9 @@ async def _whole(exchange: Exchange, order: Order) -> Relayed:
 
 
 async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None]) -> Relayed:
-    began_s = asyncio.get_running_loop().time()
     first = await _first_pieces(exchange, order)
     on_answer()
     await _start(client, order)
-    first_byte_s = asyncio.get_running_loop().time() - began_s
     kept, flow = _Kept(order.keep_bytes), _Flow(exchange)
     hider = UsageHider() if order.hides_usage else None
 
@@ -242,7 +239,7 @@ async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_ans
     if not end.is_whole and end.error is None:
         # Ollama ends such a stream as if it were whole (OLLAMA.md 1.3, 1.4): the client is told that it is not.
         client.fail(error_frame(order.call.endpoint, "the answer ended before it was whole"))
-    return Relayed(end, kept.body(), first_byte_s)
+    return Relayed(end, kept.body())
 
 
 async def _start(client: ClientStream, order: Order) -> None:

@@ -3,8 +3,8 @@
 Knows how to send one POST and hand its answer's body on as it is read. It leaves to `relay` what the bytes mean and
 where they go, and to `pipeline` whether a failed call may be tried elsewhere.
 
-An own protocol instead of aiohttp's client, because the answer's bytes must be handed on inside the read callback:
-benchmarks/gateway has what the difference costs a request and a chunk.
+An own protocol instead of aiohttp's client, because the answer's bytes must be handed on inside the read callback
+(docs/decisions/0001).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ AT_START = {
     "redis": "queues, leases and counts are in the old one",
     "engine": "instances of the old engine are serving",
     "gateway.workers": "the gateway's processes are started once",
+    "limits.lease_ttl_s": "leases under way are renewed at the pace they were taken with",
 }
 """Fields that only a start reads, each with the reason."""
 
@@ -25,7 +26,9 @@ def needs_restart(old: ClusterSettings, new: ClusterSettings) -> tuple[str, ...]
 def live_part(old: ClusterSettings, new: ClusterSettings) -> ClusterSettings:
     """`new`, with what waits for the next start as it is in `old`: the settings that the cluster now runs by."""
     gateway = new.gateway.model_copy(update={"workers": old.gateway.workers})
-    return new.model_copy(update={"listen": old.listen, "redis": old.redis, "engine": old.engine, "gateway": gateway})
+    limits = new.limits.model_copy(update={"lease_ttl_s": old.limits.lease_ttl_s})
+    kept = {"listen": old.listen, "redis": old.redis, "engine": old.engine}
+    return new.model_copy(update={**kept, "gateway": gateway, "limits": limits})
 
 
 def _value(settings: ClusterSettings, field: str) -> object:

@@ -95,8 +95,8 @@ Paths are relative to the folder of `cluster.yaml`. A number's unit is in its na
 ## Changing a running cluster
 
 The file is watched. A saved change is live without a restart and without a failed request; a file with an error is
-reported and the settings before it stay. `SIGHUP` has the file read again without a change to it, for a new secret
-behind `env:` or `file:`. These wait for the next start:
+reported and the settings before it stay. `SIGHUP` has the file, the secrets behind `file:` and the FAQ's files read
+again without a change to it; an environment variable is as it was at the start. These wait for the next start:
 
 """
 

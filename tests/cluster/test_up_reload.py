@@ -10,8 +10,8 @@ import httpx
 import ollama
 import openai
 import pytest
+from callers import Callers
 from running import TIMEOUT_S, Up, needs_built_in_engine, ollamactl, running, until
-from test_up_repair import Callers
 
 SETTINGS = """\
 models:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+from callers import Callers
 from running import Up, is_back, needs_built_in_engine, running, unit_pid, until
 
 SMALL = "engine-local-cpu-smollm2-135m-0"
@@ -22,44 +21,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     needs_built_in_engine()
     with running(tmp_path_factory.mktemp("repair") / "state") as cluster:
         yield cluster
-
-
-class Callers:
-    """Two who ask one question after another, each on a connection of its own, and never ask again what failed."""
-
-    def __init__(self, up: Up) -> None:
-        self._up = up
-        self._stop = threading.Event()
-        self.answered = 0
-        self.failed: list[str] = []
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(2)]
-
-    def _ask(self, caller: int) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            try:
-                told = self._up.chat(f"Caller {caller} has question {number}.", tokens=3)
-                if told.status_code == 200 and told.json()["done"] is True:
-                    self.answered += 1
-                else:
-                    self.failed.append(f"{told.status_code}: {told.text}")
-            except httpx.TransportError as why:
-                self.failed.append(repr(why))
-
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        for each in self._threads:
-            each.start()
-        try:
-            until(lambda: self.answered >= 2, "they are answered")
-            yield
-            answered = self.answered
-            until(lambda: self.answered >= answered + 4, "they are answered again")
-        finally:
-            self._stop.set()
-            for each in self._threads:
-                each.join()
 
 
 def kill(state: Path, *units: str) -> None:

@@ -12,7 +12,7 @@ from orchestrator.core.errors import HostError
 from orchestrator.core.model import InstanceId, InstanceState, LeaseId, PoolName
 from orchestrator.store.admission import AdmitRequest, Leased, Outcome
 from orchestrator.store.leases import Leases
-from tests.fleet.world import FULL, SMALL, World, kill, never_silent, settings_of, states, until
+from tests.fleet.world import FULL, SMALL, World, kill, never_silent, offered_slots, settings_of, states, until
 
 
 async def test_what_the_settings_ask_for_is_started_loaded_and_offered(world: World) -> None:
@@ -79,7 +79,7 @@ async def test_an_instance_whose_process_dies_is_taken_out_at_once_loaded_again_
     seen = len(controller.store.snapshots)
     died, pid = sorted(world.pids().items())[0]
     kill(pid)
-    await until(lambda: any(each.pool(SMALL).slots_serving == 2 for each in controller.store.snapshots[seen:]), "out")
+    await until(lambda: any(offered_slots(each) == 2 for each in controller.store.snapshots[seen:]), "out")
     await until(lambda: controller.slots() == 4, "back", controller)
     after = [each.pool(SMALL) for each in controller.store.snapshots[seen:]]
     path = [one.state for pool in after if pool for one in pool.instances if one.id == died]

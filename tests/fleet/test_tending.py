@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.core.model import InstanceState, Placement
 from orchestrator.fleet import tending
-from orchestrator.fleet.engines import UNIT_PREFIX
+from orchestrator.fleet.made import UNIT_PREFIX
 from orchestrator.nodes.keeper_units import Unit
 from tests.fleet.world import Controller, World, settings_of, until
 
@@ -99,7 +99,7 @@ async def test_an_instance_that_lost_its_model_loads_it_again_by_the_clusters_ow
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tending, "PROBE_EVERY_S", 0.05)
-    controller = await played.begin(ps=[200, {"models": []}, 3])
+    controller = await played.begin(ps=[200, {"models": []}, 4])
     await until(lambda: controller.slots() == 2, "serves", controller)
     await until(lambda: played.asked("/api/generate") >= 2, "loaded again", controller)
     states = [one.state for each in controller.store.snapshots for pool in each.pools for one in pool.instances]

@@ -50,10 +50,10 @@ HERE = NodeFacts(
 )
 
 
-def settings_of(simulate: str = "2x RTX 4090", **models: Mapping[str, Any]) -> ClusterSettings:
-    """`small` and `full` are the two models."""
+def settings_of(**models: Mapping[str, Any]) -> ClusterSettings:
+    """On two simulated cards; `small` and `full` are the two models."""
     names = {"small": SMALL, "full": FULL}
-    nodes = [{"name": "sim", "simulate": simulate}]
+    nodes = [{"name": "sim", "simulate": "2x RTX 4090"}]
     named = {names.get(name, name): fields for name, fields in models.items()}
     return ClusterSettings.model_validate({"nodes": nodes, "models": named})
 
@@ -82,7 +82,7 @@ class Controller:
             keeper=world.client,
             store=store,
             engine=Engine.OLLAMA,
-            is_simulated=True,
+            is_simulated=world.facts is None,
             want=world.want,
             unit_of=world.unit_of,
             notes=("SIMULATED",),
@@ -102,8 +102,7 @@ class Controller:
 
     def slots(self, pool: str = SMALL) -> int:
         """What the last snapshot offers."""
-        found = self.store.snapshots[-1].pool(pool) if self.store.snapshots else None
-        return found.slots_serving if found is not None else 0
+        return offered_slots(self.store.snapshots[-1], pool) if self.store.snapshots else 0
 
     def reasons(self) -> str:
         last = self.store.snapshots[-1]
@@ -140,10 +139,13 @@ class World:
     # --- what app hands to the steward -------------------------------------------------------------------------------
 
     async def want(self, current: Sequence[Placement]) -> tuple[Wanted, tuple[NodeFacts, ...]]:
-        cards = parse_cards(self.settings.nodes[0].simulate or "")
-        facts = self.facts or (simulated_facts(NodeName("sim"), cards, HERE),)
+        facts = self.facts or self.played_facts()
         self.wanted = want(self.settings, facts, LocalEngine(Engine.OLLAMA), current)
         return self.wanted, facts
+
+    def played_facts(self) -> tuple[NodeFacts, ...]:
+        cards = parse_cards(self.settings.nodes[0].simulate or "")
+        return (simulated_facts(NodeName("sim"), cards, HERE),)
 
     def unit_of(self, placement: Placement, port: int) -> Unit:
         assert self.wanted is not None
@@ -200,9 +202,14 @@ async def until(condition: Callable[[], Any], what: str, controller: Controller 
         await asyncio.sleep(0.01)
 
 
+def offered_slots(snapshot: Snapshot, pool: str = SMALL) -> int:
+    found = snapshot.pool(pool)
+    return found.slots_serving if found is not None else 0
+
+
 def never_silent(snapshots: Sequence[Snapshot], pool: str = SMALL) -> bool:
     """Whether the pool offered slots in every one of them."""
-    return all((found := each.pool(pool)) is not None and found.slots_serving > 0 for each in snapshots)
+    return all(offered_slots(each, pool) > 0 for each in snapshots)
 
 
 def states(controller: Controller, pool: str = SMALL) -> set[InstanceState]:

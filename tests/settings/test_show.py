@@ -171,12 +171,13 @@ def test_only_what_a_start_reads_waits_for_one():
     old = parse("models: {a: }", "cluster.yaml")
     new = parse(
         "models: {b: }\nlisten: 127.0.0.1:1\nredis: redis://h\nengine: ollama\n"
-        "gateway: {workers: 5}\nlimits: {queue_length: 3}",
+        "gateway: {workers: 5}\nlimits: {queue_length: 3, lease_ttl_s: 5}",
         "cluster.yaml",
     )
     sentences = needs_restart(old, new)
     assert [each.split(" ")[0] for each in sentences] == list(AT_START)
-    assert needs_restart(old, old.model_copy(update={"limits": new.limits, "models": new.models})) == ()
+    longer = old.limits.model_copy(update={"queue_length": 3})
+    assert needs_restart(old, old.model_copy(update={"limits": longer, "models": new.models})) == ()
 
 
 def test_the_live_part_of_a_change_needs_no_restart():
