@@ -43,7 +43,9 @@ TRIES = 3
 # A pool whose instances are all being restarted is asked again when it is published anew, and this often besides:
 # the end of an ejection is not published.
 ASK_AGAIN_S = 1.0
-_COMING = (InstanceState.SERVING, InstanceState.STARTING, InstanceState.LOADING)
+# Between the end of a pool's only instance and the start of the one in its place there is none; a pool that could not
+# be placed has none either, and its callers are told so after this.
+WITHOUT_INSTANCES_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +139,27 @@ class Pipeline:
     async def _serve(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
         """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._live.rules.limits.queue_wait_s
+        came_s = loop.time()
+        deadline_s = came_s + self._live.rules.limits.queue_wait_s
         while True:
             try:
                 return await self._serve_by_tiers(request, asked, trace)
             except (CapacityError, InstanceError) as why:
                 left_s = deadline_s - loop.time()
-                if left_s <= 0 or not self._may_pass(asked, why, trace):
+                if left_s <= 0 or not self._may_pass(asked, why, trace, loop.time() - came_s):
                     raise
             began_s = time.perf_counter()
             await self._live.until_changed(min(ASK_AGAIN_S, left_s))
             trace.queue_s += time.perf_counter() - began_s
 
-    def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, trace: Trace) -> bool:
+    def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, trace: Trace, waited_s: float) -> bool:
         """Whether it is worth waiting: an instance is there, or on its way, that this call has not failed too often."""
         if trace.failures >= TRIES or (isinstance(why, CapacityError) and not why.is_passing):
             return False
-        pools = [self._live.pool(tier.pool) for tier in asked.tiers]
-        return any(each.state in _COMING for pool in pools if pool is not None for each in pool.instances)
+        pools = [pool for tier in asked.tiers if (pool := self._live.pool(tier.pool)) is not None]
+        if waited_s < WITHOUT_INSTANCES_S and any(not pool.instances for pool in pools):
+            return True
+        return any(each.state is not InstanceState.DOWN for pool in pools for each in pool.instances)
 
     async def _serve_by_tiers(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
         """Ask the tiers in turn until one answers."""
