@@ -28,6 +28,10 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
         return runner.run(with_signals())
 
 
+# Longer than the work here takes to end in order.
+CANCEL_AGAIN_S = 5.0
+
+
 async def until(stop: asyncio.Event, work: Awaitable[Any]) -> None:
     """Wait for `work` until `stop` is set; then cancel it. An error of `work` is raised."""
     task = asyncio.ensure_future(work)
@@ -38,8 +42,10 @@ async def until(stop: asyncio.Event, work: Awaitable[Any]) -> None:
             await task
     finally:
         stopping.cancel()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        # Python 3.11's wait_for, in whatever library, can swallow a cancellation (CPython 86296): then once more.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
 
 
 def on_hangup(reload: Callable[[], None], end: Callable[[], None]) -> None:

@@ -95,7 +95,8 @@ class Live:
     async def until_known(self, within_s: float) -> None:
         """Wait for the first snapshot, but no longer than that."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._known.wait(), within_s)
+            async with asyncio.timeout(within_s):  # wait_for can swallow a cancellation (CPython 86296)
+                await self._known.wait()
 
     async def until_changed(self, within_s: float) -> None:
         """Wait for the next snapshot, but no longer than that."""

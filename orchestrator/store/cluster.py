@@ -113,7 +113,8 @@ class Watch:
     async def _follow(self) -> None:
         while True:
             with suppress(TimeoutError):  # Nobody said a word for so long: a look is due all the same.
-                await asyncio.wait_for(self._stirred.wait(), LOOK_AGAIN_S)
+                async with asyncio.timeout(LOOK_AGAIN_S):  # wait_for can swallow a cancellation (CPython 86296)
+                    await self._stirred.wait()
             self._stirred.clear()
             try:
                 snapshot = await read(self._connection)

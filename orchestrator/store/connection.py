@@ -58,7 +58,8 @@ class Connection:
             self._keeper = asyncio.create_task(self._keep_up(), name="store connection")
         if wait_s > 0:
             try:
-                await asyncio.wait_for(self._up.wait(), wait_s)
+                async with asyncio.timeout(wait_s):  # wait_for can swallow a cancellation (CPython 86296)
+                    await self._up.wait()
             except TimeoutError as why:
                 raise StoreError(self.problem) from why
 

@@ -283,7 +283,8 @@ class Leases:
         """Act each period, and at once when stirred."""
         while True:
             with suppress(TimeoutError):  # The period is over.
-                await asyncio.wait_for(stirred.wait(), period_s)
+                async with asyncio.timeout(period_s):  # wait_for can swallow a cancellation (CPython 86296)
+                    await stirred.wait()
             stirred.clear()
             try:
                 await act()
