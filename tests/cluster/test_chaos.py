@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -119,7 +119,8 @@ def kill(up: Up, unit: str, pid: int, slots: int) -> Kill:
         ports = ports_of(unit_pid(up.state, other))
     at_s = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    with suppress(psutil.NoSuchProcess):  # it has ended already
+        psutil.wait_procs([psutil.Process(pid)], timeout=30)
     return Kill(unit, at_s, time.monotonic(), ports, slots)
 
 
