@@ -1,4 +1,5 @@
-# `make up`: a cluster on this machine. `make test`: every test. Both install what they need into .venv.
+# `make up`: a cluster on this machine. `make test`: every test. `make bench`: the gateway beside its peers.
+# Each installs what it needs into .venv.
 PYTHON ?= python3
 LISTEN ?=
 STATE ?=
@@ -7,7 +8,7 @@ PYTEST_ARGS ?=
 
 up_flags = $(if $(LISTEN),--listen $(LISTEN)) $(if $(STATE),--state $(STATE)) $(ARGS)
 
-.PHONY: up test install install-test system-test-packages lint
+.PHONY: up test bench install install-test system-test-packages lint
 
 up: install
 	@exec .venv/bin/ollamactl up $(up_flags)
@@ -40,6 +41,11 @@ system-test-packages:
 
 test: install-test system-test-packages
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+# ARGS="--only A --contenders nginx,ours" for a part of it; benchmarks/gateway/README.md says what there is.
+bench: install-test
+	@tests/system_packages.sh haproxy
+	@.venv/bin/python -m benchmarks.gateway $(ARGS)
 
 lint: install-test
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

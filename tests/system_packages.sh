@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the system packages that tests use, where this user may; says plainly what is missing where not.
+# Installs the system packages that tests use, and those named as arguments, where this user may; says plainly what is
+# missing where not.
 set -u
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
@@ -7,6 +8,9 @@ need redis-server redis-server
 need cc gcc
 need curl curl
 PATH=$PATH:/usr/sbin need nginx nginx-light
+PATH=$PATH:/usr/sbin need ip iproute2
+need unshare util-linux
+for each; do PATH=$PATH:/usr/sbin need "$each" "$each"; done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "apt-get install$missing …"

@@ -1,27 +1,45 @@
 """Recorded exchanges with a real Ollama, played again against an endpoint that claims to speak as one.
 
-`load_cases` reads the recordings, `replay_config` makes a simulator that knows their answers, `send` plays a case's
-request over a raw socket and keeps what came back chunk by chunk, `compare` says in sentences how the two differ.
+`load_cases` and `load_scenarios` read the recordings, `replay_config` makes a simulator that knows their answers,
+`send` plays a case's request over a raw socket and keeps what came back chunk by chunk, `compare` says in sentences how
+the two differ.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.wire_cases import RECORDINGS, Case, load_cases
+from tests.wire_cases import OLDER, RECORDINGS, Case, Scenario, load_cases, load_scenarios
 from tests.wire_script import REGISTRY_MODEL, replay_config
 
-__all__ = ["RECORDINGS", "REGISTRY_MODEL", "Case", "Exchange", "compare", "load_cases", "replay_config", "send"]
+__all__ = [
+    "OLDER",
+    "RECORDINGS",
+    "REGISTRY_MODEL",
+    "Case",
+    "Exchange",
+    "Scenario",
+    "compare",
+    "load_cases",
+    "load_scenarios",
+    "replay_config",
+    "send",
+    "send_in_turn",
+]
+
+# Told after each chunk how many there are; the next one is read when it is done.
+OnChunk = Callable[[int], Awaitable[None]]
 
 # What differs each time: moments, durations, and names drawn by chance.
 VOLATILE = frozenset({
     "created_at", "created", "expires_at", "modified_at", "id", "total_duration", "load_duration",
-    "prompt_eval_duration", "eval_duration", "request_id",
+    "prompt_eval_duration", "eval_duration", "request_id", "completed_at", "item_id", "call_id",
 })  # fmt: skip
 
 
@@ -48,22 +66,57 @@ class Exchange:
 # --- playing a case --------------------------------------------------------------------------------------------------
 
 
-async def send(case: Case, base_url: str, *, headers: Mapping[str, str] | None = None) -> Exchange:
-    """Send the case's request to `base_url` on a connection of its own, with `headers` beside the recorded ones."""
+async def send(
+    case: Case,
+    base_url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    on_chunk: OnChunk | None = None,
+    leave_after: int = 0,
+) -> Exchange:
+    """Send the case's request to `base_url` on a connection of its own, with `headers` beside the recorded ones.
+
+    `leave_after`: the client closes after so many chunks.
+    """
+    async with _connected(base_url) as connection:
+        return await _exchange(case, base_url, connection, headers or {}, on_chunk, leave_after)
+
+
+async def send_in_turn(cases: Iterable[Case], base_url: str) -> list[Exchange]:
+    """Send one request after the other on one connection."""
+    async with _connected(base_url) as connection:
+        return [await _exchange(case, base_url, connection, {}, None, 0) for case in cases]
+
+
+@asynccontextmanager
+async def _connected(base_url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     parts = urlsplit(base_url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        head, body = _request(case, parts.netloc, headers or {})
-        writer.write(head)
-        exchange = Exchange()
-        if dict(case.headers).get("Expect"):
-            exchange.interim = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[0]
-        writer.write(body)
-        await _read(reader, exchange, is_head=case.method == "HEAD")
-        return exchange
+        yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):  # the other side was first
+            await writer.wait_closed()
+
+
+async def _exchange(
+    case: Case,
+    base_url: str,
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    headers: Mapping[str, str],
+    on_chunk: OnChunk | None,
+    leave_after: int,
+) -> Exchange:
+    reader, writer = connection
+    head, body = _request(case, urlsplit(base_url).netloc, headers)
+    writer.write(head)
+    exchange = Exchange()
+    if dict(case.headers).get("Expect"):
+        exchange.interim = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[0]
+    writer.write(body)
+    await _read(reader, exchange, case.method == "HEAD", on_chunk, leave_after)
+    return exchange
 
 
 def _request(case: Case, netloc: str, more: Mapping[str, str]) -> tuple[bytes, bytes]:
@@ -82,7 +135,9 @@ def _request(case: Case, netloc: str, more: Mapping[str, str]) -> tuple[bytes, b
     return "\r\n".join([*lines, "", ""]).encode(), body
 
 
-async def _read(reader: asyncio.StreamReader, exchange: Exchange, *, is_head: bool) -> None:
+async def _read(
+    reader: asyncio.StreamReader, exchange: Exchange, is_head: bool, on_chunk: OnChunk | None, leave_after: int
+) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     exchange.status_line, exchange.status = head[0], int(head[0].split()[1])
     exchange.headers = [(key, value.strip()) for key, _, value in (line.partition(":") for line in head[1:] if line)]
@@ -91,7 +146,7 @@ async def _read(reader: asyncio.StreamReader, exchange: Exchange, *, is_head: bo
         exchange.is_whole = True
     elif exchange.header("Transfer-Encoding") == "chunked":
         exchange.framing = "chunked"
-        await _read_chunks(reader, exchange)
+        await _read_chunks(reader, exchange, on_chunk, leave_after)
     elif length is not None:
         exchange.framing = "length"
         body = await reader.readexactly(int(length))
@@ -101,13 +156,19 @@ async def _read(reader: asyncio.StreamReader, exchange: Exchange, *, is_head: bo
         exchange.is_whole = True
 
 
-async def _read_chunks(reader: asyncio.StreamReader, exchange: Exchange) -> None:
+async def _read_chunks(
+    reader: asyncio.StreamReader, exchange: Exchange, on_chunk: OnChunk | None, leave_after: int
+) -> None:
     try:
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
             exchange.chunks.append(await reader.readexactly(size))
             await reader.readexactly(2)
+            if on_chunk is not None:
+                await on_chunk(len(exchange.chunks))
+            if len(exchange.chunks) == leave_after:
+                return
         await reader.readexactly(2)
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, ConnectionResetError):
         return
     exchange.is_whole = True
 
@@ -129,12 +190,13 @@ def compare(
     JSON is compared with the order of its keys. Of fields in `tolerate` (and those that differ each time) only the
     kind of value is compared. `headers` may come on top of the recorded ones. `ignore` leaves out whole comparisons:
     "headers", "framing". `frames` False: chunks may be cut otherwise, only their joined content is compared.
+    Chunks that the recording leaves out may be as many as they are.
     """
     differences = []
     if exchange.status != case.status:
         differences.append(f"status {exchange.status} instead of {case.status}: {exchange.body[:200]!r}")
-    if not exchange.is_whole:
-        differences.append("the answer was cut")
+    if exchange.is_whole != case.is_whole:
+        differences.append("the answer was cut" if case.is_whole else "the answer was not cut")
     recorded_type = case.content_type
     if (exchange.header("Content-Type") or "") != recorded_type:
         differences.append(f"content type {exchange.header('Content-Type')!r} instead of {recorded_type!r}")
@@ -159,7 +221,7 @@ def _compare_headers(case: Case, exchange: Exchange, extra: Collection[str]) -> 
 
 
 def _compare_bodies(case: Case, exchange: Exchange, volatile: Collection[str], *, frames: bool) -> list[str]:
-    recorded, ours = list(case.chunks), list(exchange.chunks)
+    recorded, ours = list(case.chunks), _recorded_ones(case, exchange.chunks)
     if frames and len(recorded) != len(ours):
         return [f"{len(ours)} chunks instead of {len(recorded)}: {ours[-2:]!r}"]
     pairs = zip(recorded, ours, strict=True) if frames else [(b"".join(recorded), b"".join(ours))]
@@ -167,6 +229,13 @@ def _compare_bodies(case: Case, exchange: Exchange, volatile: Collection[str], *
     for n, (theirs, mine) in enumerate(pairs):
         found += [f"chunk {n}: {each}" for each in _compare_texts(theirs, mine, volatile)]
     return found
+
+
+def _recorded_ones(case: Case, chunks: list[bytes]) -> list[bytes]:
+    """Those of `chunks` that stand where the recording has some."""
+    if case.omitted_at is None or len(chunks) <= len(case.chunks):
+        return chunks
+    return [*chunks[: case.omitted_at], *chunks[len(chunks) - len(case.chunks) + case.omitted_at :]]
 
 
 def _compare_texts(theirs: bytes, mine: bytes, volatile: Collection[str]) -> list[str]:
@@ -194,7 +263,7 @@ def _compare_values(theirs: Any, mine: Any, path: str, volatile: Collection[str]
     name = path.rpartition(".")[2]
     if _kind(theirs) != _kind(mine):
         yield f"{path or 'value'} is {mine!r} instead of {theirs!r}"
-    elif name in volatile:
+    elif name in volatile and not isinstance(theirs, dict):
         return
     elif isinstance(theirs, dict):
         if list(theirs) != list(mine):

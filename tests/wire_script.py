@@ -17,6 +17,7 @@ from orchestrator.nodes.simulator.script import question
 from tests.wire_cases import Case, load_cases
 
 REGISTRY_MODEL = "127.0.0.1:11590/library/tiny:latest"
+_FILLER_PIECES = 2000  # where a recording breaks off, the answer could have gone on
 
 
 def replay_config(
@@ -81,10 +82,36 @@ def scripted_answers(cases: Iterable[Case]) -> list[ScriptedAnswer]:
         call = _answered_call(case)
         if call is None:
             continue
-        answer = _vectors(case, call) if call.endpoint.is_embedding else _answer(case, call)
+        answer = _recorded_answer(case, call)
         if answer is not None:
             found[answer.question] = _joined(found.get(answer.question, answer), answer)
     return list(found.values())
+
+
+def _recorded_answer(case: Case, call: Call) -> ScriptedAnswer | None:
+    if call.endpoint.is_embedding:
+        return _vectors(case, call)
+    is_complete = case.is_whole and case.omitted_at is None
+    return _answer(case, call) if is_complete else _answer_in_part(case, call)
+
+
+def _answer_in_part(case: Case, call: Call) -> ScriptedAnswer:
+    """What was recorded of the answer; where chunks are left out or it was cut, other words stand in."""
+    frames = [_loads(line) for chunk in case.chunks for line in chunk.splitlines() if _is_json(line)]
+    told = [piece for each in frames[: case.omitted_at] if (piece := _piece(call.endpoint, each)) is not None]
+    last = frames[-1]
+    written = last.get("eval_count") or _FILLER_PIECES
+    filler = [{"text": f" {n}"} for n in range(written - len(told))]
+    if case.is_whole and last.get("done") is False:  # the model said one token until Ollama had enough of it
+        filler = [*filler[:10], *[{"text": last["response"]}] * 100]
+    return ScriptedAnswer(
+        question=question(call),
+        pieces=(*told, *filler),
+        finish=last.get("done_reason", "length"),
+        prompt_tokens=last.get("prompt_eval_count", 15),
+        completion_tokens=written,
+        context=tuple(last.get("context", ())),
+    )
 
 
 def _joined(first: ScriptedAnswer, other: ScriptedAnswer) -> ScriptedAnswer:
@@ -110,8 +137,8 @@ def _answer(case: Case, call: Call) -> ScriptedAnswer | None:
     told = read_answer(call.endpoint, call.is_stream, b"".join(case.chunks))
     if told is None:
         return None
-    lines = [_loads(line) for line in b"".join(case.chunks).splitlines() if line.strip()]
-    frames = [_piece(call.endpoint, each) for each in lines if isinstance(each, dict)]
+    lines = [_loads(line) for line in b"".join(case.chunks).splitlines() if _is_json(line)]
+    frames = [_piece(call.endpoint, each) for each in lines]
     shown = [piece for piece in frames if piece is not None]
     pieces = shown if call.is_stream else _pieces_of_body(told, lines[0])
     written = sum(piece.get("tokens", 1) for piece in pieces)
@@ -125,18 +152,24 @@ def _answer(case: Case, call: Call) -> ScriptedAnswer | None:
         finish=str(told.finish),
         prompt_tokens=told.prompt_tokens,
         completion_tokens=told.completion_tokens or written,
-        context=tuple(lines[-1].get("context", ()) if isinstance(lines[-1], dict) else ()),
+        context=tuple(lines[-1].get("context", ())),
     )
 
 
+def _is_json(line: bytes) -> bool:
+    """A line of a stream or body that is a frame; the others name an event, or end the stream."""
+    return line.removeprefix(b"data: ").startswith(b"{")
+
+
 def _loads(line: bytes) -> Any:
-    data = line.removeprefix(b"data: ")
-    return None if data == b"[DONE]" else json.loads(data)
+    return json.loads(line.removeprefix(b"data: "))
 
 
 def _piece(endpoint: Endpoint, frame: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a stream's frame adds; None for one that only ends it."""
-    if frame.get("done") or ("choices" in frame and not frame["choices"]):
+    if endpoint in (Endpoint.ANTHROPIC_MESSAGES, Endpoint.OPENAI_RESPONSES):
+        return _piece_of_event(frame)
+    if frame.get("done") or "error" in frame or ("choices" in frame and not frame["choices"]):
         return None
     choice = frame["choices"][0] if "choices" in frame else frame
     if choice.get("finish_reason"):
@@ -149,6 +182,21 @@ def _piece(endpoint: Endpoint, frame: Mapping[str, Any]) -> dict[str, Any] | Non
         "tool_calls": [_tool(each) for each in part.get("tool_calls", ())],
         "logprobs": logprobs["content"] if isinstance(logprobs, dict) else logprobs,
     }
+
+
+def _piece_of_event(event: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an event of the younger APIs adds, which tell everything once more where a block or item ends."""
+    kind, delta = event.get("type"), event.get("delta")
+    if kind == "content_block_delta":
+        return {"text": delta.get("text", ""), "thinking": delta.get("thinking", "")}
+    if kind == "response.output_text.delta":
+        return {"text": delta}
+    if kind == "response.reasoning_summary_text.delta":
+        return {"thinking": delta}
+    item = event.get("item", {})
+    if kind == "response.output_item.done" and item["type"] == "function_call":
+        return {"tool_calls": [_tool({"id": item["call_id"], "function": item})]}
+    return None
 
 
 def _tool(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,142 +1,108 @@
-"""What does the gateway add to a call? CPU, time and memory, beside nginx and beside nothing, in one run.
+"""What does the gateway add to a call? CPU, time, memory, balance and failures, beside its peers, in one run.
 
-    python -m benchmarks.gateway [--rounds 3] [--seconds 1]
+    python -m benchmarks.gateway [--only A,P] [--contenders nginx,ours] [--rounds 3] [--seconds 1]
 
-Six scripted instances behind each contender; contenders in turn within a round, medians over rounds, ratios taken
-inside a round. CPU is user and system time of the contender's processes (the gateway's: one worker and its Valkey),
-divided by what was answered. The contender has the first core, callers and instances have the others.
+README.md beside this file says what is measured and how further contenders are named.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gateway.contenders import CORE_OF_CONTENDER, MODEL, Contender, gateway, instances, nginx
-from benchmarks.gateway.load import Job, Result
-from tests.nodes.simulators import ROOT
+from benchmarks.gateway import balance, contenders, costs, failures, litellm, machine, ours
+from benchmarks.gateway.contenders import Kind
+from benchmarks.gateway.jobs import INSTANCES, Setup
+from benchmarks.gateway.rig import DIRECT, Measure, rig
+from benchmarks.gateway.table import OURS, Table
 
-STREAMS = ((40, 10), (200, 20))  # streams at once, ms between the frames of one
-STREAM_S = 3.0
-CALLERS = (1, 16, 64)
-
-Table = dict[str, dict[str, list[float]]]
-
-
-async def run(job: Job) -> Result:
-    command = [sys.executable, "-m", "benchmarks.gateway.load", json.dumps(asdict(job))]
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
-    async with asyncio.timeout(job.seconds + STREAM_S + 30):
-        out, _ = await process.communicate()
-    assert process.returncode == 0, f"the load failed: {job}"
-    return Result(**json.loads(out))
+FIRST_PORT = 19101  # of six instances
+KINDS = {
+    "nginx": Kind(contenders.nginx),
+    "haproxy": Kind(contenders.haproxy),
+    "haproxy-queue": Kind(contenders.haproxy_with_queue),
+    "plain": Kind(contenders.plain),
+    "litellm": litellm.KIND,
+    OURS: Kind(ours.command),
+}
+DEFAULT = ("nginx", "haproxy", "plain", OURS)
 
 
-async def measure(contender: Contender, name: str, job: Job, table: Table) -> Result:
-    """One cell: the job's cost on this contender, per frame where it streams, otherwise per call."""
-    before = {root: contender.cpu_s(root) for root in contender.roots}
-    result = await run(job)
-    answered = result.frames or result.calls
-    used_us = {root: (contender.cpu_s(root) - before[root]) / answered * 1e6 for root in contender.roots}
-    if used_us:
-        table[f"CPU µs {name}"][contender.name].append(sum(used_us.values()))
-    if "valkey" in used_us and not result.frames:
-        table[f"CPU µs {name}, of which Valkey's"][contender.name].append(used_us["valkey"])
-    return result
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    title: str
+    setup: Setup
+    measures: tuple[Measure, ...]  # each with contenders started anew
+    seconds: float = 1.0  # of one cell, at --seconds 1
+    rounds: int = 1  # unless --rounds says otherwise
 
 
-async def round_of(contender: Contender, seconds: float, table: Table) -> None:
-    """Everything that all contenders can do, once."""
-    for clients in CALLERS:
-        job = Job(contender.ports, MODEL, clients, seconds)
-        result = await measure(contender, f"a request, {clients:2} clients", job, table)
-        if clients == 1:
-            table["p50 µs, 1 client"][contender.name].append(result.p50_us)
-            table["p99 µs, 1 client"][contender.name].append(result.p99_us)
-        table[f"requests/s, {clients:2} clients"][contender.name].append(result.calls / seconds)
-    for streams, gap_ms in STREAMS:
-        job = Job(contender.ports, MODEL, streams, frames=int(STREAM_S * 1000 / gap_ms), gap_ms=gap_ms)
-        name = f"a frame, {streams} streams {gap_ms} ms apart"
-        running = asyncio.create_task(measure(contender, name, job, table))
-        if streams == STREAMS[-1][0] and contender.roots:
-            await asyncio.sleep(STREAM_S * 0.7)
-            table[f"PSS MiB, {streams} streams open"][contender.name].append(contender.memory_mib())
-        await running
+SCENARIOS = {
+    "A": Scenario("A. Tiny answers, not streamed", costs.SETUP, (costs.calls,), rounds=3),
+    "B": Scenario("B. Streams without gaps", costs.SETUP, (costs.bursts,), rounds=2),
+    "C": Scenario("C. Streams, 10 ms apart", costs.SETUP, (costs.paced,), 2, rounds=2),
+    "P": Scenario("P. Many streams", costs.SETUP, (costs.many,), 3, rounds=2),
+    "D": Scenario("D. Balance, six alike", balance.ALIKE, (balance.open_loop(balance.ALIKE),), 16),
+    "D16": Scenario("D16. Balance, six alike", balance.ALIKE, (balance.closed_loop(balance.ALIKE),), 12),
+    "U": Scenario("U. Balance, unlike", balance.UNLIKE, (balance.open_loop(balance.UNLIKE),), 16, rounds=2),
+    "U16": Scenario("U16. Balance, unlike", balance.UNLIKE, (balance.closed_loop(balance.UNLIKE),), 12),
+    "M": Scenario("M. Four models, one resident", balance.MODELS, (balance.open_loop(balance.MODELS, 0.4),), 16),
+    "M16": Scenario("M16. Four models, one resident", balance.MODELS, (balance.closed_loop(balance.MODELS),), 16),
+    "E": Scenario("E. Failures", failures.SETUP, tuple(failures.errors_of(each) for each in failures.FAILURES)),
+    "F": Scenario("F. 2,000 open idle streams", failures.MANY, (failures.held,)),
+}
+
+DEFAULT_SCENARIOS = ("A", "B", "C", "P", "D", "U", "E", "F")  # what takes five minutes
 
 
-async def features_of(contender: Contender, seconds: float, table: Table) -> None:
-    """What only the gateway does: the router's part, an answer kept, an answer given from the cache."""
-    seen: Table = defaultdict(lambda: defaultdict(list))
-    jobs = {
-        "kept in the cache": Job(contender.ports, MODEL, 16, seconds, is_unlike=True),
-        "scored by the router, kept": Job(contender.ports, "auto", 16, seconds, is_unlike=True),
-        "from the cache": Job(contender.ports, "auto", 16, seconds),
-    }
-    for name, job in jobs.items():
-        await measure(contender, name, job, seen)
-    for name, by in seen.items():
-        table[f"{name}, 16 clients"]["gateway"] += by["gateway"]
+async def main(asked: argparse.Namespace) -> None:
+    kinds = KINDS | (contenders.from_file(asked.file) if asked.file else {})
+    names = asked.contenders.split(",")
+    unknown = [each for each in names if each not in kinds]
+    if unknown:
+        raise SystemExit(f"no such contender: {', '.join(unknown)}; there are: {', '.join(kinds)}")
+    letters = [each for each in SCENARIOS if each in asked.only.upper().split(",")]
+    cores = os.sched_getaffinity(0)
+    for_contender, for_others = (cores, cores) if asked.shared_cores else _split(cores)
+    print(f"{machine.described()}\n")
+    began_s = time.monotonic()
+    os.sched_setaffinity(0, for_others)
+    async with rig(tuple(range(asked.first_port, asked.first_port + INSTANCES)), asked.temperature) as stand:
+        for letter in letters:
+            scenario = SCENARIOS[letter]
+            table = Table(scenario.title)
+            print(f"{letter} …", file=sys.stderr)
+            for measure in scenario.measures:
+                async with stand.standing({each: kinds[each] for each in names}, scenario.setup, for_contender):
+                    await measure(stand, table, asked.rounds or scenario.rounds, scenario.seconds * asked.seconds)
+            beside = [each for each in names if each != OURS] if OURS in names else []
+            print(table.draw([DIRECT, *names], asked.beside.split(",") if asked.beside else beside) + "\n", flush=True)
+    print(f"{time.monotonic() - began_s:.0f} s; {' '.join(sys.argv[1:])}")
 
 
-def draw(table: Table) -> Sequence[str]:
-    names = ("direct", "nginx", "gateway")
-    lines = [f"| | {' | '.join(names)} | ÷ nginx |", "|---|---|---|---|---|"]
-    for name, by in table.items():
-        cells = [
-            f"{statistics.median(by[each]):,.0f}" if by.get(each) else "–" for each in ("direct", "nginx", "gateway")
-        ]
-        ratio = "–"
-        if by.get("nginx") and by.get("gateway"):
-            ratios = [ours / theirs for ours, theirs in zip(by["gateway"], by["nginx"], strict=True)]
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-        lines.append(f"| {name} | {' | '.join(cells)} | {ratio} |")
-    return lines
-
-
-async def main(rounds: int, seconds: float) -> None:
-    cores = sorted(os.sched_getaffinity(0))
+def _split(cores: set[int]) -> tuple[set[int], set[int]]:
+    """The contender alone on the first core, callers and instances on the others."""
     if len(cores) < 2:
         raise SystemExit("two cores are needed: one for the contender, one for callers and instances")
-    os.sched_setaffinity(0, set(cores) - {cores[CORE_OF_CONTENDER]})
-    table: Table = defaultdict(lambda: defaultdict(list))
-    async with AsyncExitStack() as stack:
-        ports = stack.enter_context(instances(6))
-        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))) for _ in range(2)]
-        peer = stack.enter_context(nginx(folders[0], ports))
-        ours = await stack.enter_async_context(gateway(folders[1], ports))
-        for each in (peer, ours):
-            each.pin()
-            await run(Job(each.ports, MODEL, 16, seconds=0.5))  # warm
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds} …", file=sys.stderr)
-            for each in (Contender("direct", ports, {}), peer, ours):
-                await round_of(each, seconds, table)
-            await features_of(ours, seconds, table)
-    print(f"{len(cores)} cores, {_cpu()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
-    print(f"{rounds} rounds, {seconds:g} s a cell; median, and in brackets the lowest and highest ratio of a round\n")
-    print("\n".join(draw(table)))
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    first = min(cores)
+    return {first}, cores - {first}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    asked = parser.parse_args()
-    asyncio.run(main(asked.rounds, asked.seconds))
+    parser.add_argument("--only", default=",".join(DEFAULT_SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
+    parser.add_argument("--contenders", default=",".join(DEFAULT), help=f"of {', '.join(KINDS)} and those of --file")
+    parser.add_argument("--file", type=Path, help="further contenders, one a line")
+    parser.add_argument("--beside", default="", help="contenders that ours is divided by  [default: all]")
+    parser.add_argument("--rounds", type=int, default=0, help="[default: 1 to 3, by scenario]")
+    parser.add_argument("--seconds", type=float, default=0.5, help="scales how long each cell takes")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: answers are looked up in the cache and kept")
+    parser.add_argument("--shared-cores", action="store_true", help="all processes on all cores")
+    parser.add_argument("--first-port", type=int, default=FIRST_PORT, help="of the six instances")
+    machine.raise_file_limit()
+    asyncio.run(main(parser.parse_args()))

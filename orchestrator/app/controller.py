@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -20,7 +20,9 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.core.cards import find_card
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.core.model import Engine, InstanceId, NodeFacts, Placement, PoolName, Snapshot
+from orchestrator.core.residency import Pressure
 from orchestrator.fleet.engines import LocalEngine, find_engine, llama_cpp_unit, ollama_unit, simulator_unit
+from orchestrator.fleet.given import GivenFleet
 from orchestrator.fleet.inventory import take_inventory
 from orchestrator.fleet.own import own_bytes
 from orchestrator.fleet.seats import seat_for
@@ -31,7 +33,7 @@ from orchestrator.nodes.keeper_units import Unit
 from orchestrator.nodes.simulator.config import config_for
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings
-from orchestrator.store import cluster, pools
+from orchestrator.store import cluster, demand, pools
 from orchestrator.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class Controller:
         # The keeper runs one controller of this place at a time: a killed one's successor leads on at once.
         holder = settings_in_use.place(paths)
         self._store = PublishedCluster(self._connection, holder, self._may_have_lost, is_simulated=self._is_simulated)
-        self._engine = LocalEngine(Engine.OLLAMA) if self._is_simulated else find_engine(self._settings.engine)
+        self._engine = self._find_engine()
         self._wanted: Wanted | None = None
         self._facts: tuple[NodeFacts, ...] = ()
 
@@ -72,7 +74,21 @@ class Controller:
         """Bring the fleet to what the settings ask for and keep it, until `stop`."""
         await self._connection.open(wait_s=30.0)
         telemetry.UP.set(1)
-        steward = Steward(
+        fleet = self._fleet()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, fleet)
+        try:
+            await until(stop, fleet.run(await cluster.read(self._connection)))
+        finally:
+            await fleet.close()
+            await self._store.resign()
+            await self._connection.close()
+        return 0
+
+    def _fleet(self) -> Steward | GivenFleet:
+        """Who keeps instances of our own, or who watches those of others."""
+        if self._settings.instances:
+            return GivenFleet(store=self._store, settings=lambda: self._settings)
+        return Steward(
             keeper=self._keeper,
             store=self._store,
             engine=self._engine.kind,
@@ -81,22 +97,18 @@ class Controller:
             unit_of=self._unit_of,
             notes=self._notes,
         )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, steward)
-        try:
-            await until(stop, steward.run(await cluster.read(self._connection)))
-        finally:
-            await steward.close()
-            await self._store.resign()
-            await self._connection.close()
-        return 0
 
-    def _reload(self, steward: Steward) -> None:
+    def _find_engine(self) -> LocalEngine:
+        is_needless = self._is_simulated or bool(self._settings.instances)
+        return LocalEngine(Engine.OLLAMA) if is_needless else find_engine(self._settings.engine)
+
+    def _reload(self, fleet: Steward | GivenFleet) -> None:
         try:
             self._settings = settings_in_use.read(self._paths)
         except OrchestratorError as why:
             log.error("settings not taken over: %s", why)
             return
-        steward.replan()
+        fleet.replan()
 
     async def _may_have_lost(self) -> bool:
         """Whether gateways may hold leases that this Redis does not know: one of them is older than it."""
@@ -200,6 +212,14 @@ class PublishedCluster:
         load = await pools.pool_load(self._connection, pool)
         set_gauges((load,), self._is_simulated)
         return {each.instance: each.in_flight for each in load.instances}
+
+    async def queued(self, pools: Sequence[PoolName]) -> dict[PoolName, int]:
+        """Calls that wait, by pool."""
+        return await demand.queued(self._connection, pools)
+
+    async def pressure(self, instances: Mapping[PoolName, Sequence[InstanceId]]) -> dict[PoolName, Pressure]:
+        """How pools are asked for."""
+        return await demand.pressure(self._connection, instances)
 
     async def resign(self) -> None:
         if self._leadership is not None and self._connection.is_up:

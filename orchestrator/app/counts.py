@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,9 +28,19 @@ async def read_counts(connection: Connection) -> dict[str, Any]:
     return {
         "store": "up",
         "in_flight": {each.instance: each.in_flight for load in loads for each in load.instances},
-        "queues": {load.pool: {"depth": load.queued, "oldest_s": load.oldest_wait_s} for load in loads},
+        "queues": {load.pool: _queue(load) for load in loads},
         "usage": by_tier(used.values()),
         "progress": list(lines.values()),
+    }
+
+
+def _queue(load: PoolLoad) -> dict[str, Any]:
+    return {
+        "depth": load.queued,
+        "oldest_s": load.oldest_wait_s,
+        "expected_s": load.expected_wait_s,
+        "service_s": load.service_s,
+        "keys": [asdict(each) for each in load.keys],
     }
 
 

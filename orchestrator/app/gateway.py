@@ -18,12 +18,15 @@ from orchestrator.app.counts import read_counts
 from orchestrator.app.loop import run
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
+from orchestrator.core.admission import Share
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.model import PoolName, Snapshot
 from orchestrator.gateway.admission import Admission
+from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.pipeline import Pipeline
 from orchestrator.gateway.server import Server
+from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.upstream import Connections
 from orchestrator.settings.syntax import host_and_port
@@ -59,8 +62,10 @@ class Worker:
         self._place = f"gw{index}."
         self._connection = Connection(os.environ["OLM_REDIS"], name=f"gateway-{index}")
         holder = self._place + uuid.uuid4().hex
-        self._leases = Leases(self._connection, holder, settings.limits.lease_ttl_s)
-        self._admission = Admission(self._live, self._connection, self._leases, index, workers)
+        self._slots = SharedSlots(paths.slots, index, workers)
+        self._leases = Leases(self._connection, holder, settings.limits.lease_ttl_s, count=self._slots)
+        alone = Alone(self._live, self._connection, self._leases, self._slots, Share(index, workers))
+        self._admission = Admission(self._live, self._connection, self._leases, alone)
         self._upstream = Connections()
         pipeline = Pipeline(self._live, self._admission, self._upstream, settings_in_use.cache_secret(paths))
         self._server = Server(self._live, pipeline, StatusPage(self._live, self._read_counts))
@@ -89,6 +94,7 @@ class Worker:
         await self._leases.close()
         self._upstream.close()
         await self._connection.close()
+        self._slots.close()
         return 0
 
     def _reload(self) -> None:

@@ -36,6 +36,8 @@ class Wish:
     listen: str | None
     simulate: str | None
     ready_file: Path | None
+    workers: int | None = None
+    only_balances: bool = False  # servers that run already, and nothing is deployed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ async def resolve_settings(wish: Wish) -> Resolved:
     """The settings asked for: the file's, or defaults that fit this machine. Raises SettingsError, HostError."""
     if wish.config is not None:
         of_file = load(wish.config)
+        _check_command_line(of_file, wish)
         resolved = Resolved(with_command_line(of_file, wish), of_file)
+    elif wish.only_balances:
+        raise SettingsError("there is no cluster.yaml here; name one with --config, with the `instances` to serve")
     else:
         nodes = (NodeSettings(name="sim", simulate=wish.simulate) if wish.simulate else NodeSettings(name="local"),)
         facts = await take_inventory(nodes, ollama_models_dir())
@@ -67,6 +72,17 @@ async def resolve_settings(wish: Wish) -> Resolved:
     return resolved
 
 
+def _check_command_line(settings: ClusterSettings, wish: Wish) -> None:
+    """Raise SettingsError where file and command line do not go together."""
+    if wish.only_balances and not settings.instances:
+        raise SettingsError(
+            f"{wish.config}: names no `instances`, and `ollamactl gateway` serves nothing else; add them, such as "
+            "instances: [{url: http://10.0.0.5:11434}], or deploy with `ollamactl up`"
+        )
+    if wish.simulate is not None and settings.instances:
+        raise SettingsError(f"{wish.config}: names `instances` that run already; leave --simulate or them out")
+
+
 def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
     """The settings with what the command line says in their place."""
     changes: dict[str, object] = {}
@@ -74,6 +90,8 @@ def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
         changes["listen"] = wish.listen
     if wish.simulate is not None:
         changes["nodes"] = (NodeSettings(name="sim", simulate=wish.simulate),)
+    if wish.workers is not None:
+        changes["gateway"] = settings.gateway.model_copy(update={"workers": wish.workers})
     return settings.model_copy(update=changes)
 
 
@@ -85,10 +103,19 @@ def check(settings: ClusterSettings) -> None:
 def check_here(settings: ClusterSettings) -> None:
     """As `check`, and whether this machine can size every model. Raises SettingsError, HostError."""
     check(settings)
+    if settings.instances:
+        return
     is_simulated = any(node.simulate for node in settings.nodes)
     engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)
     for name, model in settings.models.items():
         shape_of(name, model, engine, is_simulated=is_simulated)
+
+
+def _refuse_other_kind(old: ClusterSettings, new: ClusterSettings) -> None:
+    if bool(old.instances) != bool(new.instances):
+        raise SettingsError(
+            "`instances`: a running cluster either deploys or balances servers that run already; start it again"
+        )
 
 
 class LiveSettings:
@@ -135,6 +162,7 @@ class LiveSettings:
             if isinstance(changed, SettingsError):
                 raise changed
             new = with_command_line(changed, self._wish)
+            _refuse_other_kind(self._in_force, new)
             check_here(new)
         except (SettingsError, HostError) as why:
             problem = f"the changed settings are refused, the old ones stay in force:\n{why}"

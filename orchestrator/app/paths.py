@@ -46,6 +46,11 @@ class StatePaths:
         return self.root / "sim"
 
     @property
+    def slots(self) -> Path:
+        """What the gateways of this machine use on each instance, for each other to see."""
+        return self.root / "slots.map"
+
+    @property
     def status_key(self) -> Path:
         return self.root / "admin.key"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.errors import SettingsError
 from orchestrator.core.faq import Faq, FaqEntry, FaqError, load_faq
 from orchestrator.core.routing import RouteRule
@@ -15,8 +16,10 @@ from orchestrator.settings import ClusterSettings
 def rules_from(settings: ClusterSettings) -> Rules:
     """The settings as the gateway's values. Raises SettingsError where a FAQ file is not valid."""
     cache, limits = settings.cache, settings.limits
+    # Pools of servers that somebody else runs have one spelling; those deployed are named as the settings name them.
+    pool_of = canonical_model_name if settings.instances else str
     return Rules(
-        tiers={name: Tier(name, tier.model, tier.backup) for name, tier in settings.tiers.items()},
+        tiers={name: Tier(name, pool_of(tier.model), tier.backup) for name, tier in settings.tiers.items()},
         routes={
             name: Route(
                 name, RouteRule(route.small, route.full, route.chat_full_from, route.task_full_from), route.cache

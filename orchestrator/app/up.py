@@ -25,19 +25,19 @@ from orchestrator.app.live_settings import LiveSettings, Wish, resolve_settings
 from orchestrator.app.loop import on_hangup, until
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import CACHED_QUESTION, FIRST_TOKENS, FULL_QUESTION, SMALL_QUESTION, Reply, ask
+from orchestrator.app.readiness import down_words, engine_words, until_it_answers, until_ready
 from orchestrator.core.errors import HostError
-from orchestrator.core.model import InstanceState, Snapshot
+from orchestrator.core.model import Snapshot
 from orchestrator.nodes.keeper import Keeper
 from orchestrator.nodes.keeper_units import EventKind, Unit, UnitEvent
 from orchestrator.nodes.state_lock import StateLock
 from orchestrator.settings import ClusterSettings
 from orchestrator.store import embedded
-from orchestrator.store.cluster import set_progress, watch
+from orchestrator.store.cluster import set_progress
 from orchestrator.store.connection import Connection
 
 # `up --detach` waits at the other end of a pipe whose number stands in this variable.
 READY_FD = "OLLAMACTL_READY_FD"
-READY_TIMEOUT_S = 3600.0  # a first `up` with Ollama pulls some gigabytes
 INTERRUPTED = 130  # the exit code of an `up` that was ended before every tier answered
 
 
@@ -55,6 +55,8 @@ class Ready:
     cache: str
     replies: tuple[Reply, ...]
     notes: tuple[str, ...]
+    model: str = ""  # one that can be asked: a route, or else a model that answers; '' none
+    deploys: bool = True
 
 
 class Screen(Protocol):
@@ -150,7 +152,8 @@ class Supervisor:
     # --- until every tier answers -------------------------------------------------------------------------------------
 
     async def _tell_when_ready(self, connection: Connection, settings: ClusterSettings, endpoint: str) -> None:
-        snapshot = await self._all_tiers_serve(connection, settings)
+        began_unix_ms = (time.time() - (time.monotonic() - self._began_s)) * 1000
+        snapshot = await until_ready(connection, settings, began_unix_ms, self._screen.step, self._paths.logs)
         told = self._ready(settings, endpoint, snapshot, await self._first_answers(endpoint, settings))
         self._is_ready = True
         self._screen.ready(told)
@@ -161,30 +164,14 @@ class Supervisor:
             os.write(descriptor, b"1")
             os.close(descriptor)
 
-    async def _all_tiers_serve(self, connection: Connection, settings: ClusterSettings) -> Snapshot:
-        """Follow what the controller publishes until each tier's pool has a serving instance. Raises HostError."""
-        wanted = {tier.model for tier in settings.tiers.values()} or set(settings.models)
-        published: asyncio.Queue[Snapshot] = asyncio.Queue()
-        watching = await watch(connection, published.put_nowait)
-        began_unix_ms = (time.time() - (time.monotonic() - self._began_s)) * 1000
-        try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                while True:
-                    snapshot = await published.get()
-                    if snapshot.published_at_unix_ms < began_unix_ms:
-                        continue  # of the cluster that ran here before
-                    missing = wanted - {pool.name for pool in snapshot.pools if pool.slots_serving}
-                    if not missing:
-                        return snapshot
-                    _refuse_hopeless(snapshot, missing)
-                    self._screen.step(_progress(snapshot, missing))
-        except TimeoutError as why:
-            raise HostError(f"not every tier answers within {READY_TIMEOUT_S:g} s; see {self._paths.logs}") from why
-        finally:
-            await watching.close()
-
     async def _first_answers(self, endpoint: str, settings: ClusterSettings) -> tuple[Reply, ...]:
-        """A question for each tier. Without a curated answer the cache has the first one when it is asked again."""
+        """A question for each tier. Without a curated answer the cache has the first one when it is asked again.
+
+        Servers that somebody else runs are asked nothing: it is for callers to have models loaded there.
+        """
+        if settings.instances:
+            await until_it_answers(endpoint)
+            return ()
         key = settings.keys[0].secret.get_secret_value() if settings.keys else ""
         models = [name for name, model in settings.models.items() if not model.embedding]
         name = next(iter([*settings.routes, *models]), None)
@@ -206,12 +193,14 @@ class Supervisor:
             state=str(self._paths.root),
             pid=os.getpid(),
             seconds=round(time.monotonic() - self._began_s, 3),
-            engine=_engine_words(snapshot),
+            engine=engine_words(snapshot),
             is_simulated=any(node.simulate for node in settings.nodes),
             settings_from=str(self._wish.config) if self._wish.config else "defaults that fit this machine",
             cache="ON" if settings.cache.enabled else "OFF",
             replies=replies,
-            notes=snapshot.notes,
+            notes=(*down_words(snapshot), *snapshot.notes),
+            model=next(iter([*settings.routes, *(each.name for each in snapshot.pools if not each.is_embedding)]), ""),
+            deploys=not settings.instances,
         )
 
 
@@ -235,32 +224,6 @@ def _engine_environment() -> dict[str, str]:
     network = ("HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
     names = (*own, *network)
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _progress(snapshot: Snapshot, missing: set[str]) -> str:
-    """How far it is: instances that serve, and what the others of the missing pools are doing, each thing once."""
-    instances = [each for pool in snapshot.pools for each in pool.instances]
-    serving = sum(each.state is InstanceState.SERVING for each in instances)
-    doing = dict.fromkeys(
-        each.state.value if each.state is InstanceState.STARTING else each.reason or each.state.value
-        for each in instances
-        if each.pool in missing and each.state is not InstanceState.SERVING
-    )
-    told = f"{serving} of {len(instances)} instances serve"
-    return f"{told}; {', '.join(doing)}" if doing else told
-
-
-def _refuse_hopeless(snapshot: Snapshot, missing: set[str]) -> None:
-    """Placement found no room for a tier's model: waiting would not help. Raises HostError with its reasons."""
-    if snapshot.pools and any(not pool.instances for pool in snapshot.pools if pool.name in missing):
-        raise HostError("not every tier can be placed:\n" + "\n".join(snapshot.notes))
-
-
-def _engine_words(snapshot: Snapshot) -> str:
-    instances = [each for pool in snapshot.pools for each in pool.instances]
-    words = {("simulated " if each.is_simulated else "") + each.engine.value for each in instances}
-    places = {"GPU" if each.accelerators else "CPU" for each in instances}
-    return f"{', '.join(sorted(words))} on {' and '.join(sorted(places))}"
 
 
 def _prepare_ready(path: Path | None) -> None:

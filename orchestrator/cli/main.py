@@ -74,6 +74,19 @@ def _checked(given: str | None, parse: Callable[[str], object]) -> str | None:
     return given
 
 
+LISTEN = click.option(
+    "--listen",
+    default=None,
+    metavar="HOST:PORT",
+    callback=_checked_listen,
+    help="Address of the endpoint.  [default: 127.0.0.1:11434 or the next free]",
+)
+DETACH = click.option("--detach", is_flag=True, help="Return once it is ready; end it with `ollamactl down`.")
+READY_FILE = click.option(
+    "--ready-file", type=click.Path(path_type=Path), default=None, help="JSON is written here when it is ready."
+)
+
+
 @click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """One Ollama out of all your GPUs: placement, one endpoint, a router, an answer cache.
@@ -86,13 +99,7 @@ def main() -> None:
 @main.command()
 @STATE
 @CONFIG
-@click.option(
-    "--listen",
-    default=None,
-    metavar="HOST:PORT",
-    callback=_checked_listen,
-    help="Address of the endpoint.  [default: 127.0.0.1:11434 or the next free]",
-)
+@LISTEN
 @click.option(
     "--simulate",
     default=None,
@@ -100,21 +107,39 @@ def main() -> None:
     callback=_checked_cards,
     help='Play cards instead of engines: "3x RTX 4090, 1x A100-40GB".',
 )
-@click.option("--detach", is_flag=True, help="Return once every tier answers; end it with `ollamactl down`.")
-@click.option(
-    "--ready-file", type=click.Path(path_type=Path), default=None, help="JSON is written here when every tier answers."
-)
+@DETACH
+@READY_FILE
 def up(
     state: Path, config: Path | None, listen: str | None, simulate: str | None, detach: bool, ready_file: Path | None
 ) -> None:
     """Start the cluster on this machine and stay until Ctrl-C."""
+    from orchestrator.app.live_settings import Wish
     from orchestrator.cli.up import run_up
 
-    sys.exit(
-        run_up(
-            state=state, config=_config(config), listen=listen, simulate=simulate, detach=detach, ready_file=ready_file
-        )
-    )
+    sys.exit(run_up(Wish(state, _config(config), listen, simulate, ready_file), detach=detach))
+
+
+@main.command()
+@STATE
+@CONFIG
+@LISTEN
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=None,
+    help="Gateway processes that share the port.  [default: `gateway.workers`, 2 unless set]",
+)
+@DETACH
+@READY_FILE
+def gateway(
+    state: Path, config: Path | None, listen: str | None, workers: int | None, detach: bool, ready_file: Path | None
+) -> None:
+    """Balance the `instances` of the configuration, which run already, and deploy nothing; stay until Ctrl-C."""
+    from orchestrator.app.live_settings import Wish
+    from orchestrator.cli.up import run_up
+
+    wish = Wish(state, _config(config), listen, None, ready_file, workers=workers, only_balances=True)
+    sys.exit(run_up(wish, detach=detach))
 
 
 @main.command()
@@ -136,6 +161,18 @@ def status(state: Path, endpoint: str | None, key: str, as_json: bool) -> None:
     from orchestrator.cli.status import run_status
 
     sys.exit(run_status(state, endpoint, key, as_json=as_json))
+
+
+@main.command()
+@STATE
+@ENDPOINT
+@KEY
+@JSON
+def queue(state: Path, endpoint: str | None, key: str, as_json: bool) -> None:
+    """Who waits for which model, how long, and how busy its slots are."""
+    from orchestrator.cli.queue import run_queue
+
+    sys.exit(run_queue(state, endpoint, key, as_json=as_json))
 
 
 @main.command()

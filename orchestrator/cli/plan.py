@@ -18,11 +18,16 @@ from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.fleet.inventory import take_inventory
 from orchestrator.fleet.wanted import want
 from orchestrator.nodes.weights import ollama_models_dir
+from orchestrator.settings import ClusterSettings
 
 
 def run_plan(config: Path | None, simulate: str | None, *, as_json: bool) -> int:
     """Print the plan. Exit code 1 where a pool could not be placed."""
-    plan, facts = asyncio.run(_plan(config, simulate))
+    settings = asyncio.run(resolve_settings(Wish(Path(), config, None, simulate, None))).settings
+    if settings.instances and not as_json:
+        console.print("nothing is deployed: the configuration names `instances` that run already")
+        return 0
+    plan, facts = asyncio.run(_plan(settings))
     if as_json:
         click.echo(json.dumps({"plan": asdict(plan), "nodes": [asdict(each) for each in facts]}, indent=2))
     else:
@@ -30,8 +35,9 @@ def run_plan(config: Path | None, simulate: str | None, *, as_json: bool) -> int
     return 1 if plan.refused else 0
 
 
-async def _plan(config: Path | None, simulate: str | None) -> tuple[PlacementPlan, tuple[NodeFacts, ...]]:
-    settings = (await resolve_settings(Wish(Path(), config, None, simulate, None))).settings
+async def _plan(settings: ClusterSettings) -> tuple[PlacementPlan, tuple[NodeFacts, ...]]:
+    if settings.instances:
+        return PlacementPlan(()), ()
     facts = await take_inventory(settings.nodes, ollama_models_dir())
     is_simulated = any(node.simulate for node in settings.nodes)
     engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)

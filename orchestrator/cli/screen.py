@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -111,14 +112,20 @@ def _print_next_steps(told: Ready) -> None:
     console.print(f"  status page  {told.endpoint}/status")
     console.print(f"  logs         {escape(told.state)}/logs", soft_wrap=True)
     console.print("  try")
-    body = '{"model": "auto", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}'
-    for line in (
-        f"curl {told.endpoint}/api/chat -d '{body}'",
-        f'{called} ask "otoyol hız limiti"{state_option(told.state)}',
-        f"{called} status{state_option(told.state)}",
-        f"{called} plan --simulate '3x RTX 4090, 1x A100-40GB'",
-    ):
+    for line in _to_try(told, called):
         console.print(f"    {escape(line)}", soft_wrap=True)
+
+
+def _to_try(told: Ready, called: str) -> Iterator[str]:
+    state = state_option(told.state)
+    if told.model:
+        body = {"model": told.model, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+        yield f"curl {told.endpoint}/api/chat -d '{json.dumps(body)}'"
+        named = "" if told.model == "auto" else f" --model {shlex.quote(told.model)}"
+        yield f'{called} ask "otoyol hız limiti"{named}{state}'
+    yield f"{called} status{state}"
+    if told.deploys:
+        yield f"{called} plan --simulate '3x RTX 4090, 1x A100-40GB'"
 
 
 def state_option(state: str) -> str:

@@ -24,7 +24,7 @@ _COLOURS = {"serving": "green", "down": "red"}
 
 def run_status(state: Path, endpoint: str | None, key: str, *, as_json: bool) -> int:
     """Print the status. Exit code 4 where no cluster answers."""
-    told = asyncio.run(_fetch(_endpoint(state, endpoint), key))
+    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key))
     if as_json:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
@@ -36,7 +36,7 @@ def run_ask(
     state: Path, endpoint: str | None, key: str, question: str, *, model: str, tokens: int | None, as_json: bool
 ) -> int:
     """Print the answer and what gave it. Exit code 1 where it is refused, 4 where no cluster answers."""
-    where = _endpoint(state, endpoint)
+    where = endpoint_of(state, endpoint)
     try:
         reply = asyncio.run(ask(where, question, model=model, key=key, tokens=tokens))
     except NobodyAnswersError as why:
@@ -51,7 +51,8 @@ def run_ask(
     return 0
 
 
-def _endpoint(state: Path, given: str | None) -> str:
+def endpoint_of(state: Path, given: str | None) -> str:
+    """The endpoint named, or that of the cluster which runs with this state folder; without one, the program ends."""
     if given is not None:
         return given.removeprefix("http://").rstrip("/")
     holder = read_holder(state)
@@ -62,7 +63,8 @@ def _endpoint(state: Path, given: str | None) -> str:
     return holder.endpoint
 
 
-async def _fetch(endpoint: str, key: str) -> dict[str, Any]:
+async def fetch_status(endpoint: str, key: str) -> dict[str, Any]:
+    """The endpoint's status.json; the program ends where nobody answers. Raises HostError where it is refused."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         async with (
@@ -89,6 +91,8 @@ def _draw(told: dict[str, Any]) -> None:
     if told["is_simulated"]:
         console.print("[bold magenta]SIMULATED[/bold magenta]: no engine answers here; times and texts are played")
     draw(_tiers(told))
+    if told.get("given"):
+        draw(_given(told["given"]))
     draw(_instances(told))
     for note in told["notes"]:
         console.print(f"  · {escape(note)}", soft_wrap=True)
@@ -103,6 +107,25 @@ def _tiers(told: dict[str, Any]) -> Table:
         share = f"{100 * used['calls'] / total:.0f} %" if total else "–"
         tokens = f"{used['prompt_tokens']}, {used['completion_tokens']}"
         drawn.add_row(name, escape(tier["model"]), tier["backup"] or "", str(used["calls"]), share, tokens)
+    return drawn
+
+
+def _given(servers: list[dict[str, Any]]) -> Table:
+    """Servers that somebody else runs."""
+    drawn = table("Server", "State", "Engine", "Models", "In memory")
+    for each in servers:
+        colour = _COLOURS.get(each["state"], "yellow")
+        room = f" (holds {each['room']})" if each["room"] else ""
+        state = "answers" if each["state"] == "serving" else each["state"]
+        drawn.add_row(
+            escape(each["name"]),
+            f"[{colour}]{state}[/{colour}]",
+            escape(f"{each['engine']} {each['engine_version'].removeprefix(each['engine'])}".strip()),
+            str(len(each["models"])),
+            escape(", ".join(each["resident"]) or "–") + room,
+        )
+        if each["reason"]:
+            drawn.add_row(below(each["reason"]))
     return drawn
 
 
@@ -126,7 +149,8 @@ def _instances(told: dict[str, Any]) -> Table:
 def _instance(each: dict[str, Any], cards: dict[str, str]) -> tuple[str, ...]:
     colour = _COLOURS.get(each["state"], "yellow")
     name = f"  {escape(each['id'])}"
-    runs_on = ", ".join(cards.get(uuid, uuid) for uuid in each["accelerators"]) or "CPU"
+    elsewhere = f"{each['host']}:{each['port']}" if each.get("is_given") else "CPU"
+    runs_on = ", ".join(cards.get(uuid, uuid) for uuid in each["accelerators"]) or elsewhere
     marked = " (simulated)" if each["is_simulated"] else ""
     state = f"[{colour}]{each['state']}[/{colour}]"
     return name, state, f"{each['in_flight']}/{each['slots']}", escape(runs_on) + marked

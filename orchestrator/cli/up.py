@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -25,23 +26,14 @@ DOWN_TIMEOUT_S = 60.0
 REPEAT_EVERY_S = 0.2
 
 
-def run_up(
-    *,
-    state: Path,
-    config: Path | None,
-    listen: str | None,
-    simulate: str | None,
-    detach: bool,
-    ready_file: Path | None,
-) -> int:
+def run_up(wish: Wish, *, detach: bool) -> int:
     """Run the cluster in the foreground, or start one that stays. Raises OrchestratorError."""
-    state = state.absolute()
+    wish = replace(wish, state=wish.state.absolute())
     if detach:
-        return _detached(state, config, listen, simulate, ready_file)
+        return _detached(wish)
     screen = TerminalScreen(is_detached=READY_FD in os.environ)
-    wish = Wish(state, config.absolute() if config else None, listen, simulate, ready_file)
     try:
-        return run(Supervisor(wish, screen).run)
+        return run(Supervisor(replace(wish, config=wish.config.absolute() if wish.config else None), screen).run)
     finally:
         screen.close()
 
@@ -63,15 +55,20 @@ def run_down(state: Path) -> int:
     return 0
 
 
-def _detached(
-    state: Path, config: Path | None, listen: str | None, simulate: str | None, ready_file: Path | None
-) -> int:
-    """Start `up` in a session of its own; return when it is ready, or has ended before; repeat what it says."""
-    argv = [sys.executable, "-m", "orchestrator.cli", "up", "--state", str(state)]
-    given = (("--config", config), ("--listen", listen), ("--simulate", simulate), ("--ready-file", ready_file))
-    for option, value in given:
+def _detached(wish: Wish) -> int:
+    """Start it in a session of its own; return when it is ready, or has ended before; repeat what it says."""
+    command = "gateway" if wish.only_balances else "up"
+    argv = [sys.executable, "-m", "orchestrator.cli", command, "--state", str(wish.state)]
+    given = {
+        "--config": wish.config,
+        "--listen": wish.listen,
+        "--simulate": wish.simulate,
+        "--ready-file": wish.ready_file,
+        "--workers": wish.workers,
+    }
+    for option, value in given.items():
         argv += [option, str(value)] if value is not None else []
-    path = _log_of(state)
+    path = _log_of(wish.state)
     told, tell = os.pipe()
     with path.open("rb") as said, os.fdopen(told, "rb") as ready:
         said.seek(0, os.SEEK_END)
@@ -85,7 +82,7 @@ def _detached(
     if not is_ready:
         return child.wait()
     console.print(
-        f"runs on as process {child.pid}; end it with: {program()} down{state_option(str(state))}", soft_wrap=True
+        f"runs on as process {child.pid}; end it with: {program()} down{state_option(str(wish.state))}", soft_wrap=True
     )
     return 0
 

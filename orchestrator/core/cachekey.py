@@ -14,18 +14,25 @@ from typing import Any
 
 import orjson
 
+from orchestrator.core.dialects.conversation import chat_messages
 from orchestrator.core.dialects.parse import is_load_request, sampling
 from orchestrator.core.model import Call, Endpoint
 
 # The only fields without a say in the answer: how it travels, how long the model stays loaded after it, and for whose
 # books it is. `model` is in the key as the target, under which every spelling of its name is one.
-_NOT_IN_KEY = frozenset({"model", "stream", "stream_options", "keep_alive", "user", "metadata"})
+_NOT_IN_KEY = frozenset({
+    *("model", "stream", "stream_options", "keep_alive", "user", "metadata"),
+    *("store", "service_tier", "safety_identifier", "prompt_cache_key"),
+})  # fmt: skip
 
 # A kept answer is text, thinking and tool calls. These ask for more, or for tokens of one run to go on from.
 _NEVER_KEPT = ("logprobs", "top_logprobs", "context")
 
 # With these a generate call's prompt goes to the model as it is, where a blank at its end is a token that counts.
 _VERBATIM = ("raw", "suffix", "template")
+
+# Where a conversation has its system's and its only user's words beside its messages.
+_TEXTS_OF_CHATS = ("system", "instructions", "input")
 
 _KEY_BYTES = 24
 _SECRET_BYTES_MAX = 64  # of blake2b
@@ -67,14 +74,17 @@ def is_deterministic(call: Call) -> bool:
 def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
     """Whether the cache may be asked for this call's answer and keep it. `policy`: off, deterministic or all.
 
-    Never: embeddings (a vector is no answer in words, and cheaper to make than to keep), loading and unloading (their
-    effect is the point), calls that want log probabilities or go on from a `context` (not kept with an answer).
+    Never: embeddings (a vector is no answer in words, and cheaper to make than to keep), counts of tokens (likewise),
+    loading and unloading (their effect is the point), calls that want log probabilities or go on from a `context` (not
+    kept with an answer).
     Under `all`, a call with tools or their results still has to be deterministic: an agent that repeats itself wants
     another try, and the same tool call for ever would be a loop that nothing ends.
     """
     if headers_no_store or policy not in ("deterministic", "all"):
         return False
-    if call.endpoint.is_embedding or is_load_request(call) or any(call.body.get(field) for field in _NEVER_KEPT):
+    if not call.endpoint.is_answered_in_words or is_load_request(call):
+        return False
+    if any(call.body.get(field) for field in _NEVER_KEPT):
         return False
     return is_deterministic(call) or (policy == "all" and not _has_tools(call))
 
@@ -90,15 +100,18 @@ def _has_tools(call: Call) -> bool:
         return True
     return any(
         isinstance(message, Mapping) and (message.get("tool_calls") or str(message.get("role")).lower() == "tool")
-        for message in call.body.get("messages") or ()
+        for message in (chat_messages(call) if call.endpoint.is_chat else ())
     )
 
 
 def _asked(call: Call) -> dict[str, Any]:
     """The fields with a say in the answer; texts that people write are normalised, everything else is as it came."""
     body = {name: value for name, value in call.body.items() if name not in _NOT_IN_KEY}
-    if call.endpoint.is_chat and isinstance(body.get("messages"), list):
-        body["messages"] = [_message(each) for each in body["messages"]]
+    if call.endpoint.is_chat:
+        body |= {
+            name: [*map(_message, body[name])] for name in ("messages", "input") if isinstance(body.get(name), list)
+        }
+        body |= {name: normalise(body[name]) for name in _TEXTS_OF_CHATS if isinstance(body.get(name), str)}
     elif call.endpoint is Endpoint.OLLAMA_GENERATE and not any(body.get(field) for field in _VERBATIM):
         body |= {name: normalise(body[name]) for name in ("prompt", "system") if isinstance(body.get(name), str)}
     return body

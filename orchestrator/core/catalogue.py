@@ -43,6 +43,12 @@ def names() -> tuple[str, ...]:
     return tuple(_table()["models"])
 
 
+def is_cloud_model(name: str) -> bool:
+    """Whether Ollama's `name` is one that it forwards to ollama.com: tagged `cloud`, or a size and `-cloud`."""
+    tag = _plain(name).rpartition("/")[2].partition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
+
+
 def _plain(name: str) -> str:
     """`name` in small letters, without a registry's host and the default namespace."""
     plain = name.strip().lower()

@@ -32,7 +32,8 @@ _APOSTROPHES: Final = re.compile("[’‘ʼ]")
 _PLAIN: Final = """
     model messages prompt stream stream_options keep_alive user metadata options n truncate shift think reasoning_effort
     temperature seed top_p top_k min_p presence_penalty frequency_penalty repeat_penalty stop max_tokens
-    max_completion_tokens"""
+    max_completion_tokens input system instructions max_output_tokens stop_sequences thinking reasoning include store
+    truncation service_tier safety_identifier prompt_cache_key parallel_tool_calls"""
 _PLAIN_FIELDS: Final = frozenset(_PLAIN.split())
 
 

@@ -24,6 +24,7 @@ class Dialect(StrEnum):
 
     OLLAMA = "ollama"
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 class Endpoint(StrEnum):
@@ -36,18 +37,35 @@ class Endpoint(StrEnum):
     OPENAI_CHAT = "/v1/chat/completions"
     OPENAI_COMPLETIONS = "/v1/completions"
     OPENAI_EMBEDDINGS = "/v1/embeddings"
+    OPENAI_RESPONSES = "/v1/responses"
+    ANTHROPIC_MESSAGES = "/v1/messages"
+    ANTHROPIC_COUNT = "/v1/messages/count_tokens"
 
     @property
     def dialect(self) -> Dialect:
-        return Dialect.OLLAMA if self.value.startswith("/api/") else Dialect.OPENAI
+        if self.value.startswith("/api/"):
+            return Dialect.OLLAMA
+        return Dialect.ANTHROPIC if self.value.startswith("/v1/messages") else Dialect.OPENAI
 
     @property
     def is_embedding(self) -> bool:
         return self in (Endpoint.OLLAMA_EMBED, Endpoint.OLLAMA_EMBEDDINGS, Endpoint.OPENAI_EMBEDDINGS)
 
     @property
+    def is_answered_in_words(self) -> bool:
+        """Neither vectors nor a number of tokens are wanted."""
+        return not self.is_embedding and self is not Endpoint.ANTHROPIC_COUNT
+
+    @property
     def is_chat(self) -> bool:
-        return self in (Endpoint.OLLAMA_CHAT, Endpoint.OPENAI_CHAT)
+        """The call is a conversation, in whatever form."""
+        return self in _CHATS
+
+
+_CHATS = (
+    *(Endpoint.OLLAMA_CHAT, Endpoint.OPENAI_CHAT, Endpoint.OPENAI_RESPONSES),
+    *(Endpoint.ANTHROPIC_MESSAGES, Endpoint.ANTHROPIC_COUNT),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +246,7 @@ class InstanceState(StrEnum):
     STARTING = "starting"  # its process is not answering yet
     LOADING = "loading"  # answering; its model is being pulled or loaded
     SERVING = "serving"  # its slots may be leased
+    COLD = "cold"  # answering; its model is loaded when it is asked for
     DRAINING = "draining"  # finishes what it has, gets nothing new
     DOWN = "down"
 
@@ -251,6 +270,15 @@ class Instance:
     is_simulated: bool = False
     vram_bytes: int = 0  # footprint promised by the placement
     engine_version: str = ""
+    is_given: bool = False  # somebody else runs it: it is watched, its models are loaded and unloaded, no more
+
+    @property
+    def slots_offered(self) -> int | None:
+        """Slots that may be leased now; 0 where calls may wait for the model to be loaded, None where in vain."""
+        if self.state is InstanceState.SERVING:
+            return self.slots
+        is_loadable = self.is_given and self.state in (InstanceState.COLD, InstanceState.LOADING)
+        return 0 if is_loadable else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +297,21 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """A server that somebody else runs, as it was last seen. Each of its models is an `Instance` of a pool."""
+
+    name: str
+    url: str
+    state: InstanceState  # STARTING before the first look, SERVING while it answers, DOWN
+    reason: str = ""  # why it is down, for people
+    engine: str = ""
+    engine_version: str = ""
+    models: tuple[str, ...] = ()  # those served, by pool
+    resident: tuple[str, ...] = ()  # of these, those in its memory
+    room: int | None = None  # models that it keeps in memory at once; None: not known
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the controller publishes and every gateway serves by, until a newer one comes."""
 
@@ -277,6 +320,7 @@ class Snapshot:
     pools: tuple[Pool, ...]
     nodes: tuple[NodeFacts, ...] = ()
     notes: tuple[str, ...] = ()  # sentences for the operator: what is missing, simulated or refused
+    given: tuple[Given, ...] = ()  # servers that somebody else runs
 
     def pool(self, name: str) -> Pool | None:
         return next((each for each in self.pools if each.name == name), None)

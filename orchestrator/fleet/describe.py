@@ -15,10 +15,11 @@ async def pool_details(engine: EngineApi, instance: Instance, shape: ModelShape)
     """`tags`, `ps` and `show` of the pool's model, as Ollama words them. Raises InstanceError."""
     if instance.engine is Engine.OLLAMA:
         return await engine.describe(instance)
-    return _of_shape(instance, shape)
+    return details_of(instance, shape)
 
 
-def _of_shape(instance: Instance, shape: ModelShape) -> Mapping[str, Any]:
+def details_of(instance: Instance, shape: ModelShape) -> Mapping[str, Any]:
+    """The same of a model of llama.cpp's, from its numbers."""
     digest = hashlib.sha256(f"{instance.pool} {shape}".encode()).hexdigest()
     details = {
         "parent_model": "",

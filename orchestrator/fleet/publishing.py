@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, PoolName, Snapshot
+from orchestrator.fleet.tasks import within
 
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 2.0
 # After the store was away, gateways need this long to say which slots they hold: zero in flight means nothing before.
 SETTLE_S = 3.0
 
@@ -43,6 +48,22 @@ class Publisher:
             except StoreError:
                 self._failed_s = time.monotonic()
                 raise
+
+    async def keep(self, changed: asyncio.Event, pools: Callable[[], Iterable[PoolName]]) -> None:
+        """Publish on each change, and every HEARTBEAT_S, so that an emptied Redis fills again by itself."""
+        said = ""
+        while True:
+            changed.clear()
+            try:
+                await self.publish()
+                for pool in pools():
+                    await self.in_flight(pool)
+                said = ""
+            except StoreError as why:
+                if str(why) != said:
+                    log.warning("not published: %s", why)
+                said = str(why)
+            await within(HEARTBEAT_S, changed)
 
     async def in_flight(self, pool: PoolName) -> Mapping[InstanceId, int]:
         """Sweep the pool; answer the calls in flight by instance. Raises StoreError."""

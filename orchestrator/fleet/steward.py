@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.core.model import (
@@ -31,7 +31,8 @@ from orchestrator.fleet.apply import Change, Running, silenced
 from orchestrator.fleet.inventory import blind_spots
 from orchestrator.fleet.made import UNIT_PREFIX, Made, found
 from orchestrator.fleet.own import usable_bytes
-from orchestrator.fleet.publishing import Publisher, Publishing
+from orchestrator.fleet.publishing import HEARTBEAT_S, Publisher, Publishing
+from orchestrator.fleet.tasks import raise_first, within
 from orchestrator.fleet.tending import Means, Tended, UnitOf
 from orchestrator.fleet.wanted import Wanted
 from orchestrator.nodes.engine_api import EngineApi
@@ -40,7 +41,6 @@ from orchestrator.nodes.keeper_units import EventKind, UnitEvent
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 2.0
 DRAIN_TIMEOUT_S = 120.0
 DRAIN_LOOK_EVERY_S = 0.2
 # What could not be done is tried again: a pool without room, a driver that was sick, a Redis that was away.
@@ -104,7 +104,7 @@ class Steward:
                 for work in (self._follow_units, self._look_at_units, self._publish_changes, self._reconcile_when_due):
                     self._group.create_task(work(), name=f"steward {work.__name__}")
         except BaseExceptionGroup as several:
-            _raise_first(several)
+            raise_first(several)
 
     async def close(self) -> None:
         await self._api.close()
@@ -128,7 +128,7 @@ class Steward:
         self._replan.set()
         again_s: float | None = None
         while True:
-            await _within(again_s, self._replan)
+            await within(again_s, self._replan)
             may_stop = self._replan.is_set() or bool(self._problem)
             self._replan.clear()
             try:
@@ -190,9 +190,9 @@ class Steward:
                     if change.steps(self._running()).is_empty:
                         return
                     self._say_what_is_waited_for()
-                    await _within(None, self._stirred)
+                    await within(None, self._stirred)
         except BaseExceptionGroup as several:
-            _raise_first(several)
+            raise_first(several)
 
     def _running(self) -> dict[str, Running]:
         return {
@@ -248,7 +248,7 @@ class Steward:
             if told_s is not None and time.monotonic() - told_s > DRAIN_TIMEOUT_S:
                 log.warning("%s still answers after %g s; stopping it", instance.id, DRAIN_TIMEOUT_S)
                 return True
-            await _within(DRAIN_LOOK_EVERY_S, self._replan)  # Redis has no event for the last lease
+            await within(DRAIN_LOOK_EVERY_S, self._replan)  # Redis has no event for the last lease
         return False
 
     def _resume(self) -> None:
@@ -312,20 +312,7 @@ class Steward:
         self._stirred.set()
 
     async def _publish_changes(self) -> None:
-        """Publish on each change, and every HEARTBEAT_S, so that an emptied Redis fills again by itself."""
-        said = ""
-        while True:
-            self._changed.clear()
-            try:
-                await self._publisher.publish()
-                for pool in self._pool_names():
-                    await self._publisher.in_flight(pool)
-                said = ""
-            except StoreError as why:
-                if str(why) != said:
-                    log.warning("not published: %s", why)
-                said = str(why)
-            await _within(HEARTBEAT_S, self._changed)
+        await self._publisher.keep(self._changed, self._pool_names)
 
     def _snapshot(self, version: int) -> Snapshot:
         pools = tuple(self._pool(name) for name in self._pool_names())
@@ -355,26 +342,3 @@ class Steward:
 
     def _shape_of(self, pool: str) -> ModelShape | None:
         return self._wanted.shapes.get(pool) if self._wanted else None
-
-
-async def _within(seconds: float | None, event: asyncio.Event) -> None:
-    """Wait for the event, so long at most."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
-
-
-def _raise_first(several: BaseExceptionGroup[BaseException]) -> NoReturn:
-    """What went wrong first, alone: a bug before anything that is said to users."""
-    leaves: list[BaseException] = []
-    left: list[BaseException] = [several]
-    while left:
-        each = left.pop()
-        if isinstance(each, BaseExceptionGroup):
-            left.extend(each.exceptions)
-        else:
-            leaves.append(each)
-    leaves.sort(key=lambda each: isinstance(each, OrchestratorError))
-    raise leaves[0] from several

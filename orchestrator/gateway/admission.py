@@ -1,28 +1,29 @@
-"""A slot for a call, and its return: leased from Redis, or of this gateway's own share while Redis is away."""
+"""A slot for a call, and its return: leased from Redis, or taken `alone` while Redis is away."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import orjson
 
 from orchestrator import telemetry
-from orchestrator.core.admission import choose_alone
 from orchestrator.core.errors import CapacityError, InstanceError, StoreError
-from orchestrator.core.model import Answer, Finish, Instance, InstanceState, LeaseId, Pool, PoolName, ToolCall
-from orchestrator.gateway.live import CacheRules, Limits, Live
+from orchestrator.core.model import Answer, Finish, Instance, LeaseId, Pool, PoolName, ToolCall
+from orchestrator.gateway.alone import Alone
+from orchestrator.gateway.live import Limits, Live
 from orchestrator.store import usage
 from orchestrator.store.admission import AdmitRequest, Cached, Kept, Leased, Outcome, Queued, Refused, Usage, Why
 from orchestrator.store.answers import Answers
 from orchestrator.store.connection import Connection
-from orchestrator.store.leases import Held, Leases
+from orchestrator.store.leases import Leases
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ log = logging.getLogger(__name__)
 # seconds on a CPU (OLLAMA.md 2). Until then its slot is not free, whatever the socket says.
 HOLD_ANSWERING_S, HOLD_PREFILL_S = 0.2, 2.0
 FLUSH_EVERY_S = 1.0
-# When Redis is back it has not heard of the slots that gateways took meanwhile. Each tells it at once, but may notice a
-# second later than the first (store/connection): until then all keep to their shares, or slots would be sold twice.
-REJOIN_AFTER_S = 1.5
+# Longer than that no client waits idly; by then the queue is another one.
+LONGEST_RETRY_S = 120
+
+# Told where a call stands in the queue: tickets ahead, and the seconds it is expected to wait yet (None: not known).
+OnQueued = Callable[[int, float | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Grant:
     lease: LeaseId
     instance: Instance
     waited_s: float
+    queued_behind: int | None = None  # tickets, when it was filed; None: it was not, a slot was free
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,65 +64,70 @@ class Wanted:
     affinity: str
     answer_key: str
     excluded: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    """A call that waits for a slot of this gateway's share; its turn is None where it is to ask Redis instead."""
-
-    pool: Pool
-    lease: LeaseId
-    wanted: Wanted
-    turn: asyncio.Future[Instance | None]
+    priority: int = 0  # class 0 to 9, 0 goes first
+    wait_s: float | None = None  # longest wait for a slot, as far as the settings allow; 0: not at all
+    prompt_tokens: int = 0  # as far as one can tell before the instance has counted them
 
 
 class Admission:
-    """Slots, cached answers and counts of one gateway: number `index` of `gateways` on this machine."""
+    """Slots, cached answers and counts of one gateway."""
 
-    def __init__(self, live: Live, connection: Connection, leases: Leases, index: int, gateways: int) -> None:
-        self._live, self._connection, self._leases = live, connection, leases
+    def __init__(self, live: Live, connection: Connection, leases: Leases, alone: Alone) -> None:
+        self._live, self._connection, self._leases, self._alone = live, connection, leases, alone
         self._answers = Answers(connection)
-        self._index, self._gateways = index, gateways
-        self._waiting_alone: dict[PoolName, deque[_Waiter]] = {}
         self._uncounted: dict[tuple[str, str], Counter[str]] = {}
-        self._said_alone = False
-        self._was_up = False
-        self._rejoining: asyncio.TimerHandle | None = None
-        connection.on_up(self._came_up)
 
     @property
     def is_alone(self) -> bool:
         """Redis is away, or was a moment ago: slots are this gateway's share, and nothing is cached."""
-        return not self._connection.is_up or self._rejoining is not None
+        return self._alone.is_alone
 
     # --- a slot -----------------------------------------------------------------------------------------------------
 
-    async def admit(self, pool: Pool, wanted: Wanted) -> Grant | Hit:
-        """A slot, waited for in the pool's queue, or the cached answer. Raises CapacityError."""
+    async def admit(self, pool: Pool, wanted: Wanted, on_queued: OnQueued | None = None) -> Grant | Hit:
+        """A slot, waited for in the pool's queue, or the cached answer. Raises CapacityError.
+
+        `on_queued` is called when a ticket is filed, and each second while it waits.
+        """
         began_s = time.perf_counter()
-        deadline_s = asyncio.get_running_loop().time() + self._live.rules.limits.queue_wait_s
+        deadline_s = asyncio.get_running_loop().time() + self._longest_wait_s(wanted)
         while True:
             if not self.is_alone:
                 lease = _new_lease()
                 try:
-                    admitted = await self._ask(pool, lease, wanted, deadline_s)
+                    admitted = await self._ask(pool, lease, wanted, deadline_s, on_queued)
                 except StoreError as why:
-                    self._say_alone(why)
+                    self._alone.say(why)
                 else:
-                    self._say_together()
-                    return admitted if isinstance(admitted, Hit) else self._grant(pool, lease, admitted, began_s)
+                    self._alone.say_together()
+                    if isinstance(admitted, Hit):
+                        return admitted
+                    grant = self._grant(pool, lease, *admitted, began_s)
+                    if self._alone.has_room(grant.instance):
+                        return grant
+                    self._leases.give_up(pool.name, lease)
+                    await self._alone.until_room_again(deadline_s)
+                    continue
             else:
-                self._say_alone(StoreError(self._connection.problem or "Redis is back, not all slots are counted yet"))
+                self._alone.say()
             # A new name: Redis is told that nobody uses the one it was asked with, and shall not take it at its word
             # where the call does run.
             lease = _new_lease()
-            instance = await self._admit_alone(pool, lease, wanted, deadline_s)
+            instance = await self._alone.admit(pool, lease, wanted.affinity, wanted.excluded, deadline_s)
             if instance is not None:
                 return Grant(pool.name, lease, instance, time.perf_counter() - began_s)
 
-    async def _ask(self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float) -> Leased | Hit:
+    def _longest_wait_s(self, wanted: Wanted) -> float:
+        limit_s = self._live.rules.limits.queue_wait_s
+        return limit_s if wanted.wait_s is None else min(wanted.wait_s, limit_s)
+
+    async def _ask(
+        self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float, on_queued: OnQueued | None
+    ) -> tuple[Leased, int | None] | Hit:
+        """A slot and how many tickets were ahead of this one's, or the cached answer."""
         limits = self._live.rules.limits
-        wait_s = max(0.001, deadline_s - asyncio.get_running_loop().time())
+        left_s = deadline_s - asyncio.get_running_loop().time()
+        wait_s = max(0.001, left_s)
         request = AdmitRequest(
             pool=pool.name,
             lease=lease,
@@ -127,103 +136,44 @@ class Admission:
             affinity=wanted.affinity,
             excluded=tuple(each.id for each in pool.instances if each.id in wanted.excluded),
             answer_key=wanted.answer_key,
+            may_queue=left_s > 0,
             day=_today(),
+            caller=wanted.caller,
+            priority=wanted.priority,
+            prompt_tokens=wanted.prompt_tokens,
         )
-        admitted = await self._leases.admit(request)
+        admitted = await self._leases.admit(request, on_queued=_telling(on_queued))
         if isinstance(admitted, Cached):
             return Hit(answer_from(admitted.answer))
         if isinstance(admitted, Refused):
-            raise _refusal(pool.name, admitted, limits)
+            raise _refusal(pool.name, admitted, limits, wait_s)
         if isinstance(admitted, Queued):
-            granted = await self._leases.wait(pool.name, lease, wait_s)
-            if granted is None:
-                raise CapacityError(
-                    f"no slot of {pool.name} came free within {limits.queue_wait_s:g} s", _retry_after_s(pool)
-                )
-            return granted
-        return admitted
+            return await self._wait(pool, request, admitted, on_queued), admitted.position
+        return admitted, None
 
-    def _grant(self, pool: Pool, lease: LeaseId, leased: Leased, began_s: float) -> Grant:
+    async def _wait(self, pool: Pool, request: AdmitRequest, place: Queued, on_queued: OnQueued | None) -> Leased:
+        if on_queued is not None:
+            on_queued(place.position, place.expected_wait_s)
+        granted = await self._leases.wait(pool.name, request.lease, request.wait_s)
+        if granted is not None:
+            return granted
+        # As when it came: by the end of its wait a call may be first in line, and the next one is not.
+        usual_s = 5.0 if pool.slots_serving else 30.0
+        again_s = usual_s if place.expected_wait_s is None else place.expected_wait_s
+        raise CapacityError(f"no slot of {pool.name} came free within {request.wait_s:.3g} s", _whole_s(again_s))
+
+    def _grant(self, pool: Pool, lease: LeaseId, leased: Leased, queued_behind: int | None, began_s: float) -> Grant:
         # The pool may have been published anew while the call waited.
         newest = self._live.pool(pool.name) or pool
         for each in (*newest.instances, *pool.instances):
             if each.id == leased.instance:
-                return Grant(pool.name, lease, each, time.perf_counter() - began_s)
+                return Grant(pool.name, lease, each, time.perf_counter() - began_s, queued_behind)
         self._leases.give_up(pool.name, lease)
         raise InstanceError(leased.instance, "leased, but not in the cluster as published")
 
-    # --- alone ------------------------------------------------------------------------------------------------------
-
-    async def _admit_alone(self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float) -> Instance | None:
-        """A slot of this gateway's own share, in the order of asking; None: Redis is back and is to be asked."""
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(pool, lease, wanted, loop.create_future())
-        queue = self._waiting_alone.setdefault(pool.name, deque())
-        queue.append(waiter)
-        self._grant_alone(pool.name)
-        try:
-            waiting = sum(not each.turn.done() for each in queue)
-            if waiting > self._live.rules.limits.queue_length or not _has_a_chance(pool, wanted):
-                raise CapacityError(f"{pool.name}: Redis is away and this gateway's slots are taken", 1)
-            async with asyncio.timeout_at(deadline_s):
-                return await waiter.turn
-        except BaseException as why:
-            if waiter.lease in self._leases.held:  # granted in the same turn of the loop
-                self._leases.give_up(pool.name, lease)
-            if isinstance(why, TimeoutError):
-                raise CapacityError(f"{pool.name}: Redis is away and no slot came free in time", 5) from why
-            raise
-        finally:
-            queue.remove(waiter)
-            self._grant_alone(pool.name)
-
-    def _grant_alone(self, pool: PoolName) -> None:
-        """Give what is free of this gateway's share to who has waited longest."""
-        queue = self._waiting_alone.get(pool, ())
-        held = Counter(str(each.instance) for each in self._leases.held.values())
-        for waiter in tuple(queue):
-            # Its caller may have left in this very turn of the loop.
-            if waiter.turn.done():
-                continue
-            instance = choose_alone(waiter.pool, held, self._index, self._gateways, waiter.wanted.excluded)
-            if instance is None:
-                continue
-            # Held like any lease: when Redis is back, renewing tells it of this one.
-            self._leases.held[waiter.lease] = Held(pool, instance.id, waiter.wanted.affinity)
-            held[instance.id] += 1
-            waiter.turn.set_result(instance)
-
-    def _came_up(self) -> None:
-        if self._rejoining is not None:
-            self._rejoining.cancel()
-        if self._was_up:
-            self._rejoining = asyncio.get_running_loop().call_later(REJOIN_AFTER_S, self._rejoin)
-        self._was_up = True
-
-    def _rejoin(self) -> None:
-        """Redis counts every slot again: what waits here is to wait there, where every gateway's calls do."""
-        self._rejoining = None
-        for queue in self._waiting_alone.values():
-            for waiter in queue:
-                if not waiter.turn.done():
-                    waiter.turn.set_result(None)
-
-    def _say_alone(self, why: StoreError) -> None:
-        telemetry.STORE_ERRORS.inc()
-        if not self._said_alone:
-            log.error("serving alone, by this gateway's share of the slots and without the cache: %s", why)
-        self._said_alone = True
-        telemetry.UP.set(0)
-
-    def _say_together(self) -> None:
-        if self._said_alone:
-            log.warning("Redis is back: slots are leased together again")
-        self._said_alone = False
-        telemetry.UP.set(1)
-
     # --- and back -----------------------------------------------------------------------------------------------------
 
-    async def served(
+    def served(
         self, grant: Grant, tier: str, caller: str, answer: tuple[str, Answer] | None, tokens: tuple[int, int]
     ) -> None:
         """The call was answered whole; `answer` is kept under its key. Never raises: the client has its answer."""
@@ -234,21 +184,21 @@ class Admission:
         counts = usage.fields(
             tier=tier, caller=caller, instance=grant.instance.id, prompt_tokens=tokens[0], completion_tokens=tokens[1]
         )
-        await self._settle(grant, Outcome.OK, kept=kept, used=Usage(_today(), counts))
+        self._settle(grant, Outcome.OK, kept=kept, used=Usage(_today(), counts, tokens))
 
-    async def failed(self, grant: Grant, *, is_dead: bool) -> None:
+    def failed(self, grant: Grant, *, is_dead: bool) -> None:
         """The instance broke its promise; a dead one refused the connection."""
-        await self._settle(grant, Outcome.DEAD if is_dead else Outcome.FAILED)
+        self._settle(grant, Outcome.DEAD if is_dead else Outcome.FAILED)
 
-    async def unused(self, grant: Grant) -> None:
+    def unused(self, grant: Grant) -> None:
         """The call itself was at fault: nothing is said of the instance."""
-        await self._settle(grant, Outcome.GONE)
+        self._settle(grant, Outcome.GONE)
 
-    async def gone(self, grant: Grant, *, is_answering: bool) -> None:
+    def gone(self, grant: Grant, *, is_answering: bool) -> None:
         """The client left. The slot is free once the instance has noticed: last while it reads a prompt."""
-        await self._settle(grant, Outcome.GONE, hold_s=HOLD_ANSWERING_S if is_answering else HOLD_PREFILL_S)
+        self._settle(grant, Outcome.GONE, hold_s=HOLD_ANSWERING_S if is_answering else HOLD_PREFILL_S)
 
-    async def _settle(
+    def _settle(
         self,
         grant: Grant,
         outcome: Outcome,
@@ -258,13 +208,10 @@ class Admission:
         used: Usage | None = None,
     ) -> None:
         if self._connection.is_up:
-            try:
-                await self._leases.settle(grant.pool, grant.lease, outcome, hold_s=hold_s, answer=kept, usage=used)
-            except StoreError as why:
-                log.warning("%s: not settled, its slot comes back when the lease expires: %s", grant.lease, why)
+            self._leases.settle_soon(grant.lease, outcome, hold_s, kept, used)
         else:
-            self._leases.give_up(grant.pool, grant.lease)
-        self._grant_alone(grant.pool)
+            self._leases.give_up(grant.pool, grant.lease, hold_s)
+        self._alone.grant(grant.pool)
 
     # --- the answer cache of routes, and counting ---------------------------------------------------------------------
 
@@ -275,17 +222,13 @@ class Admission:
         try:
             found = await self._answers.get(route, key)
         except StoreError as why:
-            self._say_alone(why)
+            self._alone.say(why)
             return None
         return answer_from(found) if found else None
 
-    async def keep(self, route: str, key: str, answer: Answer) -> None:
-        """Keep a route's answer, as far as Redis is there."""
-        rules: CacheRules = self._live.rules.cache
-        try:
-            await self._answers.put(route, key, answer_bytes(answer), rules.ttl_s)
-        except StoreError as why:
-            log.warning("an answer was not kept: %s", why)
+    def keep(self, route: str, key: str, answer: Answer) -> None:
+        """Keep a route's answer, as far as Redis is there; not waited for."""
+        self._answers.put_soon(route, key, answer_bytes(answer), self._live.rules.cache.ttl_s)
 
     def count_cached(self, route: str, caller: str, answer: Answer) -> None:
         """Count an answer that came from the cache; written once a second."""
@@ -333,6 +276,7 @@ _REASONS: Mapping[Why, str] = {
     Why.EJECTED: "has only instances that failed a moment ago",
     Why.EXCLUDED: "failed this call on each of its instances",
     Why.FULL: "has a full queue",
+    Why.LATE: "has too long a queue for so short a wait",
     Why.BUSY: "has no free slot",
     Why.ENDED: "has ended this call",
 }
@@ -342,21 +286,24 @@ _REASONS: Mapping[Why, str] = {
 _PASSING = frozenset({Why.UNKNOWN, Why.EMPTY, Why.EJECTED, Why.EXCLUDED})
 
 
-def _refusal(pool: str, refused: Refused, limits: Limits) -> CapacityError:
+def _refusal(pool: str, refused: Refused, limits: Limits, wait_s: float) -> CapacityError:
     depth = f" ({refused.depth} waiting)" if refused.depth else ""
-    wait_s = 1 if refused.why in (Why.EJECTED, Why.EXCLUDED) else min(30, max(1, int(limits.queue_wait_s / 2)))
-    return CapacityError(f"{pool} {_REASONS[refused.why]}{depth}", wait_s, is_passing=refused.why in _PASSING)
+    limit = f": {wait_s:.3g} s" if refused.why is Why.LATE else ""
+    usual_s = 1.0 if refused.why in (Why.EJECTED, Why.EXCLUDED) else min(30.0, limits.queue_wait_s / 2)
+    again_s = usual_s if refused.again_s is None else refused.again_s
+    text = f"{pool} {_REASONS[refused.why]}{limit}{depth}"
+    return CapacityError(text, _whole_s(again_s), is_passing=refused.why in _PASSING)
 
 
-def _retry_after_s(pool: Pool) -> int:
-    return 5 if pool.slots_serving else 30
+def _whole_s(seconds: float) -> int:
+    """As Retry-After has it, within what makes sense."""
+    return min(LONGEST_RETRY_S, max(1, math.ceil(seconds)))
 
 
-def _has_a_chance(pool: Pool, wanted: Wanted) -> bool:
-    """Whether waiting can help: an instance serves that has not failed this call already."""
-    return any(
-        each.state is InstanceState.SERVING and each.slots and each.id not in wanted.excluded for each in pool.instances
-    )
+def _telling(on_queued: OnQueued | None) -> Callable[[Queued], None] | None:
+    if on_queued is None:
+        return None
+    return lambda place: on_queued(place.position, place.expected_wait_s)
 
 
 def _new_lease() -> LeaseId:

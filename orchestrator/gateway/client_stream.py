@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
+from orchestrator.gateway.connection import Connection
+from orchestrator.gateway.replies import CHUNKED, LAST_CHUNK, head
+from orchestrator.gateway.request import Request
 
 
 def _nothing() -> None:
@@ -17,85 +17,83 @@ def _nothing() -> None:
 class ClientStream:
     """One streamed answer to one client.
 
-    aiohttp sends the headers and keeps the connection; the body is framed here and written to the transport directly,
-    without a coroutine a chunk. `pause` and `resume` are called when the client's socket is full and when it has
-    drained, so that a slow client slows its instance and fills no memory here.
+    `pause` and `resume` are called when the client's socket is full and when it has drained, so that a slow client
+    slows its instance and fills no memory here. `fields` are the answer's headers, asked for when it begins.
     """
 
-    def __init__(self, request: web.Request, headers: Callable[[], Mapping[str, str]]) -> None:
-        self._request = request
-        self._headers = headers
-        self._response: web.StreamResponse | None = None
-        self._writer: AbstractStreamWriter | None = None
-        self._is_chunked = request.version >= (1, 1)
-        self._drainer: asyncio.Task[None] | None = None
-        self._is_at_line_start = True
+    __slots__ = (
+        "_connection",
+        "_fields",
+        "_head",
+        "_is_chunked",
+        "_is_closing",
+        "_request",
+        "_write",
+        "is_stalled",
+        "is_started",
+    )
+
+    def __init__(self, request: Request, connection: Connection, fields: Callable[[], str]) -> None:
+        self._request, self._connection, self._fields = request, connection, fields
+        self._is_chunked = request.is_http_11
+        self._head = b""
+        self._write, self._is_closing = connection.transport.write, connection.transport.is_closing
         self.is_started = False
+        self.is_stalled = False  # the client reads no more for now: its buffers are full
 
-    @property
-    def is_stalled(self) -> bool:
-        """The client reads no more for now: its buffers are full."""
-        return self._drainer is not None
-
-    async def start(self, content_type: str) -> None:
-        """Send status 200 and the headers; after this the call can no longer be tried elsewhere unseen.
-
-        Raises ConnectionError where the client has left.
-        """
-        self._response = web.StreamResponse(headers={**self._headers(), "Content-Type": content_type})
+    def start(self, content_type: str) -> None:
+        """Say status 200 and the headers, with the first piece: no other instance can be asked unseen from now on."""
+        fields = f"{self._fields()}Content-Type: {content_type}\r\n"
+        if self._is_chunked:
+            fields += CHUNKED
+        else:
+            self._connection.end_after()
+        self._head = head(200, fields, self._request, is_last=self._connection.is_last(self._request))
         self.is_started = True
-        self._writer = await self._response.prepare(self._request)
 
     def write(self, piece: bytes, pause: Callable[[], None] = _nothing, resume: Callable[[], None] = _nothing) -> None:
         """Frame and write one piece; where the client's buffer is full, `pause` until it has drained."""
-        transport = self._request.transport
-        if transport is None or transport.is_closing() or not piece:
+        if not piece or self._is_closing():
             return
-        transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
-        self._is_at_line_start = piece.endswith(b"\n")
-        if self._request.protocol.writing_paused and self._drainer is None:
-            pause()
-            self._drainer = asyncio.create_task(self._drain(resume))
+        if self._is_chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        if self._head:
+            piece, self._head = self._head + piece, b""
+        self._write(piece)
+        if self._connection.is_full and not self.is_stalled:
+            self._stall(pause, resume)
 
-    async def _drain(self, resume: Callable[[], None]) -> None:
-        assert self._writer is not None
-        try:
-            await self._writer.drain()
-        except ConnectionError:
-            return  # the handler is cancelled by the same loss, and settles there
-        finally:
-            self._drainer = None
-        resume()
+    def _stall(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        def drained() -> None:
+            self.is_stalled = False
+            resume()
 
-    def fail(self, frame: bytes) -> None:
-        """Put an error frame in the caller's dialect behind a broken stream, on a line of its own."""
-        self.write(frame if self._is_at_line_start else b"\n" + frame)
+        self.is_stalled = True
+        self._connection.on_drained = drained
+        pause()
 
-    async def finish(self, within_s: float) -> web.StreamResponse:
-        """End the answer and hand aiohttp its response object; a client that reads no more by then is cut off."""
-        assert self._response is not None
-        if self._drainer is not None:
-            try:
-                async with asyncio.timeout(within_s):
-                    await asyncio.shield(self._drainer)
-            except TimeoutError:
-                return self.abort()
-        with suppress(ConnectionError):  # it left with the answer's last bytes on their way: aiohttp sees that too
-            await self._response.write_eof()
-        return self._response
+    async def finish(self, within_s: float) -> None:
+        """End the answer; a client that reads no more by then is cut off."""
+        if self.is_stalled and not await self._has_drained(within_s):
+            self._connection.abort()
+        elif not self._is_closing():
+            self._write(self._head + LAST_CHUNK if self._is_chunked else self._head)
 
-    def abandon(self) -> web.StreamResponse:
+    async def _has_drained(self, within_s: float) -> bool:
+        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def note() -> None:
+            self.is_stalled = False
+            if not drained.done():
+                drained.set_result(None)
+
+        self._connection.on_drained = note
+        await asyncio.wait((drained,), timeout=within_s)
+        return drained.done()
+
+    def abandon(self) -> None:
         """Close a broken stream behind its error frame, without the last chunk: nobody takes it for whole."""
         if self.is_stalled:
-            return self.abort()
-        assert self._response is not None
-        if self._request.transport is not None:
-            self._request.transport.close()
-        return self._response
-
-    def abort(self) -> web.StreamResponse:
-        """Cut off a client that does not read: what is still buffered for it is dropped."""
-        assert self._response is not None
-        if self._request.transport is not None:
-            self._request.transport.abort()
-        return self._response
+            self._connection.abort()
+        else:
+            self._connection.end_after()

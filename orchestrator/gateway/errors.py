@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from aiohttp import web
-
 from orchestrator.core.dialects.errors import MalformedCall, error_response
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError, StoreError
 from orchestrator.core.model import Dialect
-from orchestrator.gateway.replies import whole
+from orchestrator.gateway.replies import Reply, field, whole
 
 
 def dialect_of(path: str) -> Dialect:
     """The dialect whose error shape a path's callers expect."""
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
     return Dialect.OPENAI if path.startswith("/v1/") else Dialect.OLLAMA
 
 
-def http_error(request: web.BaseRequest, why: OrchestratorError, headers: Mapping[str, str]) -> web.StreamResponse:
-    """The answer to a call that failed before its first byte went out."""
+def http_error(path: str, why: OrchestratorError, fields: str, request_id: str = "") -> Reply:
+    """The answer to a call that failed before its first byte went out; Anthropic's errors tell the request's id."""
     status, kind, retry_after_s = 500, "api_error", 0
     if isinstance(why, CallerError):
         status, kind = why.status, why.kind
@@ -29,9 +27,10 @@ def http_error(request: web.BaseRequest, why: OrchestratorError, headers: Mappin
     elif isinstance(why, StoreError):
         status, retry_after_s = 503, 1
     content_type, body = error_response(
-        dialect_of(request.path), status, str(why), kind, is_malformed=isinstance(why, MalformedCall)
+        dialect_of(path), status, str(why), kind, is_malformed=isinstance(why, MalformedCall), request_id=request_id
     )
-    more = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    if retry_after_s:
+        fields += field("Retry-After", str(retry_after_s))
     if status == 401:
-        more["WWW-Authenticate"] = "Bearer"
-    return whole(request, content_type, body, {**headers, **more}, status)
+        fields += field("WWW-Authenticate", "Bearer")
+    return whole(content_type, body, fields, status)

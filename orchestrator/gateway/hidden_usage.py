@@ -11,8 +11,10 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from orchestrator.core.model import Call, Dialect
+from orchestrator.core.model import Call, Endpoint
 
+# The younger APIs tell the counts in any case.
+_TELL_IF_ASKED: Final = (Endpoint.OPENAI_CHAT, Endpoint.OPENAI_COMPLETIONS)
 _EVENT_END: Final = b"\n\n"
 # Neither can stand within a text: there, each quotation mark is escaped.
 _USAGE: Final = b',"usage":'
@@ -22,7 +24,7 @@ _USAGE_FIELD: Final = re.compile(rb',"usage":(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*
 
 def asking_for_usage(call: Call) -> Call:
     """The call with `include_usage`; the very same call where that is no use, or was asked for already."""
-    if call.endpoint.dialect is not Dialect.OPENAI or not call.is_stream:
+    if not call.is_stream or call.endpoint not in _TELL_IF_ASKED:
         return call
     options = call.body.get("stream_options") or {}
     if options.get("include_usage"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.errors import CallerError
-from orchestrator.core.model import InstanceState, Pool, Snapshot
+from orchestrator.core.model import Pool, Snapshot
 from orchestrator.gateway.live import Live
 
 
@@ -84,9 +84,7 @@ class Listing:
 
 def is_ready(snapshot: Snapshot, pools: Iterable[str]) -> tuple[str, ...]:
     """Pools of `pools` that cannot answer now; none: the gateway is ready."""
-    serving = {
-        pool.name for pool in snapshot.pools if any(each.state is InstanceState.SERVING for each in pool.instances)
-    }
+    serving = {pool.name for pool in snapshot.pools if any(each.slots_offered is not None for each in pool.instances)}
     return tuple(name for name in dict.fromkeys(pools) if name not in serving)
 
 

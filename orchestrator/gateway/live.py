@@ -61,9 +61,10 @@ class Rules:
     keys: Keys
     faq: Faq
 
-    def tier_of_pool(self, pool: str) -> str:
-        """The first tier that a pool answers for; the pool's own name where it is in none."""
-        return next((tier.name for tier in self.tiers.values() if tier.pool == pool), pool)
+    def tier_of_pool(self, pool: str) -> Tier:
+        """The first tier that a pool answers for, or one of the pool's own name, without a backup: this very model
+        was asked for."""
+        return Tier(next((tier.name for tier in self.tiers.values() if tier.pool == pool), pool), pool, None)
 
 
 class Live:
@@ -72,6 +73,7 @@ class Live:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._snapshot = Snapshot(0, 0, ())
+        self._pools: dict[str, Pool] = {}
         self._known = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -83,6 +85,7 @@ class Live:
     @snapshot.setter
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._pools = {str(each.name): each for each in snapshot.pools}
         self._known.set()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -107,12 +110,12 @@ class Live:
 
     def pool(self, name: str) -> Pool | None:
         """The pool of this very name."""
-        return self._snapshot.pool(name)
+        return self._pools.get(name)
 
     def model(self, name: str) -> str | None:
         """The pool or route that callers mean by `name`, whatever the spelling: "x", "X" and "x:latest" are one."""
-        if name in self.rules.routes or self._snapshot.pool(name) is not None:
+        if name in self._pools or name in self.rules.routes:
             return name
         wanted = canonical_model_name(name)
-        names = (*self.rules.routes, *(pool.name for pool in self._snapshot.pools))
+        names = (*self.rules.routes, *self._pools)
         return next((each for each in names if canonical_model_name(each) == wanted), None)

@@ -10,15 +10,17 @@ from typing import Any
 import orjson
 
 from orchestrator.core.dialects.checks import CHAT_ABILITIES
+from orchestrator.core.dialects.counting import CountReader, ollama_count_body
 from orchestrator.core.dialects.frames import stream_type
 from orchestrator.core.dialects.gather import Gatherer
+from orchestrator.core.dialects.llama_request import to_count, to_llama_cpp
 from orchestrator.core.dialects.parse import canonical_model_name
-from orchestrator.core.dialects.translate import Translator, to_llama_cpp
+from orchestrator.core.dialects.translate import Translator
 from orchestrator.core.errors import CallerError
-from orchestrator.core.model import Call, Dialect, Engine, Instance, Pool
+from orchestrator.core.model import Call, Dialect, Endpoint, Engine, Instance, Pool
 from orchestrator.gateway.hidden_usage import asking_for_usage
 from orchestrator.gateway.live import Limits
-from orchestrator.gateway.relay import Order
+from orchestrator.gateway.relay import Order, Translation
 
 # Each of these makes Ollama load the model anew, for this client and back again for the next (OLLAMA.md 1.9).
 _RELOADING_OPTIONS = frozenset(
@@ -30,20 +32,15 @@ _EMBEDDING_ABILITIES = frozenset({"embedding"})
 
 def order_for(call: Call, raw: bytes, pool: Pool, instance: Instance, limits: Limits, keep_bytes: int) -> Order:
     """The request to `instance`. Raises CallerError for what its engine cannot do."""
-    path, body, translation = call.endpoint.value, raw, None
     counted = asking_for_usage(call)
-    if instance.engine is Engine.LLAMA_CPP:
-        # Ollama itself refuses by a model's abilities; this engine would try, and fail in words of its own.
-        abilities = _EMBEDDING_ABILITIES if pool.is_embedding else CHAT_ABILITIES
-        # Always asked to stream: otherwise it works on for a client that has left (`gather`).
-        asked = call if call.endpoint.is_embedding else replace(call, is_stream=True)
-        path, body = to_llama_cpp(asked, instance.upstream_model, abilities)
-        kind = Translator if call.is_stream or call.endpoint.is_embedding else Gatherer
-        translation = kind(counted, _told_model(call, instance), _now)
+    path, translation = call.endpoint.value, None
+    if call.endpoint is Endpoint.ANTHROPIC_COUNT:
+        path, body, translation = _to_count(call, pool, instance)
+    elif instance.engine is Engine.LLAMA_CPP:
+        path, body, translation = _to_translate(call, counted, pool, instance)
     else:
         changed = _for_ollama(counted, instance, is_changed=counted is not call)
-        if changed is not None:
-            body = _dumped(changed)
+        body = raw if changed is None else _dumped(changed)
     return Order(
         call=call,
         instance=instance,
@@ -56,6 +53,31 @@ def order_for(call: Call, raw: bytes, pool: Pool, instance: Instance, limits: Li
         keep_bytes=keep_bytes,
         hides_usage=counted is not call,
     )
+
+
+def _to_translate(call: Call, counted: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, Translation]:
+    """Path, body and translation for an engine that speaks OpenAI's API only."""
+    # Always asked to stream: otherwise it works on for a client that has left (`gather`).
+    asked = call if call.endpoint.is_embedding else replace(call, is_stream=True)
+    path, body = to_llama_cpp(asked, instance.upstream_model, _llama_cpp_abilities(pool))
+    kind = Translator if call.is_stream or call.endpoint.is_embedding else Gatherer
+    return path, body, kind(counted, _told_model(call, instance), _now)
+
+
+def _to_count(call: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, Translation]:
+    """Path, body and translation for the number of tokens in a prompt, which each engine is asked in its own way."""
+    if instance.engine is Engine.LLAMA_CPP:
+        path, body = to_count(call, instance.upstream_model, _llama_cpp_abilities(pool))
+    else:
+        abilities = pool.details.get("show", {}).get("capabilities") or ()
+        path = Endpoint.OLLAMA_CHAT.value
+        body = _dumped(ollama_count_body(call, instance.upstream_model, abilities))
+    return path, body, CountReader()
+
+
+def _llama_cpp_abilities(pool: Pool) -> frozenset[str]:
+    """Ollama itself refuses by a model's abilities; this engine would try, and fail in words of its own."""
+    return _EMBEDDING_ABILITIES if pool.is_embedding else CHAT_ABILITIES
 
 
 def _for_ollama(call: Call, instance: Instance, *, is_changed: bool) -> dict[str, Any] | None:
@@ -83,7 +105,11 @@ def _without_reload(call: Call, instance: Instance) -> dict[str, Any]:
     if not is_other_context and _RELOADING_OPTIONS.isdisjoint(options):
         return {}
     kept = {name: value for name, value in options.items() if name not in _RELOADING_OPTIONS}
-    return {"options": {**kept, "num_ctx": instance.context} if is_other_context else kept}
+    if is_other_context and instance.context:
+        kept["num_ctx"] = instance.context
+    elif is_other_context:  # nobody has said yet what a server has that somebody else runs: that holds, unnamed
+        del kept["num_ctx"]
+    return {"options": kept}
 
 
 def _told_model(call: Call, instance: Instance) -> str:

@@ -9,16 +9,16 @@ import asyncio
 import hashlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
-
-from aiohttp import web
+from typing import NamedTuple
 
 from orchestrator import telemetry
 from orchestrator.core.cachekey import answer_key, is_cacheable
-from orchestrator.core.dialects.frames import Stats, body_type, stream_type
+from orchestrator.core.dialects.conversation import wants_format
+from orchestrator.core.dialects.frames import Stats, body_type, stream_headers, stream_type
 from orchestrator.core.dialects.outcome import read_answer
-from orchestrator.core.dialects.parse import is_load_request, is_unload_request, turns, unknown_model
+from orchestrator.core.dialects.parse import is_load_request, is_unload_request, parse_call, turns, unknown_model
 from orchestrator.core.dialects.render import render_body, render_frames, render_load
 from orchestrator.core.difficulty import score
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError
@@ -26,13 +26,15 @@ from orchestrator.core.faq import question_of
 from orchestrator.core.model import Answer, Call, Endpoint, InstanceState, Pool
 from orchestrator.core.routing import choose_tier, tiers_to_try
 from orchestrator.gateway.admission import Admission, Grant, Hit, Wanted
-from orchestrator.gateway.bodies import parse, read_body
+from orchestrator.gateway.bodies import PARSE_ON_LOOP_BYTES, parse
 from orchestrator.gateway.client_stream import ClientStream
+from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import order_for
 from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, relay
-from orchestrator.gateway.replies import whole
+from orchestrator.gateway.replies import Reply, cors_fields, field, whole
+from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections
 
@@ -48,17 +50,26 @@ ASK_AGAIN_S = 1.0
 WITHOUT_INSTANCES_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A call and where its answer may come from: the tiers to try in turn, and its key in the answer cache, or ''."""
 
+    request: Request
+    connection: Connection
     call: Call
     raw: bytes
-    caller: Caller
     name: str  # of the pool or route that was asked for
     tiers: tuple[Tier, ...]
     cache_key: str
     is_route: bool
+    trace: Trace
+
+    def stream(self) -> ClientStream:
+        """The client's side of a streamed answer."""
+        trace, request = self.trace, self.request
+        is_last = self.connection.is_last(request)
+        headers = (each for each in stream_headers(self.call.endpoint) if not (is_last and each[0] == "Connection"))
+        more = "".join(field(*each) for each in headers) + cors_fields(request)
+        return ClientStream(request, self.connection, (lambda: trace.fields() + more) if more else trace.fields)
 
 
 class Pipeline:
@@ -68,29 +79,31 @@ class Pipeline:
         self._live, self._admission, self._connections = live, admission, connections
         self._cache_secret = cache_secret
 
-    async def answer(self, request: web.Request, endpoint: Endpoint, trace: Trace) -> web.StreamResponse:
-        """Answer one inference call. Raises our errors, and only while no byte of an answer has gone out."""
+    async def answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
+        """Answer one inference call; None where it was streamed.
+
+        Raises our errors, and only while no byte of an answer has gone out.
+        """
         rules = self._live.rules
-        caller = rules.keys.caller(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
-        raw = await read_body(request, rules.limits.body_bytes, rules.limits.between_bytes_s)
-        call = await parse(endpoint, raw)
+        raw = await request.body(rules.limits.body_bytes, rules.limits.between_bytes_s)
+        call = await parse(endpoint, raw) if len(raw) > PARSE_ON_LOOP_BYTES else parse_call(endpoint, raw)
         name = self._known(call, rules)
         if is_load_request(call):
             # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload_request(call))
-            return whole(request, content_type, body, trace.headers())
-        no_store = "no-store" in request.headers.get("Cache-Control", "").lower()
-        key = self._cache_key(call, name, caller, rules, no_store=no_store)
+            return whole(content_type, body, trace.fields())
+        no_store = "no-store" in request.header(b"cache-control").lower()
+        key = self._cache_key(call, name, trace.caller, rules, no_store=no_store)
         trace.cache = "off" if self._admission.is_alone else _cache_state(rules, key)
         if name not in rules.routes:
-            tiers: tuple[Tier, ...] = (Tier(rules.tier_of_pool(name), name, None),)
-            return await self._serve(request, Asked(call, raw, caller, name, tiers, key, is_route=False), trace)
+            tiers: tuple[Tier, ...] = (rules.tier_of_pool(name),)
+            return await self._serve(Asked(request, connection, call, raw, name, tiers, key, False, trace))
+        asked = Asked(request, connection, call, raw, name, (), key, True, trace)
         if not no_store and (curated := _curated(call, rules)) is not None:
-            return await self._from_cache(request, call, name, caller, curated, trace, "faq")
+            return await self._from_cache(asked, curated, "faq")
         if key and (kept := await self._admission.answer(name, key)) is not None:
-            return await self._from_cache(request, call, name, caller, kept, trace, "hit")
-        tiers = _route(call, name, rules, trace)
-        return await self._serve(request, Asked(call, raw, caller, name, tiers, key, is_route=True), trace)
+            return await self._from_cache(asked, kept, "hit")
+        return await self._serve(asked._replace(tiers=_route(call, name, rules, trace)))
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
@@ -117,134 +130,141 @@ class Pipeline:
 
     # --- from the cache -----------------------------------------------------------------------------------------------
 
-    async def _from_cache(
-        self, request: web.Request, call: Call, name: str, caller: Caller, answer: Answer, trace: Trace, source: str
-    ) -> web.StreamResponse:
+    async def _from_cache(self, asked: Asked, answer: Answer, source: str) -> Reply | None:
         """A kept or curated answer, in the form that was asked for."""
+        call, trace = asked.call, asked.trace
         trace.tier, trace.cache = "cache", source
-        self._admission.count_cached(name, caller.name, answer)
+        self._admission.count_cached(asked.name, trace.caller.name, answer)
         stats = Stats(total_ns=int((time.perf_counter() - trace.began_s) * 1e9))
         _count(trace, "ok")
         if not call.is_stream:
             content_type, body = render_body(call, call.model, answer, _now(), stats)
-            return whole(request, content_type, body, trace.headers())
-        client = ClientStream(request, trace.headers)
-        await client.start(stream_type(call.endpoint))
+            return whole(content_type, body, trace.fields())
+        client = asked.stream()
+        client.start(stream_type(call.endpoint))
         for frame in render_frames(call, call.model, answer, _now(), stats):
             client.write(frame)
-        return await client.finish(self._live.rules.limits.between_bytes_s)
+        await client.finish(self._live.rules.limits.between_bytes_s)
+        return None
 
     # --- from an instance ---------------------------------------------------------------------------------------------
 
-    async def _serve(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
+    async def _serve(self, asked: Asked) -> Reply | None:
         """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
-        loop = asyncio.get_running_loop()
-        came_s = loop.time()
-        deadline_s = came_s + self._live.rules.limits.queue_wait_s
+        came_s = time.perf_counter()
         while True:
             try:
-                return await self._serve_by_tiers(request, asked, trace)
+                return await self._serve_by_tiers(asked)
             except (CapacityError, InstanceError) as why:
-                left_s = deadline_s - loop.time()
-                if left_s <= 0 or not self._may_pass(asked, why, trace, loop.time() - came_s):
+                waited_s = time.perf_counter() - came_s
+                left_s = self._live.rules.limits.queue_wait_s - waited_s
+                if left_s <= 0 or not self._may_pass(asked, why, waited_s):
                     raise
             began_s = time.perf_counter()
             await self._live.until_changed(min(ASK_AGAIN_S, left_s))
-            trace.queue_s += time.perf_counter() - began_s
+            asked.trace.queue_s += time.perf_counter() - began_s
 
-    def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, trace: Trace, waited_s: float) -> bool:
+    def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, waited_s: float) -> bool:
         """Whether it is worth waiting: an instance is there, or on its way, that this call has not failed too often."""
-        if trace.failures >= TRIES or (isinstance(why, CapacityError) and not why.is_passing):
+        if asked.trace.failures >= TRIES or (isinstance(why, CapacityError) and not why.is_passing):
             return False
         pools = [pool for tier in asked.tiers if (pool := self._live.pool(tier.pool)) is not None]
         if waited_s < WITHOUT_INSTANCES_S and any(not pool.instances for pool in pools):
             return True
         return any(each.state is not InstanceState.DOWN for pool in pools for each in pool.instances)
 
-    async def _serve_by_tiers(self, request: web.Request, asked: Asked, trace: Trace) -> web.StreamResponse:
+    async def _serve_by_tiers(self, asked: Asked) -> Reply | None:
         """Ask the tiers in turn until one answers."""
-        last: CapacityError | InstanceError = CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
+        last: CapacityError | InstanceError | None = None
         for tier in asked.tiers:
             pool = self._live.pool(tier.pool)
             if pool is None:
                 continue
-            trace.tier = tier.name
+            asked.trace.tier = tier.name
             try:
-                return await self._serve_from(request, asked, pool, trace)
+                return await self._serve_from(asked, pool)
             except (CapacityError, InstanceError) as why:
                 last = why
-        raise last
+        raise last or CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
 
-    async def _serve_from(self, request: web.Request, asked: Asked, pool: Pool, trace: Trace) -> web.StreamResponse:
+    async def _serve_from(self, asked: Asked, pool: Pool) -> Reply | None:
         """Ask instances of a pool until one has answered."""
+        trace = asked.trace
         failed: list[str] = []
-        key = "" if asked.is_route else asked.cache_key
+        wanted = Wanted(trace.caller.name, _affinity(asked.call), "" if asked.is_route else asked.cache_key, ())
         while True:
-            wanted = Wanted(asked.caller.name, _affinity(asked.call), key, tuple(failed))
             admitted = await self._admission.admit(pool, wanted)
             if isinstance(admitted, Hit):
-                caller = asked.caller
-                return await self._from_cache(request, asked.call, asked.name, caller, admitted.answer, trace, "hit")
+                return await self._from_cache(asked, admitted.answer, "hit")
             trace.queue_s += admitted.waited_s
-            telemetry.QUEUE_SECONDS.labels(pool.name).observe(admitted.waited_s)
+            telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
             try:
-                return await self._ask(request, asked, pool, admitted, trace)
+                return await self._ask(asked, pool, admitted)
             except InstanceError as why:
                 log.warning("%s: %s", trace.request_id, why)
                 failed.append(admitted.instance.id)
                 trace.failures += 1
                 if trace.failures >= TRIES or len(failed) >= len(pool.instances):
                     raise
-                telemetry.RETRIES.labels(pool.name).inc()
+                telemetry.TALLY.count(telemetry.RETRIES, (pool.name,))
+                wanted = replace(wanted, excluded=tuple(failed))
 
-    async def _ask(
-        self, request: web.Request, asked: Asked, pool: Pool, grant: Grant, trace: Trace
-    ) -> web.StreamResponse:
+    async def _ask(self, asked: Asked, pool: Pool, grant: Grant) -> Reply | None:
         """One instance asked, and its slot given back whatever happens."""
-        call, limits = asked.call, self._live.rules.limits
+        call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
-        client = ClientStream(request, trace.headers) if call.is_stream else None
+        client = asked.stream() if call.is_stream else None
         began_s = time.perf_counter()
         try:
-            keep = self._live.rules.cache.max_answer_bytes if asked.cache_key else 0
-            order = order_for(call, asked.raw, pool, grant.instance, limits, keep)
+            keep = rules.cache.max_answer_bytes if asked.cache_key else 0
+            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep)
             relayed = await relay(self._connections, order, client, lambda: _first_byte(trace, grant.pool, began_s))
         except BaseException as why:
             is_started = client is not None and client.is_started
             if not is_started:
                 trace.waited_s += time.perf_counter() - began_s
-            await asyncio.shield(self._give_back(grant, why, trace, is_answering=is_started))
+            self._give_back(grant, why, trace, is_answering=is_started)
             if client is None or not is_started or isinstance(why, asyncio.CancelledError):
                 raise
-            return client.abandon()
-        await asyncio.shield(self._settle(asked, grant, relayed, trace))
-        return await self._hand_over(request, client, call, relayed, trace)
+            client.abandon()
+            return None
+        self._settle(asked, grant, relayed)
+        if isinstance(relayed, Refused):
+            return whole(relayed.content_type, relayed.body, trace.fields(), relayed.status)
+        if client is None:
+            return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
+        if relayed.end.is_whole:
+            await client.finish(rules.limits.between_bytes_s)
+        else:
+            client.abandon()
+        return None
 
-    async def _give_back(self, grant: Grant, why: BaseException, trace: Trace, *, is_answering: bool) -> None:
+    def _give_back(self, grant: Grant, why: BaseException, trace: Trace, *, is_answering: bool) -> None:
         """The slot of a call that was not answered, with a word on whose fault it was."""
         if isinstance(why, InstanceError):
             if why.answered:
                 log.warning("%s: %s", trace.request_id, why)
-            await self._admission.failed(grant, is_dead=why.is_unreachable)
+            self._admission.failed(grant, is_dead=why.is_unreachable)
             _count(trace, "failed")
         elif isinstance(why, CallerError):
-            await self._admission.unused(grant)
+            self._admission.unused(grant)
             _count(trace, "refused")
         elif isinstance(why, asyncio.CancelledError | ClientGoneError):
-            await self._admission.gone(grant, is_answering=is_answering)
+            self._admission.gone(grant, is_answering=is_answering)
             _count(trace, "gone")
         else:
             log.exception("%s: a mistake of ours", trace.request_id, exc_info=why)
-            await self._admission.gone(grant, is_answering=is_answering)
+            self._admission.gone(grant, is_answering=is_answering)
             _count(trace, "error")
 
-    async def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused, trace: Trace) -> None:
+    def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused) -> None:
+        trace = asked.trace
         if isinstance(relayed, Refused):
-            await self._admission.unused(grant)
+            self._admission.unused(grant)
             _count(trace, "refused")
             return
         if not relayed.end.is_whole:
-            await self._admission.failed(grant, is_dead=False)
+            self._admission.failed(grant, is_dead=False)
             _count(trace, "cut")
             return
         answer = None
@@ -253,26 +273,10 @@ class Pipeline:
             answer = read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body)
         kept = (asked.cache_key, answer) if answer is not None and not asked.is_route else None
         tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
-        await self._admission.served(grant, trace.tier, asked.caller.name, kept, tokens)
+        self._admission.served(grant, trace.tier, trace.caller.name, kept, tokens)
         if answer is not None and asked.is_route:
-            await self._admission.keep(asked.name, asked.cache_key, answer)
+            self._admission.keep(asked.name, asked.cache_key, answer)
         _count(trace, "ok", tokens)
-
-    async def _hand_over(
-        self,
-        request: web.Request,
-        client: ClientStream | None,
-        call: Call,
-        relayed: Relayed | Refused,
-        trace: Trace,
-    ) -> web.StreamResponse:
-        if isinstance(relayed, Refused):
-            return whole(request, relayed.content_type, relayed.body, trace.headers(), relayed.status)
-        if client is None:
-            return whole(request, body_type(call.endpoint), relayed.body or b"", trace.headers())
-        if not relayed.end.is_whole:
-            return client.abandon()
-        return await client.finish(self._live.rules.limits.between_bytes_s)
 
 
 def _pools_of(name: str, rules: Rules) -> tuple[str, ...]:
@@ -290,7 +294,7 @@ def _cache_state(rules: Rules, key: str) -> str:
 
 def _curated(call: Call, rules: Rules) -> Answer | None:
     """The FAQ's answer to a call that asks a single plain question."""
-    if not rules.cache.is_enabled:
+    if not rules.cache.is_enabled or not call.endpoint.is_answered_in_words:
         return None
     question = question_of(turns(call), call.body)
     entry = rules.faq.match(question, datetime.now(UTC).date()) if question else None
@@ -300,8 +304,7 @@ def _curated(call: Call, rules: Rules) -> Answer | None:
 def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...]:
     """The tier that the question's difficulty asks for, and its backup."""
     began_s = time.perf_counter()
-    has_schema = bool(call.body.get("format") or call.body.get("response_format"))
-    difficulty = score(turns(call), has_tools=bool(call.body.get("tools")), has_schema=has_schema)
+    difficulty = score(turns(call), has_tools=bool(call.body.get("tools")), has_schema=wants_format(call))
     decision = choose_tier(difficulty, rules.routes[name].rule)
     backups = {tier.name: tier.backup for tier in rules.tiers.values()}
     trace.route_reasons = decision.reasons
@@ -320,15 +323,18 @@ def _affinity(call: Call) -> str:
 def _first_byte(trace: Trace, pool: str, began_s: float) -> None:
     waited_s = time.perf_counter() - began_s
     trace.waited_s += waited_s
-    telemetry.FIRST_BYTE_SECONDS.labels(pool).observe(waited_s)
+    telemetry.TALLY.observe(telemetry.FIRST_BYTE_SECONDS, (pool,), waited_s)
 
 
 def _count(trace: Trace, outcome: str, tokens: tuple[int, int] = (0, 0)) -> None:
-    telemetry.CALLS.labels(trace.tier, trace.cache, outcome).inc()
-    telemetry.CALL_SECONDS.labels(trace.tier).observe(time.perf_counter() - trace.began_s)
-    for kind, count in zip(("prompt", "completion"), tokens, strict=True):
-        if count:
-            telemetry.TOKENS.labels(trace.tier, kind).inc(count)
+    tally, tier = telemetry.TALLY, trace.tier
+    tally.count(telemetry.CALLS, (tier, trace.cache, outcome))
+    tally.observe(telemetry.CALL_SECONDS, (tier,), time.perf_counter() - trace.began_s)
+    prompt, completion = tokens
+    if prompt:
+        tally.count(telemetry.TOKENS, (tier, "prompt"), prompt)
+    if completion:
+        tally.count(telemetry.TOKENS, (tier, "completion"), completion)
 
 
 def _now() -> datetime:

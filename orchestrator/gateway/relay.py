@@ -7,25 +7,25 @@ either whole or visibly not.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
-from orchestrator.core.dialects.errors import error_frame
+from orchestrator.core.dialects.errors import ERROR_STARTS, error_frame
 from orchestrator.core.dialects.outcome import End, read_end
 from orchestrator.core.errors import CallerError, InstanceError
 from orchestrator.core.model import Call, Instance
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.hidden_usage import UsageHider
-from orchestrator.gateway.upstream import Connections, Exchange, Head
+from orchestrator.gateway.upstream import Connections, Exchange, Stage
 
 # What the end of an answer is judged by: the last writes that ended with a whole line. The last of /api/generate tells
 # its context token by token, some hundred KB where that is long, in many pieces.
-TAIL_WRITES = 4
-TAIL_BYTES_AT_MOST = 8 * 2**20
+TAIL_WRITES: Final = 4
+TAIL_BYTES_AT_MOST: Final = 8 * 2**20
+# Pieces of a stream that is not kept are dropped when they come to this, and not one by one.
+DROP_AT_BYTES: Final = 32_768
 # An instance's error text; more of it helps nobody.
-ERROR_BODY_BYTES = 65_536
+ERROR_BODY_BYTES: Final = 65_536
 
 
 class Translation(Protocol):
@@ -36,8 +36,7 @@ class Translation(Protocol):
     def error(self, status: int, body: bytes) -> CallerError | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """What to ask of which instance, and how its answer becomes the caller's. `translation` None: bytes go past."""
 
     call: Call
@@ -56,16 +55,14 @@ class ClientGoneError(Exception):
     """The client left, or read nothing for too long: nobody is there for the rest of the answer."""
 
 
-@dataclass(slots=True)
-class Relayed:
+class Relayed(NamedTuple):
     """An answer handed on: how it ended, and its bytes where they were wanted and not too many."""
 
     end: End
     body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The instance says the request itself is wrong: handed to the caller as it stands."""
 
     status: int
@@ -73,38 +70,52 @@ class Refused:
     body: bytes
 
 
-@dataclass(slots=True)
 class _Kept:
     """The answer's pieces as the instance told them: all of them up to a limit, or only the last few writes."""
 
-    limit: int
-    pieces: list[bytes] = field(default_factory=list)
-    size: int = 0
-    line_ends: int = 0  # among the pieces
-    is_whole: bool = True
+    __slots__ = ("_drop_at", "_limit", "_pieces", "_size", "is_whole")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._drop_at = limit or DROP_AT_BYTES
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.is_whole = True
 
     def add(self, piece: bytes) -> None:
-        self.pieces.append(piece)
-        self.size += len(piece)
-        self.line_ends += piece.endswith(b"\n")
-        if self.is_whole and self.size > self.limit:
-            self.is_whole = False
-        while not self.is_whole and (self.line_ends > TAIL_WRITES or self.size > self.limit + TAIL_BYTES_AT_MOST):
-            dropped = self.pieces.pop(0)
-            self.size -= len(dropped)
-            self.line_ends -= dropped.endswith(b"\n")
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > self._drop_at:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Keep the tail alone; look again when as much has come once more."""
+        self.is_whole = False
+        del self._pieces[: self._tail_start()]
+        self._size = sum(map(len, self._pieces))
+        while self._size > TAIL_BYTES_AT_MOST:
+            self._size -= len(self._pieces.pop(0))
+        self._drop_at = self._size + DROP_AT_BYTES
+
+    def _tail_start(self) -> int:
+        ends = 0
+        for at in range(len(self._pieces) - 1, -1, -1):
+            ends += self._pieces[at].endswith(b"\n")
+            if ends > TAIL_WRITES:
+                return at + 1
+        return 0
+
+    @property
+    def is_at_line_start(self) -> bool:
+        return not self._pieces or self._pieces[-1].endswith(b"\n")
 
     def body(self) -> bytes | None:
         """All of it; None where that was not wanted or too much."""
-        return b"".join(self.pieces) if self.is_whole and self.limit else None
+        return b"".join(self._pieces) if self.is_whole and self._limit else None
 
     def tail(self) -> bytes:
         """The last lines."""
-        if not self.is_whole:
-            return b"".join(self.pieces)
-        ends = [at for at, piece in enumerate(self.pieces) if piece.endswith(b"\n")]
-        start = ends[-TAIL_WRITES - 1] + 1 if len(ends) > TAIL_WRITES else 0
-        return b"".join(self.pieces[start:])
+        return b"".join(self._pieces[self._tail_start() :])
 
 
 async def relay(
@@ -117,18 +128,21 @@ async def relay(
     CallerError where the engine's refusal had to be put into other words.
     """
     instance = order.instance
-    exchange, was_used = await connections.take(instance.id, instance.host, instance.port)
+    exchange = connections.idle(instance.host, instance.port)
+    was_used = exchange is not None
+    if exchange is None:
+        exchange = await connections.connect(instance.id, instance.host, instance.port)
     try:
         try:
-            head = await _ask(exchange, order)
+            await _ask(exchange, order)
         except InstanceError:
             if not was_used or exchange.was_answered or not exchange.was_closed:
                 raise
             # A kept connection may have been closed by the instance as the request went out: ask once more, afresh.
             exchange = await connections.connect(instance.id, instance.host, instance.port)
-            head = await _ask(exchange, order)
-        if head.status != 200:
-            refused = await _refusal(exchange, order, head)
+            await _ask(exchange, order)
+        if exchange.head.status != 200:
+            refused = await _refusal(exchange, order)
             on_answer()
             return refused
         if client is None:
@@ -143,35 +157,25 @@ async def relay(
         connections.give_back(instance.host, instance.port, exchange)
 
 
-async def _ask(exchange: Exchange, order: Order) -> Head:
-    exchange.send(order.path, f"{order.instance.host}:{order.instance.port}", order.body)
-    try:
-        async with asyncio.timeout(order.first_byte_s):
-            return await exchange.head()
-    except TimeoutError as why:
-        exchange.close()
-        raise InstanceError(order.instance.id, f"silent for {order.first_byte_s:g} s") from why
+async def _ask(exchange: Exchange, order: Order) -> None:
+    """Send the request and wait for the answer's head."""
+    # The instance's own address goes out as Host: Ollama refuses a foreign one with 403.
+    head = (
+        f"POST {order.path} HTTP/1.1\r\nHost: {order.instance.host}:{order.instance.port}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(order.body)}\r\n\r\n"
+    )
+    exchange.send(head.encode("ascii"), order.body, order.first_byte_s)
+    await exchange.until(Stage.HEAD)
 
 
-async def _read_all(exchange: Exchange, order: Order, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-
-    def keep(piece: bytes) -> None:
-        nonlocal size
-        size += len(piece)
-        if size <= limit:
-            pieces.append(piece)
-
-    exchange.attach(keep)
-    with _Watch(exchange, order, lambda: False):
-        await exchange.done()
-    return b"".join(pieces)
-
-
-async def _refusal(exchange: Exchange, order: Order, head: Head) -> Refused:
+async def _refusal(exchange: Exchange, order: Order) -> Refused:
     """An error status: the caller's mistake goes back to the caller, the instance's own is raised."""
-    body = await _read_all(exchange, order, ERROR_BODY_BYTES)
+    head = exchange.head
+    exchange.allow_silence(order.between_bytes_s)
+    pieces: list[bytes] = []
+    exchange.attach(lambda piece: pieces.append(piece) if sum(map(len, pieces)) < ERROR_BODY_BYTES else None)
+    await exchange.until(Stage.DONE)
+    body = b"".join(pieces)
     if order.translation is not None:
         if (fault := order.translation.error(head.status, body)) is not None:
             raise fault
@@ -197,7 +201,9 @@ def is_callers_mistake(status: int, body: bytes) -> bool:
 
 async def _whole(exchange: Exchange, order: Order) -> Relayed:
     """A body that is one JSON document: read to its end before anything is said, so any failure can be retried."""
-    body = await _read_all(exchange, order, limit=2**31)
+    exchange.allow_silence(order.between_bytes_s)
+    await exchange.until(Stage.DONE)
+    body = exchange.body()
     if order.translation is not None:
         body = order.translation.feed(body) + order.translation.finish()
     end = read_end(order.call.endpoint, False, body)
@@ -209,44 +215,68 @@ async def _whole(exchange: Exchange, order: Order) -> Relayed:
 async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None]) -> Relayed:
     first = await _first_pieces(exchange, order)
     on_answer()
-    await _start(client, order)
-    kept, flow = _Kept(order.keep_bytes), _Flow(exchange)
-    hider = UsageHider() if order.hides_usage else None
-
-    def show(out: bytes) -> None:
-        kept.add(out)
-        client.write(out if hider is None else hider.feed(out), flow.pause, flow.resume)
-
+    client.start(order.content_type)
+    shown = _Shown(exchange, client, order)
     for piece in first:
-        show(piece)
-    exchange.attach(show if order.translation is None else _translated(order.translation, show))
-    watch = _Watch(exchange, order, lambda: client.is_stalled)
+        shown.show(piece)
+    exchange.attach(shown.show if order.translation is None else _translated(order.translation, shown.show))
+    exchange.allow_silence(order.between_bytes_s, lambda: client.is_stalled)
     try:
-        with watch:
-            await exchange.done()
+        await exchange.until(Stage.DONE)
         if order.translation is not None and (rest := order.translation.finish()):
-            show(rest)
+            shown.show(rest)
     except (InstanceError, CallerError) as why:
-        if watch.is_client_stalled:
+        if exchange.is_client_stalled:
             raise ClientGoneError("read nothing for too long") from why
-        client.fail(error_frame(order.call.endpoint, f"the answer was cut off: {why.message}"))
+        shown.fail(f"the answer was cut off: {why.message}")
         raise InstanceError(order.instance.id, why.message, answered=True) from why
     finally:
-        flow.end()
-    if hider is not None:
-        client.write(hider.finish())
-    end = read_end(order.call.endpoint, True, kept.tail())
+        shown.end()
+    end = read_end(order.call.endpoint, True, shown.kept.tail())
     if not end.is_whole and end.error is None:
         # Ollama ends such a stream as if it were whole (OLLAMA.md 1.3, 1.4): the client is told that it is not.
-        client.fail(error_frame(order.call.endpoint, "the answer ended before it was whole"))
-    return Relayed(end, kept.body())
+        shown.fail("the answer ended before it was whole")
+    return Relayed(end, shown.kept.body())
 
 
-async def _start(client: ClientStream, order: Order) -> None:
-    try:
-        await client.start(order.content_type)
-    except ConnectionError as why:
-        raise ClientGoneError("left as its answer began") from why
+class _Shown:
+    """The pieces of a stream on their way to the client, and what is kept of them."""
+
+    __slots__ = ("_client", "_exchange", "_hider", "_order", "kept")
+
+    def __init__(self, exchange: Exchange, client: ClientStream, order: Order) -> None:
+        self._exchange: Exchange | None = exchange
+        self._client, self._order = client, order
+        self._hider = UsageHider() if order.hides_usage else None
+        self.kept = _Kept(order.keep_bytes)
+
+    def show(self, piece: bytes) -> None:
+        self.kept.add(piece)
+        if self._hider is not None:
+            piece = self._hider.feed(piece)
+        self._client.write(piece, self._pause, self._resume)
+
+    def fail(self, text: str) -> None:
+        """An error frame in the caller's dialect behind a broken stream, on a line of its own."""
+        if self._hider is not None:
+            self._client.write(self._hider.finish())
+            self._hider = None
+        frame = error_frame(self._order.call.endpoint, text)
+        self._client.write(frame if self.kept.is_at_line_start else b"\n" + frame)
+
+    def end(self) -> None:
+        """The connection to the instance may serve another client from now on."""
+        self._exchange = None
+        if self._hider is not None:
+            self._client.write(self._hider.finish())
+
+    def _pause(self) -> None:
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def _resume(self) -> None:
+        if self._exchange is not None:
+            self._exchange.resume()
 
 
 def _translated(translation: Translation, show: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -259,74 +289,16 @@ def _translated(translation: Translation, show: Callable[[bytes], None]) -> Call
 
 async def _first_pieces(exchange: Exchange, order: Order) -> list[bytes]:
     """Wait for the first bytes that the caller is to see. An error in their place is raised: another may try."""
-    came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     pieces: list[bytes] = []
-
-    def hold(piece: bytes) -> None:
-        pieces.append(piece)
-        if not came.done():
-            came.set_result(None)
-
-    exchange.attach(hold if order.translation is None else _translated(order.translation, hold))
-    ended = asyncio.ensure_future(exchange.done())
-    try:
-        async with asyncio.timeout(order.first_byte_s):
-            await asyncio.wait((came, ended), return_when=asyncio.FIRST_COMPLETED)
-    except TimeoutError as why:
-        exchange.close()
-        raise InstanceError(order.instance.id, f"no first token within {order.first_byte_s:g} s") from why
-    finally:
-        ended.cancel()
+    if order.translation is None:
+        await exchange.until(Stage.BODY)
+        exchange.attach(pieces.append)
+    else:  # the instance's first bytes may be none for the caller
+        exchange.attach(_translated(order.translation, pieces.append))
+        while not pieces and exchange.stage < Stage.DONE:
+            await exchange.more()
     if not pieces:
-        await exchange.done()
         raise InstanceError(order.instance.id, "its answer is empty")
-    if pieces[0].startswith((b'{"error":', b'data: {"error":', b"error:")):
+    if pieces[0].startswith(ERROR_STARTS):
         raise InstanceError(order.instance.id, pieces[0][:300].decode("utf-8", "replace").strip())
     return pieces
-
-
-class _Flow:
-    """A slow client's hold on its instance's bytes, for as long as the exchange is its own."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange: Exchange | None = exchange
-
-    def pause(self) -> None:
-        if self._exchange is not None:
-            self._exchange.pause()
-
-    def resume(self) -> None:
-        if self._exchange is not None:
-            self._exchange.resume()
-
-    def end(self) -> None:
-        """The connection may serve another client from now on."""
-        self._exchange = None
-
-
-class _Watch:
-    """Cuts an exchange that is silent for too long; one timer a stream, none a chunk.
-
-    A client that does not read for as long stops the instance's bytes too, and is cut the same way;
-    `is_client_stalled` then says whose fault it was.
-    """
-
-    def __init__(self, exchange: Exchange, order: Order, is_stalled: Callable[[], bool]) -> None:
-        self._exchange, self._limit_s, self._is_stalled = exchange, order.between_bytes_s, is_stalled
-        self._loop = asyncio.get_running_loop()
-        self.is_client_stalled = False
-
-    def __enter__(self) -> None:
-        self._timer = self._loop.call_later(self._limit_s, self._check)
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _check(self) -> None:
-        silent_s = self._loop.time() - self._exchange.last_read_s
-        if silent_s < self._limit_s:
-            self._timer = self._loop.call_later(self._limit_s - silent_s, self._check)
-            return
-        self.is_client_stalled = self._is_stalled()
-        self._exchange.fail("the client does not read" if self.is_client_stalled else f"silent for {silent_s:.0f} s")
-        self._exchange.close()

@@ -1,19 +1,17 @@
-"""The HTTP edge: paths to handlers, errors to answers, one aiohttp server a worker on a shared port."""
+"""The HTTP edge: paths to handlers, errors to answers, one server a worker on a shared port."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import socket
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
-
-from aiohttp import http_exceptions, web
 
 from orchestrator import telemetry
 from orchestrator.core import origins
@@ -21,27 +19,39 @@ from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE
 from orchestrator.core.errors import CallerError, OrchestratorError
 from orchestrator.core.model import Endpoint
-from orchestrator.gateway.bodies import read_body, show_name
+from orchestrator.gateway.bodies import show_name
+from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.errors import http_error
-from orchestrator.gateway.identity import Keys
+from orchestrator.gateway.identity import ANYBODY, Caller, Keys
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.pipeline import Pipeline
-from orchestrator.gateway.replies import method_not_allowed, not_found, preflight, redirect, whole
+from orchestrator.gateway.replies import (
+    Reply,
+    cors_fields,
+    field,
+    method_not_allowed,
+    not_found,
+    preflight,
+    redirect,
+    whole,
+)
+from orchestrator.gateway.request import Request
 from orchestrator.gateway.status import StatusPage
-from orchestrator.gateway.trace import Trace
+from orchestrator.gateway.trace import Trace, request_id
 
 log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT_S = 30.0
+BACKLOG = 1024
+# Connections are looked at, and tallies handed on, this often.
+TICK_S = 1.0
 # A worker that knows no pool yet would refuse calls which the worker beside it can answer.
 KNOWN_WITHIN_S = 3.0
-# A caller's request id is echoed and logged: only what is harmless in both.
-_REQUEST_ID: Final = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _MODEL_PATH: Final = "/v1/models/"
 
-Handler = Callable[[web.Request, Trace], Awaitable[web.StreamResponse]]
+Handler = Callable[[Request, Connection, Trace], Awaitable[Reply | None]]
 
 
 class Access(Enum):
@@ -67,7 +77,9 @@ class Server:
     def __init__(self, live: Live, pipeline: Pipeline, status: StatusPage) -> None:
         self._live, self._pipeline, self._status = live, pipeline, status
         self._listing = Listing(live)
-        self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._opened: set[Connection] = set()
         self._own_name = socket.gethostname()
         self._is_local = True
         self._paths = self._served()
@@ -75,29 +87,43 @@ class Server:
     async def start(self, host: str, port: int) -> None:
         """Listen beside the other workers (SO_REUSEPORT); the kernel spreads connections over them."""
         await self._live.until_known(KNOWN_WITHIN_S)
-        app = web.Application(middlewares=[self._serve], client_max_size=2**40)
-        app.router.add_route("*", "/{path:.*}", _never_reached, expect_handler=_expected)
-        app.on_response_prepare.append(_finish_headers)
         self._is_local = origins.is_loopback(host)
-        self._runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            keepalive_timeout=75,
-            shutdown_timeout=DRAIN_TIMEOUT_S,
-            logger=_http_log(),
-        )
-        await self._runner.setup()
         shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         shared.bind((host, port))
-        await web.SockSite(self._runner, shared, backlog=1024).start()
+        loop = asyncio.get_running_loop()
+        self._ticking = loop.create_task(self._tick())
+        self._listening = await loop.create_server(
+            lambda: Connection(self._serve, self._opened), sock=shared, backlog=BACKLOG
+        )
 
     async def stop(self) -> None:
         """Take no new connections, finish what is under way (up to DRAIN_TIMEOUT_S), close."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._listening is None or self._ticking is None:
+            return
+        self._listening.close()
+        for each in tuple(self._opened):
+            each.stop()
+        deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
+        while tasks := [each.task for each in self._opened if each.task is not None]:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                for task in tasks:
+                    task.cancel()
+            await asyncio.wait(tasks, timeout=max(left_s, TICK_S))
+        for each in tuple(self._opened):
+            each.transport.close()
+        self._ticking.cancel()
+        telemetry.TALLY.flush()
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            telemetry.TALLY.flush()
+            for each in tuple(self._opened):
+                each.look_at_time(loop.time())
 
     def _served(self) -> dict[str, Path]:
         def get(access: Access, handler: Handler) -> Path:
@@ -122,40 +148,47 @@ class Server:
 
     # --- one request --------------------------------------------------------------------------------------------------
 
-    @web.middleware
-    async def _serve(self, request: web.Request, handler: object) -> web.StreamResponse:
+    async def _serve(self, request: Request, connection: Connection) -> Reply | None:
         """Give the request its trace, its handler, and each of our errors its answer in the caller's dialect."""
-        given = request.headers.get("X-Request-Id", "")
-        trace = Trace(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.perf_counter())
+        trace = Trace(request_id(request.header(b"x-request-id")), time.perf_counter(), ANYBODY)
         path = self._path(request.path)
         refused = self._refusal(request, path)
         if refused is not None or path is None:
-            return refused or not_found()
-        try:
-            self._authorise(request, path.access)
-            return await path.handler(request, trace)
-        except OrchestratorError as why:
-            telemetry.CALLS.labels(trace.tier or "none", trace.cache, type(why).__name__).inc()
-            if not isinstance(why, CallerError):
-                log.warning("%s %s: %s", trace.request_id, request.path, why)
-            return http_error(request, why, trace.headers())
+            reply: Reply | None = refused or not_found()
+        else:
+            try:
+                trace.caller = self._authorised(request, path.access)
+                reply = await path.handler(request, connection, trace)
+            except OrchestratorError as why:
+                telemetry.TALLY.count(telemetry.CALLS, (trace.tier or "none", trace.cache, type(why).__name__))
+                if not isinstance(why, CallerError):
+                    log.warning("%s %s: %s", trace.request_id, request.path, why)
+                reply = http_error(request.path, why, trace.fields(), trace.request_id)
+            except Exception:  # a mistake of ours: said in the log, and the caller is not left without an answer
+                log.exception("%s %s", trace.request_id, request.path)
+                reply = http_error(
+                    request.path, OrchestratorError("a mistake of ours"), trace.fields(), trace.request_id
+                )
+        return reply if reply is None or b"origin" not in request.headers else _for_origin(request, reply)
 
     def _path(self, path: str) -> Path | None:
+        known = self._paths.get(path)
+        if known is not None:
+            return known if path != _MODEL_PATH else None
         # A model's name may have slashes of its own, though Ollama's router knows none such.
-        is_model = path.startswith(_MODEL_PATH) and len(path) > len(_MODEL_PATH)
-        return self._paths[_MODEL_PATH] if is_model else self._paths.get(path) if path != _MODEL_PATH else None
+        return self._paths[_MODEL_PATH] if path.startswith(_MODEL_PATH) else None
 
-    def _refusal(self, request: web.Request, path: Path | None) -> web.Response | None:
+    def _refusal(self, request: Request, path: Path | None) -> Reply | None:
         """What stops a request before its handler, in Ollama's order."""
-        host, origin = request.headers.get("Host", ""), request.headers.get("Origin", "")
+        host, origin = request.header(b"host"), request.header(b"origin")
         if "//" in request.path:
             return redirect(request, re.sub("/+", "/", request.path), 307)
         if origin and not origins.is_origin_allowed(origin, host):
-            return web.Response(status=403)
+            return Reply(403, "")
         if origin and request.method == "OPTIONS":
             return preflight(origin, path.methods if path else ())
-        if self._is_local and self._keys.is_open and not origins.is_host_allowed(host, self._own_name):
-            return web.Response(status=403)
+        if self._is_local and self._keys.is_open and not self._is_host_allowed(host):
+            return Reply(403, "")
         if path is not None:
             return None if request.method in path.methods else method_not_allowed(path.methods)
         slashless = self._path(request.path.rstrip("/"))
@@ -163,13 +196,15 @@ class Server:
             return redirect(request, request.path.rstrip("/"), 301 if request.method == "GET" else 307)
         return not_found()
 
-    def _authorise(self, request: web.Request, access: Access) -> None:
-        """Raises CallerError 401, 403."""
-        given = request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", "")
-        if access is Access.CALLER:
-            self._keys.caller(*given)
-        elif access is Access.ADMIN:
-            self._keys.admin(*given)
+    def _is_host_allowed(self, host: str) -> bool:
+        return _is_host_allowed(host, self._own_name)
+
+    def _authorised(self, request: Request, access: Access) -> Caller:
+        """Who asks. Raises CallerError 401, 403."""
+        if access is Access.ANYONE:
+            return ANYBODY
+        given = request.header(b"authorization"), request.header(b"x-api-key")
+        return self._keys.caller(*given) if access is Access.CALLER else self._keys.admin(*given)
 
     @property
     def _keys(self) -> Keys:
@@ -178,100 +213,84 @@ class Server:
     # --- inference and lists ------------------------------------------------------------------------------------------
 
     def _inference(self, endpoint: Endpoint) -> Handler:
-        async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
-            return await self._pipeline.answer(request, endpoint, trace)
+        answer = self._pipeline.answer
+
+        def handler(request: Request, connection: Connection, trace: Trace) -> Awaitable[Reply | None]:
+            return answer(request, connection, endpoint, trace)
 
         return handler
 
-    async def _model(self, request: web.Request, trace: Trace) -> web.StreamResponse:
-        return _openai_json(request, trace, self._listing.openai_model(request.path.removeprefix(_MODEL_PATH)))
+    async def _model(self, request: Request, _: Connection, trace: Trace) -> Reply:
+        return _openai_json(trace, self._listing.openai_model(request.path.removeprefix(_MODEL_PATH)))
 
-    async def _show(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+    async def _show(self, request: Request, _: Connection, trace: Trace) -> Reply:
         limits = self._live.rules.limits
-        name = show_name(await read_body(request, limits.body_bytes, limits.between_bytes_s))
-        return _json(request, trace, self._listing.show(name))
+        name = show_name(await request.body(limits.body_bytes, limits.between_bytes_s))
+        return _json(trace, self._listing.show(name))
 
     # --- the operator's -----------------------------------------------------------------------------------------------
 
-    async def _readyz(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+    async def _readyz(self, _: Request, __: Connection, ___: Trace) -> Reply:
         missing = is_ready(self._live.snapshot, (tier.pool for tier in self._live.rules.tiers.values()))
         text = f"no instance serves: {', '.join(missing)}\n" if missing else "ready\n"
         if not self._live.is_known:
             text = "no cluster has been published yet\n"
-        return whole(request, _TEXT_TYPE, text.encode(), {}, 200 if text == "ready\n" else 503)
+        return whole(_TEXT_TYPE, text.encode(), status=200 if text == "ready\n" else 503)
 
-    async def _page(self, request: web.Request, trace: Trace) -> web.StreamResponse:
+    async def _page(self, _: Request, __: Connection, ___: Trace) -> Reply:
         policy = (
             "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
             "frame-ancestors 'none'"
         )
-        headers = {"Content-Security-Policy": policy}
-        return whole(request, "text/html; charset=utf-8", self._status.page().encode(), headers)
+        fields = field("Content-Security-Policy", policy)
+        return whole("text/html; charset=utf-8", self._status.page().encode(), fields)
 
-    async def _status_json(self, request: web.Request, trace: Trace) -> web.StreamResponse:
-        return _openai_json(request, trace, await self._status.read())
+    async def _status_json(self, _: Request, __: Connection, trace: Trace) -> Reply:
+        return _openai_json(trace, await self._status.read())
+
+
+# The same few hosts ask again and again.
+_is_host_allowed = functools.lru_cache(maxsize=256)(origins.is_host_allowed)
 
 
 def _text(text: bytes) -> Handler:
-    async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
-        return whole(request, _TEXT_TYPE, text, {})
+    async def handler(_: Request, __: Connection, ___: Trace) -> Reply:
+        return whole(_TEXT_TYPE, text)
 
     return handler
 
 
 def _listed(listing: Callable[[], dict[str, Any]]) -> Handler:
-    async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
-        return _json(request, trace, listing())
+    async def handler(_: Request, __: Connection, trace: Trace) -> Reply:
+        return _json(trace, listing())
 
     return handler
 
 
 def _openai_listed(listing: Callable[[], dict[str, Any]]) -> Handler:
-    async def handler(request: web.Request, trace: Trace) -> web.StreamResponse:
-        return _openai_json(request, trace, listing())
+    async def handler(_: Request, __: Connection, trace: Trace) -> Reply:
+        return _openai_json(trace, listing())
 
     return handler
 
 
-async def _metrics(request: web.Request, trace: Trace) -> web.StreamResponse:
+async def _metrics(_: Request, __: Connection, ___: Trace) -> Reply:
+    telemetry.TALLY.flush()
     body = await asyncio.to_thread(telemetry.exposition)
-    return whole(request, "text/plain; version=0.0.4; charset=utf-8", body, {})
+    return whole("text/plain; version=0.0.4; charset=utf-8", body)
 
 
-def _json(request: web.Request, trace: Trace, value: dict[str, Any]) -> web.StreamResponse:
-    return whole(request, JSON_TYPE, gojson.dumps(value), {"X-Request-Id": trace.request_id})
+def _json(trace: Trace, value: dict[str, Any]) -> Reply:
+    return whole(JSON_TYPE, gojson.dumps(value), field("X-Request-Id", trace.request_id))
 
 
-def _openai_json(request: web.Request, trace: Trace, value: dict[str, Any]) -> web.StreamResponse:
+def _openai_json(trace: Trace, value: dict[str, Any]) -> Reply:
     """Ollama ends these bodies by a newline."""
-    return whole(request, OPENAI_JSON_TYPE, gojson.dumps(value) + b"\n", {"X-Request-Id": trace.request_id})
+    return whole(OPENAI_JSON_TYPE, gojson.dumps(value) + b"\n", field("X-Request-Id", trace.request_id))
 
 
-async def _never_reached(request: web.Request) -> web.StreamResponse:
-    raise AssertionError("the middleware answers every request")
-
-
-async def _expected(request: web.Request) -> None:
-    """A caller that waits for `100 Continue` is asked for its body by who reads it: others may refuse it before."""
-
-
-async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """What serves this, and in which version, is nobody's business; a page that may call is told so."""
-    response.headers.popall("Server", None)
-    origin = request.headers.get("Origin", "")
-    if not origin or response.status in (204, 403) or origins.is_own_origin(origin, request.headers.get("Host", "")):
-        return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Vary"] = "Origin"
-
-
-def _http_log() -> logging.Logger:
-    """aiohttp's errors, without a stack trace for each client that does not speak HTTP."""
-    http_log = logging.getLogger(f"{__name__}.http")
-    http_log.addFilter(_is_ours)
-    return http_log
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    why = record.exc_info[1] if record.exc_info else None
-    return not isinstance(why, http_exceptions.HttpProcessingError | ConnectionError)
+def _for_origin(request: Request, reply: Reply) -> Reply:
+    """A page that may call is told so."""
+    if reply.status in (204, 403):
+        return reply
+    return reply._replace(fields=reply.fields + cors_fields(request))

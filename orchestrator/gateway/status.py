@@ -47,6 +47,7 @@ class StatusPage:
             "routes": sorted(rules.routes),
             "pools": [_pool(pool, counts) for pool in snapshot.pools],
             "nodes": [asdict(node) for node in snapshot.nodes],
+            "given": [asdict(each) for each in snapshot.given],
             "usage": counts.get("usage", {}),
             "store": counts.get("store", "up"),
             "notes": [*counts.get("progress", []), *snapshot.notes],
@@ -60,6 +61,9 @@ def _pool(pool: Pool, counts: Mapping[str, Any]) -> dict[str, Any]:
         "context": pool.context,
         "queue_depth": waiting.get("depth", 0),
         "oldest_wait_s": waiting.get("oldest_s", 0.0),
+        "expected_wait_s": waiting.get("expected_s"),
+        "service_s": waiting.get("service_s"),
+        "keys": waiting.get("keys", []),
         "instances": [_instance(each, counts) for each in pool.instances],
     }
 

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import secrets
 import time
 from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.gateway.identity import Caller
+
+# A caller's request id is echoed and logged: only what is harmless in both.
+_REQUEST_ID: Final = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
+# This process' life, and its calls counted: as unique as a random id for each, and cheaper.
+_LIFE: Final = secrets.token_hex(10)
+_NUMBERS: Final = itertools.count(1)
+
+
+def request_id(given: str) -> str:
+    """The caller's own id where it can be used, otherwise a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{_LIFE}{next(_NUMBERS):012x}"
 
 
 @dataclass(slots=True)
@@ -12,6 +29,7 @@ class Trace:
 
     request_id: str
     began_s: float
+    caller: Caller
     tier: str = ""
     instance: str = ""
     cache: str = "off"
@@ -22,18 +40,14 @@ class Trace:
     failures: int = 0  # instances that were asked and failed
     route_reasons: tuple[str, ...] = ()
 
-    def headers(self) -> dict[str, str]:
+    def fields(self) -> str:
         """The headers that say what answered, from where, and where the time went (Server-Timing, in ms)."""
         overhead_s = max(0.0, time.perf_counter() - self.began_s - self.queue_s - self.waited_s)
-        parts = (("queue", self.queue_s), ("route", self.route_s), ("overhead", overhead_s))
-        told = {
-            "X-Request-Id": self.request_id,
-            "X-Cache": self.cache,
-            "Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts),
-        }
-        for name, value in (("X-Tier", self.tier), ("X-Instance", self.instance)):
-            if value:
-                told[name] = value
-        if self.is_simulated:
-            told["X-Simulated"] = "true"
-        return told
+        tier = f"X-Tier: {self.tier}\r\n" if self.tier else ""
+        instance = f"X-Instance: {self.instance}\r\n" if self.instance else ""
+        simulated = "X-Simulated: true\r\n" if self.is_simulated else ""
+        return (
+            f"X-Request-Id: {self.request_id}\r\nX-Cache: {self.cache}\r\nServer-Timing: queue;dur="
+            f"{self.queue_s * 1e3:.3f}, route;dur={self.route_s * 1e3:.3f}, overhead;dur={overhead_s * 1e3:.3f}\r\n"
+            f"{tier}{instance}{simulated}"
+        )

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from enum import IntEnum
+from typing import NamedTuple, cast
 
 import httptools
 
@@ -25,12 +25,27 @@ CONNECT_TIMEOUT_S = 3.0
 IDLE_CONNECTIONS_PER_INSTANCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Status and the headers that matter of an instance's answer."""
 
     status: int
     content_type: str
+
+
+class Stage(IntEnum):
+    """How far an answer has come."""
+
+    SENT = 0
+    HEAD = 1
+    BODY = 2
+    DONE = 3
+
+
+_BODY, _DONE = Stage.BODY, Stage.DONE
+
+
+def _not_stalled() -> bool:
+    return False
 
 
 class Exchange(asyncio.Protocol):
@@ -39,40 +54,77 @@ class Exchange(asyncio.Protocol):
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._loop = asyncio.get_running_loop()
+        self._now_s = self._loop.time
         self.transport: asyncio.Transport | None = None
         self.is_reusable = False
         self.was_answered = False  # something came back since the last `send`
         self.was_closed = False  # the connection ended since the last `send`
-        self.last_read_s = 0.0
+        self.is_client_stalled = False  # it was cut because the client read nothing
         self._is_idle = True
         self._is_paused = False
+        self._stage = Stage.SENT
+        self._awaited = _DONE
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: InstanceError | None = None
         self._early: list[bytes] = []
         self._sink: Callable[[bytes], None] | None = None
-        self._head: asyncio.Future[Head] | None = None
-        self._done: asyncio.Future[None] | None = None
+        self._head = Head(0, "")
         self._content_type = ""
+        self._last_read_s = 0.0
+        self._silence_s = 0.0
+        self._is_stalled = _not_stalled
+        self._timer: asyncio.TimerHandle | None = None
 
     # --- for relay -----------------------------------------------------------------------------------------------
 
-    def send(self, path: str, host: str, body: bytes) -> None:
-        """Write one POST. The instance's own address goes out as Host: Ollama refuses a foreign one with 403."""
+    def send(self, head: bytes, body: bytes, silence_s: float) -> None:
+        """Write one request; its answer may be silent for so long (`allow_silence`)."""
         self._parser = httptools.HttpResponseParser(self)
-        self._head, self._done = self._loop.create_future(), self._loop.create_future()
+        self._stage, self._awaited, self._waiter, self._error = Stage.SENT, _DONE, None, None
         self._early, self._sink, self._content_type = [], None, ""
-        self._is_idle = self.is_reusable = self.was_answered = self.was_closed = False
-        self.last_read_s = self._loop.time()
+        self._is_idle = self.is_reusable = self.was_answered = self.was_closed = self.is_client_stalled = False
+        self._last_read_s = self._now_s()
+        self.allow_silence(silence_s)
         if self.transport is None:  # closed by the instance in the turn of the loop since it was opened
             self.was_closed = True
             self.fail("closed the connection at once")
             return
-        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}\r\n\r\n"
-        self.transport.write(head.encode("ascii") + body)
+        self.transport.write(head + body)
 
-    async def head(self) -> Head:
-        """Wait for status and headers. Raises InstanceError where the connection ends first."""
-        assert self._head is not None
-        return await self._head
+    def allow_silence(self, seconds: float, is_stalled: Callable[[], bool] = _not_stalled) -> None:
+        """Cut the answer where nothing comes for so long. `is_stalled` says whether it is the client that does not
+        read, and so the instance that is not read from."""
+        self._silence_s, self._is_stalled = seconds, is_stalled
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._look_at_time)
+        elif self._timer.when() > self._last_read_s + seconds:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self._last_read_s + seconds, self._look_at_time)
+
+    async def until(self, stage: Stage) -> None:
+        """Wait until the answer has come so far, or is whole. Raises InstanceError where it was cut before that."""
+        if self._stage < stage:
+            await self._wait_for(stage)
+
+    async def more(self) -> None:
+        """Wait for the next piece of the body, or its end. Raises InstanceError where it was cut."""
+        if self._stage < _DONE:
+            await self._wait_for(_BODY)
+
+    async def _wait_for(self, stage: Stage) -> None:
+        if self._error is not None:
+            raise self._error
+        self._awaited, self._waiter = stage, self._loop.create_future()
+        await self._waiter
+
+    @property
+    def stage(self) -> Stage:
+        return self._stage
+
+    @property
+    def head(self) -> Head:
+        """Status and headers, once they have come."""
+        return self._head
 
     def attach(self, sink: Callable[[bytes], None]) -> None:
         """Hand the body to `sink` from now on, what came already first."""
@@ -81,10 +133,10 @@ class Exchange(asyncio.Protocol):
         for piece in early:
             sink(piece)
 
-    async def done(self) -> None:
-        """Wait for the end of the answer. Raises InstanceError where it was cut."""
-        assert self._done is not None
-        await asyncio.shield(self._done)
+    def body(self) -> bytes:
+        """What has come of a body that no sink was attached to."""
+        pieces = self._early
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def pause(self) -> None:
         """Read no more for now: who reads the answer is slower than it comes."""
@@ -99,6 +151,9 @@ class Exchange(asyncio.Protocol):
         self._is_paused = False
 
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -108,7 +163,7 @@ class Exchange(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not its subclasses
 
     def data_received(self, data: bytes) -> None:
-        self.last_read_s = self._loop.time()
+        self._last_read_s = self._now_s()
         self.was_answered = True
         if self._is_idle:  # bytes nobody asked for: whatever is at the other end, it is out of step
             self.is_reusable = False
@@ -123,6 +178,9 @@ class Exchange(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.is_reusable = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._is_idle:
             self.was_closed = True
             self.fail(f"connection lost: {exc}" if exc else "closed the connection before the answer's end")
@@ -130,38 +188,63 @@ class Exchange(asyncio.Protocol):
     # --- httptools callbacks -----------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
+        if len(name) == 12 and name.lower() == b"content-type":
             self._content_type = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        assert self._head is not None
         status = self._parser.get_status_code()
-        if status >= 200 and not self._head.done():
-            self._head.set_result(Head(status, self._content_type))
+        if status >= 200:
+            self._head = Head(status, self._content_type)
+            self._come_to(Stage.HEAD)
 
     def on_body(self, piece: bytes) -> None:
         if self._sink is None:
             self._early.append(piece)
+            self._stage = _BODY
         else:
             self._sink(piece)
+        if self._awaited is _BODY:
+            self._come_to(_BODY)
 
     def on_message_complete(self) -> None:
-        assert self._done is not None
         if self._parser.get_status_code() < 200:
             return
         self._is_idle = True
         self.is_reusable = self._parser.should_keep_alive()
-        if not self._done.done():
-            self._done.set_result(None)
+        self._come_to(_DONE)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _come_to(self, stage: Stage) -> None:
+        self._stage = stage
+        waiter = self._waiter
+        if waiter is not None and stage >= self._awaited:
+            self._waiter, self._awaited = None, _DONE
+            if not waiter.done():
+                waiter.set_result(None)
 
     def fail(self, why: str) -> None:
         """End the exchange with an InstanceError for whoever waits."""
+        if self._stage is _DONE or self._error is not None:
+            return
         self._is_idle = True
-        error = InstanceError(self._instance, why)
-        for future in (self._head, self._done):
-            if future is not None and not future.done():
-                future.set_exception(error)
-                future.exception()  # whoever waits gets it; nobody waiting is no mistake
+        self._error = InstanceError(self._instance, why)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(self._error)
+
+    def _look_at_time(self) -> None:
+        """One timer a connection, set anew when it has run out and not with each read or call."""
+        self._timer = None
+        if self._is_idle:
+            return
+        silent_s = self._now_s() - self._last_read_s
+        if silent_s < self._silence_s:
+            self._timer = self._loop.call_later(self._silence_s - silent_s, self._look_at_time)
+            return
+        self.is_client_stalled = self._is_stalled()
+        self.fail("the client does not read" if self.is_client_stalled else f"silent for {self._silence_s:g} s")
+        self.close()
 
 
 class Connections:
@@ -170,20 +253,17 @@ class Connections:
     def __init__(self) -> None:
         self._idle: dict[tuple[str, int], deque[Exchange]] = {}
 
-    async def take(self, instance: str, host: str, port: int) -> tuple[Exchange, bool]:
-        """A connection to send on, and whether it was used before: such a one may have died unnoticed.
-
-        Raises InstanceError where nobody answers within CONNECT_TIMEOUT_S.
-        """
-        idle = self._idle.get((host, port))
-        while idle:
-            kept = idle.pop()
-            if kept.is_reusable and kept.transport is not None and not kept.transport.is_closing():
-                return kept, True
-        return await self.connect(instance, host, port), False
+    def idle(self, host: str, port: int) -> Exchange | None:
+        """A kept connection to send on; it may have died unnoticed."""
+        kept = self._idle.get((host, port))
+        while kept:
+            exchange = kept.pop()
+            if exchange.is_reusable and exchange.transport is not None and not exchange.transport.is_closing():
+                return exchange
+        return None
 
     async def connect(self, instance: str, host: str, port: int) -> Exchange:
-        """A new connection. Raises InstanceError."""
+        """A new connection. Raises InstanceError where nobody answers within CONNECT_TIMEOUT_S."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -198,7 +278,9 @@ class Connections:
     def give_back(self, host: str, port: int, exchange: Exchange) -> None:
         """Keep a connection whose answer was read to its end; close any other."""
         exchange.resume()
-        idle = self._idle.setdefault((host, port), deque())
+        idle = self._idle.get((host, port))
+        if idle is None:
+            idle = self._idle[host, port] = deque()
         if exchange.is_reusable and len(idle) < IDLE_CONNECTIONS_PER_INSTANCE:
             idle.append(exchange)
         else:

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.errors import InstanceError
 from orchestrator.core.model import Engine, Instance
 
@@ -213,8 +214,7 @@ def _plain(name: str) -> str:
 
 
 def _refuse_cloud_name(instance: Instance) -> None:
-    tag = _plain(instance.upstream_model).rpartition(":")[2]
-    if tag == "cloud" or tag.endswith("-cloud"):
+    if is_cloud_model(instance.upstream_model):
         raise InstanceError(instance.id, f"{instance.upstream_model} is served by ollama.com, {_WAY_OUT}")
 
 

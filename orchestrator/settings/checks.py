@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.settings.model import ClusterSettings
+from orchestrator.core.catalogue import is_cloud_model
+from orchestrator.core.dialects.parse import canonical_model_name
+from orchestrator.settings.model import ClusterSettings, InstanceSettings, ModelSettings
 from orchestrator.settings.positions import FieldPath
 from orchestrator.settings.problems import Problem, unknown_name
 
@@ -19,7 +21,8 @@ def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset(
     `left_out`: what was written and is not in `settings`, because it was wrong by itself. No problem is made of that.
     """
     whole = _Whole(settings, left_out)
-    problems = [*_nodes(whole), *_models(whole), *_tiers(whole), *_routes(whole), *_unused_tiers(whole)]
+    problems = [*_nodes(whole), *_models(whole), *_instances(whole), *_tiers(whole), *_routes(whole)]
+    problems += _unused_tiers(whole)
     return [*problems, *_repeated([each.name for each in settings.keys], "keys", "key")]
 
 
@@ -62,18 +65,94 @@ def _models(whole: _Whole) -> Iterator[Problem]:
         if model.gguf is not None and whole.settings.engine == "ollama":
             why = "only the built-in llama.cpp engine serves a GGUF file; set `engine: llama.cpp` or leave this out"
             yield Problem((*path, "gguf"), why)
+        if is_cloud_model(name):
+            why = "is served by ollama.com: prompts would leave the cluster; name a model that is downloaded"
+            yield Problem(path, why, at_key=True)
         if name.endswith(":latest") and (twin := name.removesuffix(":latest")) in models:
             yield Problem(path, f"is the same model as {twin!r}; keep one of them", at_key=True)
 
 
+def _instances(whole: _Whole) -> Iterator[Problem]:
+    """Servers that run already, and what is of no use beside them; without any there are models to deploy."""
+    settings = whole.settings
+    if settings.instances:
+        yield from _beside_instances(settings)
+        yield from _same_server(settings.instances)
+    elif not settings.models and not whole.lacks("models") and not whole.lacks("instances"):
+        why = "needs one entry at least, such as models: {NAME: {slots: 2}}; or name `instances` that run already"
+        yield Problem(("models",), why)
+
+
+_DEPLOYED_ONLY = ("context", "replicas", "share", "kv_cache", "gguf")
+
+
+def _beside_instances(settings: ClusterSettings) -> Iterator[Problem]:
+    """What only a deployment uses."""
+    why = "is of no use beside `instances`: nothing is deployed; leave it out"
+    usual = ClusterSettings()
+    yield from (
+        Problem((field,), why) for field in ("nodes", "engine") if getattr(settings, field) != getattr(usual, field)
+    )
+    for name, model in settings.models.items():
+        for field in _DEPLOYED_ONLY:
+            if getattr(model, field) != ModelSettings.model_fields[field].default:
+                yield Problem(("models", name, field), why)
+
+
+def _same_server(instances: Sequence[InstanceSettings]) -> Iterator[Problem]:
+    """Entries of one URL are one server: what it is they say alike, and each of its models is in one of them."""
+    for index, each in enumerate(instances):
+        before = list(enumerate(instances[:index]))
+        twins = [(first, other) for first, other in before if other.url == each.url]
+        yield from _taken_name(index, each, before)
+        yield from _contradictions(index, each, twins)
+        yield from _repeated_models(index, each, twins)
+
+
+_Numbered = Sequence[tuple[int, InstanceSettings]]
+
+
+def _taken_name(index: int, each: InstanceSettings, before: _Numbered) -> Iterator[Problem]:
+    taken = [first for first, other in before if other.label == each.label and other.url != each.url]
+    if taken:
+        why = f"instance {each.label!r} is there already, as instances[{taken[0]}]; give this one another name"
+        yield Problem(("instances", index, "name"), why)
+
+
+def _contradictions(index: int, each: InstanceSettings, twins: _Numbered) -> Iterator[Problem]:
+    for field in ("name", "engine", "loaded_models"):
+        usual = InstanceSettings.model_fields[field].default
+        others = [first for first, other in twins if getattr(other, field) not in (usual, getattr(each, field))]
+        if others and getattr(each, field) != usual:
+            why = f"instances[{others[0]}] has the same URL and says otherwise; keep one of them"
+            yield Problem(("instances", index, field), why)
+
+
+def _repeated_models(index: int, each: InstanceSettings, twins: _Numbered) -> Iterator[Problem]:
+    path = ("instances", index)
+    for first, other in twins:
+        there = {canonical_model_name(model) for model in other.models}
+        if repeated := [model for model in each.models if canonical_model_name(model) in there]:
+            why = f"instances[{first}] has {repeated[0]!r} of this URL already; keep one of them"
+            yield Problem((*path, "model"), why)
+        if not each.models and not other.models:
+            yield Problem((*path, "url"), f"is there already, as instances[{first}]; keep one of them")
+    for model in each.models:
+        if is_cloud_model(model):
+            why = f"{model!r} is served by ollama.com: prompts would leave the cluster; name one that is downloaded"
+            yield Problem((*path, "model"), why)
+
+
 def _tiers(whole: _Whole) -> Iterator[Problem]:
-    models, tiers = whole.names("models"), whole.names("tiers") or []
+    # What models instances have is known once they are asked; a tier whose model none has is told of in `status`.
+    models = None if whole.settings.instances or whole.lacks("instances") else whole.names("models")
+    tiers = whole.names("tiers") or []
     chat = [name for name, each in whole.settings.models.items() if not each.embedding]
     for name, tier in whole.settings.tiers.items():
         path = ("tiers", name)
         if models is not None and tier.model not in models:
             yield unknown_name((*path, "model"), "model", tier.model, models)
-        elif models is not None and tier.model in whole.settings.models and tier.model not in chat:
+        elif tier.model in whole.settings.models and tier.model not in chat:
             why = f"{tier.model!r} embeds text and answers nothing; {_choice(chat, 'model')}"
             yield Problem((*path, "model"), why)
         if tier.backup == name:
@@ -84,7 +163,8 @@ def _tiers(whole: _Whole) -> Iterator[Problem]:
 
 
 def _routes(whole: _Whole) -> Iterator[Problem]:
-    models, tiers = {_tagged(each): each for each in whole.names("models") or ()}, whole.names("tiers")
+    named = [*(whole.names("models") or ()), *(name for each in whole.settings.instances for name in each.models)]
+    models, tiers = {_tagged(each): each for each in named}, whole.names("tiers")
     for name, route in whole.settings.routes.items():
         path = ("routes", name)
         if model := models.get(_tagged(name)):

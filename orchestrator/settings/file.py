@@ -22,7 +22,7 @@ from orchestrator.settings.sources import resolve
 from orchestrator.settings.words import field_at, is_list, is_mapping_of_names, may_be_empty
 
 _MAX_PROBLEMS = 100  # a screenful or two; a file with more is not one of ours
-_EMPTY = "the file is empty; it needs `models:` at least, or remove it to run with defaults"
+_EMPTY = "the file is empty; it needs `models:` or `instances:` at least, or remove it to run with defaults"
 
 
 def load(path: Path) -> ClusterSettings:
@@ -120,8 +120,6 @@ def _validated(tree: Any) -> tuple[ClusterSettings, list[Problem], frozenset[Fie
             raise SettingsError(f"cannot be read as settings: {found[0].message}")
         left_out |= wrong
         tree = _without(tree, wrong, ())
-        if ("models",) in wrong:
-            tree["models"] = {"unread": {}}
 
 
 def _removable(path: FieldPath, tree: Any) -> FieldPath:
@@ -148,4 +146,9 @@ def _without(tree: Any, paths: set[FieldPath], at: FieldPath) -> Any:
 def _stand_in(section: str | int, index: int) -> Any:
     """What is valid where a list has an item that is not; without it, later items would change their numbers."""
     name = f"unread-{index}"
-    return {"nodes": {"name": name}, "keys": {"name": name, "secret": name}}.get(str(section), name)
+    stand_ins = {
+        "nodes": {"name": name},
+        "keys": {"name": name, "secret": name},
+        "instances": {"url": f"http://{name}:1"},
+    }
+    return stand_ins.get(str(section), name)

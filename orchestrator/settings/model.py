@@ -7,11 +7,11 @@ several values must be together. docs/configuration.md is generated from this mo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from orchestrator.settings.syntax import check_listen, check_redis, check_simulate
+from orchestrator.settings.syntax import check_instance_url, check_listen, check_redis, check_simulate, host_and_port
 
 NODE_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$"
@@ -73,11 +73,71 @@ class ModelSettings(Section):
     embedding: bool = Field(default=False, description="The model embeds text; it serves the embedding endpoints only.")
 
 
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
+DISCOVERED: Final = "discovered"
+
+
+class InstanceSettings(Section):
+    """A server that somebody else runs, Ollama or llama.cpp's. It is called and watched, never started or stopped."""
+
+    url: Annotated[str, AfterValidator(check_instance_url)] = Field(
+        description="Where it answers.", examples=["http://10.0.0.5:11434"]
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="Name in status, metrics and `X-Instance`; by default its host and port.",
+        examples=["gpu-1"],
+    )
+    model: ModelName | tuple[ModelName, ...] = Field(
+        default=DISCOVERED,
+        description="The model or models of it to serve; `discovered`: all that it lists, as they come and go.",
+        examples=["llama3.2:3b"],
+    )
+    slots: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="Calls it serves at once for each model: its OLLAMA_NUM_PARALLEL, which it does not tell, by "
+        "default 1 as in Ollama. llama.cpp tells; fewer may be named.",
+        examples=[4],
+    )
+    context: Annotated[int, Field(ge=256, le=1_048_576)] | None = Field(
+        default=None,
+        description="Tokens of one slot, as it was started (OLLAMA_CONTEXT_LENGTH); by default as it tells once a "
+        "model is loaded.",
+        examples=[8192],
+    )
+    loaded_models: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="Models that its memory holds at once (OLLAMA_MAX_LOADED_MODELS); by default found out by looking.",
+        examples=[1],
+    )
+    engine: Literal["discovered", "ollama", "llama.cpp"] = Field(
+        default=DISCOVERED, description="What it runs; by default it is asked."
+    )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return host_and_port(self.url.removeprefix("http://"))
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return self.name or self.url.removeprefix("http://")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models named; none: all that it has."""
+        if isinstance(self.model, tuple):
+            return self.model
+        return () if self.model == DISCOVERED else (self.model,)
+
+
 class TierSettings(Section):
     """A role in the plan, and the pool that fills it."""
 
     model: str = Field(
-        description="Pool that answers this tier; a name under `models`.", examples=["llama3.2:3b-instruct-q4_K_M"]
+        description="Pool that answers this tier; a name under `models`, or a model of `instances`.",
+        examples=["llama3.2:3b-instruct-q4_K_M"],
     )
     backup: str | None = Field(
         default=None,
@@ -184,8 +244,12 @@ class ClusterSettings(Section):
     nodes: tuple[NodeSettings, ...] = Field(
         default=(NodeSettings(name="local"),), min_length=1, description="Hosts that run instances."
     )
-    models: dict[Annotated[str, Field(pattern=MODEL_NAME)], ModelSettings] = Field(
-        min_length=1, description="Pools by model name, as callers ask for them; a name alone takes every default."
+    models: dict[ModelName, ModelSettings] = Field(
+        default={}, description="Pools by model name, as callers ask for them; a name alone takes every default."
+    )
+    instances: tuple[InstanceSettings, ...] = Field(
+        default=(),
+        description="Servers that somebody else runs: with them nothing is deployed, and `models` may be left out.",
     )
     tiers: dict[Annotated[str, Field(pattern=NAME)], TierSettings] = Field(
         default={}, description="Roles by name; `small` and `full` serve the `auto` route."

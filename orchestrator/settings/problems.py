@@ -57,10 +57,12 @@ def unknown_name(path: FieldPath, what: str, name: str, names: Iterable[str]) ->
 def problems_of(error: ValidationError, tree: Any) -> Iterator[Problem]:
     """One problem a place, in the order of the models, however many things pydantic found wrong there."""
     seen: set[FieldPath] = set()
-    for detail in error.errors(include_url=False):
-        path = _path_of(detail, tree)
+    found = [(detail, _path_of(detail, tree)) for detail in error.errors(include_url=False)]
+    for detail, path in found:
         if detail["type"] == "too_short" and detail["input"]:
             continue  # pydantic counts valid items alone; each that is not has its own error
+        if any(other[: len(path)] == path and other != path for _, other in found):
+            continue  # a list where one name would do as well: what is wrong is an item of it
         if path not in seen:
             seen.add(path)
             yield _problem(detail, path)
@@ -76,7 +78,7 @@ def _path_of(detail: ErrorDetails, tree: Any) -> FieldPath:
         elif isinstance(here, list) and isinstance(step, int) and step < len(here):
             here = here[step]
         elif detail["type"] != "missing":
-            break
+            continue
         path.append(step)
     return tuple(path)
 

@@ -18,6 +18,7 @@ from orchestrator.settings.live import AT_START
 from orchestrator.settings.model import (
     CacheSettings,
     ClusterSettings,
+    InstanceSettings,
     KeySettings,
     ModelSettings,
     NodeSettings,
@@ -47,17 +48,31 @@ EXAMPLE = ClusterSettings(
 )
 """Every section at work. Its secrets and its FAQ are outside it, as they are in a real one."""
 
+_INSTEAD: dict[str, tuple[Section, ...]] = {
+    "instances": (
+        InstanceSettings(url="http://10.0.0.5:11434", slots=4),
+        InstanceSettings(url="http://10.0.0.6:8080", model="qwen3:8b", engine="llama.cpp"),
+    )
+}
+"""What stands in a file instead of something else in the example: shown as comments."""
+
 _INTRODUCTION = """\
 <!-- Generated: python -m orchestrator.settings.reference > docs/configuration.md -->
 
 # Configuration
 
 A cluster is described by one file, `cluster.yaml`. Without one, the machine is looked at and a plan that it can hold
-is used: a `small` and a `full` tier behind the model name `auto`. The least that a file of your own needs is a model:
+is used: a `small` and a `full` tier behind the model name `auto`. The least that a file of your own needs is a model,
+or a server that runs already:
 
 ```yaml
 models:
   llama3.2:3b:
+```
+
+```yaml
+instances:
+  - url: http://10.0.0.5:11434
 ```
 
 Everything else has a default. A section or a model with nothing under its name takes every default, so a section may
@@ -80,6 +95,14 @@ Refused are unknown keys, values of another type or out of bounds, a key written
 what nothing would use: a tier that no route names, itself or as a backup, or a `share` without `replicas: fill`. A
 model that no tier uses is fine: callers ask for it by name. Routes are asked for by name too, so no route may have a
 model's name.
+
+## Servers that run already
+
+With `instances` nothing is deployed: `nodes`, `engine` and what else only a deployment uses is refused. The servers
+named are watched and balanced, and what they have is what is served, whatever `models` says. Of a model under `models`
+two things count: `slots`, for instances that name none, and `embedding`, where a server does not tell. A tier may name
+any model; one that no instance has is told of in `status` and `/readyz`. Entries with one URL are one server, with
+slots of their own for the models they name; at most one of them has all others, `model: discovered`.
 
 `ollamactl config check` reads a file and says what is wrong with it, `ollamactl config show` prints it with every
 default filled in, and `ollamactl config schema` prints a JSON schema, with which an editor completes and checks it.
@@ -162,7 +185,9 @@ def annotated(settings: ClusterSettings) -> str:
 
 def _explained(name: str, field: FieldInfo, value: Any, indent: str) -> Iterator[str]:
     yield from (f"{indent}# {line}" for line in textwrap.wrap(field.description or "", 100 - len(indent)))
-    if isinstance(value, Section):
+    if not value and name in _INSTEAD and not indent:
+        yield from (f"# {line}" for line in _explained(name, FieldInfo(), _INSTEAD[name], ""))
+    elif isinstance(value, Section):
         yield f"{indent}{name}:"
         yield from _all_of(value, indent + "  ")
     elif isinstance(value, dict):

@@ -48,7 +48,8 @@ def json_schema() -> dict[str, Any]:
                 mapping["patternProperties"] = {
                     key: _or_null(each) for key, each in mapping["patternProperties"].items()
                 }
-    return {"$schema": _DRAFT, **schema, "title": "cluster.yaml"}
+    either = [{"required": [each]} for each in ("models", "instances")]
+    return {"$schema": _DRAFT, **schema, "title": "cluster.yaml", "anyOf": either}
 
 
 def _loosen(section: type[Section], properties: dict[str, Any]) -> None:

@@ -85,6 +85,27 @@ def _check_redis_address(address: str, scheme: str) -> None:
         ) from error
 
 
+def check_instance_url(text: str) -> str:
+    """Accept `http://host:port`, the one way instances are spoken to."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "https":
+        raise ValueError(
+            "instances are spoken to without TLS; name http://…, of a proxy that ends it on the way if need be"
+        )
+    if not separator or scheme != "http":
+        raise ValueError("expected http://host:port, such as http://10.0.0.5:11434")
+    address = rest.removesuffix("/")
+    if "@" in address:
+        raise ValueError("neither Ollama nor llama.cpp asks for a user; leave out what stands before the `@`")
+    if any(each in address for each in "/?#"):
+        raise ValueError("an instance has its API at the root; end the URL after the port")
+    if address.startswith("["):
+        raise ValueError("an IPv6 address is not taken here; name the host, as /etc/hosts or DNS knows it")
+    if host_and_port(address)[1] == 0:
+        raise ValueError("the port must be a number from 1 to 65535")
+    return f"http://{address}"
+
+
 def check_simulate(text: str | None) -> str | None:
     if text is not None:
         parse_cards(text)

@@ -54,10 +54,11 @@ def field_at(path: FieldPath) -> FieldInfo | None:
     field = FieldInfo(annotation=ClusterSettings)
     for step in path:
         annotation: Any = field.annotation
+        lists = [each for each in (annotation, *get_args(annotation)) if is_list(each)]  # a union may have one
         if is_mapping_of_names(annotation):
             field = FieldInfo.from_annotation(get_args(annotation)[1])
-        elif is_list(annotation) and isinstance(step, int):
-            field = FieldInfo.from_annotation(get_args(annotation)[0])
+        elif lists and isinstance(step, int):
+            field = FieldInfo.from_annotation(get_args(lists[0])[0])
         elif _is_section(annotation) and step in annotation.model_fields:
             field = annotation.model_fields[str(step)]
         else:
@@ -133,7 +134,9 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         return either(_words(each) for each in arguments if each is not types.NoneType)
     if origin is tuple:
-        return f"a list of {'paths' if arguments[0] is Path else 'mappings'}"
+        if section_of(arguments[0]) is not None:
+            return "a list of mappings"
+        return "a list of paths" if arguments[0] is Path else "a list of such"
     if origin is dict:
         return "a mapping from names to settings"
     if _is_section(annotation):

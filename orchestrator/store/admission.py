@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -18,12 +18,14 @@ class AdmitRequest:
     lease: LeaseId
     queue_limit: int = 1000
     wait_s: float = 60.0
-    priority: int = 0  # lower goes first; a class counts as much as `priority_weight_s` of waiting
+    priority: int = 0  # class 0 to 9, 0 goes first; a ticket rises one for each `priority_weight_s` of waiting
     affinity: str = ""  # what calls of one conversation share
     excluded: tuple[InstanceId, ...] = ()  # tried already
     answer_key: str = ""  # digest of the whole call; empty: the cache is not asked
     may_queue: bool = True
     day: str = ""  # UTC, "2026-11-21": where cache hits and misses are counted; needed with `answer_key`
+    caller: str = ""  # API key: within a class the queue is fair between these
+    prompt_tokens: int = 0  # as far as one can tell; charged to the caller until the true count is known
 
 
 class Why(StrEnum):
@@ -35,6 +37,7 @@ class Why(StrEnum):
     EXCLUDED = "excluded"  # those that serve were tried already
     BUSY = "busy"  # no slot is free, and the call may not queue
     FULL = "full"  # the queue is
+    LATE = "late"  # a slot would come free too late by far
     ENDED = "ended"  # this lease id was settled or withdrawn before
 
 
@@ -47,6 +50,7 @@ class Leased:
 @dataclass(frozen=True, slots=True)
 class Queued:
     position: int  # tickets ahead
+    expected_wait_s: float | None = field(default=None, compare=False)  # as slots came free lately; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Cached:
 class Refused:
     why: Why
     depth: int  # tickets waiting
+    again_s: float | None = field(default=None, compare=False)  # until it may be otherwise; None: nobody can tell
 
 
 Admission = Leased | Queued | Cached | Refused
@@ -97,6 +102,7 @@ class Usage:
 
     day: str
     counts: Mapping[str, int]
+    tokens: tuple[int, int] | None = None  # of prompt and answer: what the caller's turn in the queue goes by
 
 
 def ms(seconds: float) -> int:
@@ -109,7 +115,11 @@ def admission_of(reply: list[Any], lease: LeaseId) -> Admission:
     if kind == b"L":
         return Leased(InstanceId(reply[1].decode()), lease)
     if kind == b"Q":
-        return Queued(reply[1])
+        return Queued(reply[1], _seconds(reply[2]))
     if kind == b"C":
         return Cached(reply[1])
-    return Refused(Why(reply[1].decode()), reply[2])
+    return Refused(Why(reply[1].decode()), reply[2], _seconds(reply[3]))
+
+
+def _seconds(told_ms: int) -> float | None:
+    return None if told_ms < 0 else told_ms / 1000

@@ -37,6 +37,12 @@ class Answers:
     async def put(self, route: str, digest: str, answer: bytes, ttl_s: float) -> None:
         await self._connection.command(b"SET", route_answer(route, digest), answer, b"PX", ms(ttl_s))
 
+    def put_soon(self, route: str, digest: str, answer: bytes, ttl_s: float) -> None:
+        """`put`, sent at once and not waited for."""
+        self._connection.post_command(
+            f"an answer of {route}", b"SET", route_answer(route, digest), answer, b"PX", ms(ttl_s)
+        )
+
     async def counts(self, route: str) -> Counts:
         hits, misses = await self._connection.command(b"HMGET", route_counts(route), b"hits", b"misses")
         return Counts(int(hits or 0), int(misses or 0))

@@ -17,7 +17,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.core.errors import StoreError
-from orchestrator.core.model import InstanceState, Snapshot
+from orchestrator.core.model import Snapshot
 from orchestrator.store import scripts
 from orchestrator.store.admission import ms
 from orchestrator.store.connection import Connection
@@ -62,7 +62,7 @@ async def publish(connection: Connection, leadership: Leadership, snapshot: Snap
     if not await connection.script(scripts.ANNOUNCE, (LEADER, SNAPSHOT), args, repeat=True):
         return False
     for pool in snapshot.pools:
-        slots = {each.id: each.slots for each in pool.instances if each.state is InstanceState.SERVING}
+        slots = {each.id: slots for each in pool.instances if (slots := each.slots_offered) is not None}
         if not await publish_pool(connection, pool.name, slots, token=leadership.token, grace_s=grace_s):
             return False
     for name in set(await pool_names(connection)) - {each.name for each in snapshot.pools}:

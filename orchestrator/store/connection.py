@@ -7,6 +7,7 @@ to those who send them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from orchestrator.core.errors import StoreError
 from orchestrator.store.address import open_socket, parse_url
 from orchestrator.store.link import Arg, Link, LinkLostError, UnknownScriptError, pack
 from orchestrator.store.scripts import Script
+
+log = logging.getLogger(__name__)
 
 # Gateways must be back and have renewed their leases within the scripts' RETURN_MS, so the longest pause is half of it.
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 1.0
@@ -38,6 +41,7 @@ class Connection:
         self._listeners: dict[bytes, Callable[[bytes], None]] = {}
         self._on_up: list[Callable[[], None]] = []
         self._loading: dict[str, asyncio.Task[Any]] = {}
+        self._posting: set[asyncio.Task[None]] = set()
 
     @property
     def is_up(self) -> bool:
@@ -64,6 +68,9 @@ class Connection:
                 raise StoreError(self.problem) from why
 
     async def close(self) -> None:
+        """Let what was posted be done first, as far as Redis answers; then let go."""
+        if self._posting:
+            await asyncio.wait(self._posting)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -89,6 +96,45 @@ class Connection:
                 raise
         return await self._run_again(script, packed)
 
+    def post(
+        self, what: str, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg], *, is_urgent: bool = True
+    ) -> None:
+        """Run a script that answers repeats identically, and do not wait: no task, no second turn of the loop.
+
+        It is asked again like `script` with `repeat`; where that fails too, the log says that `what` was not done.
+        """
+        self._post(what, script, pack((b"EVALSHA", script.sha, len(keys), *keys, *args)), is_urgent=is_urgent)
+
+    def post_command(self, what: str, *args: Arg) -> None:
+        """`post` of a command that may be repeated."""
+        self._post(what, None, pack(args), is_urgent=True)
+
+    def _post(self, what: str, script: Script | None, packed: bytes, *, is_urgent: bool) -> None:
+        def posted(reply: asyncio.Future[Any]) -> None:
+            if not reply.cancelled() and reply.exception() is not None:
+                self._post_again(what, script, packed)
+
+        if self._link is None:
+            self._post_again(what, script, packed)
+        else:
+            self._link.ask(packed, is_urgent=is_urgent).add_done_callback(posted)
+
+    def _post_again(self, what: str, script: Script | None, packed: bytes) -> None:
+        async def post() -> None:
+            try:
+                await self._run_again(script, packed)
+            except StoreError as why:
+                log.warning("%s: not done: %s", what, why)
+
+        task = asyncio.ensure_future(post())
+        self._posting.add(task)
+        task.add_done_callback(self._posting.discard)
+
+    async def load(self, *scripts: Script) -> None:
+        """Let Redis know scripts before they are asked for; while it is away, they are loaded when they are missed."""
+        if self.is_up:
+            await asyncio.gather(*(self._load(each) for each in scripts))
+
     async def subscribe(self, channel: str, listener: Callable[[bytes], None]) -> None:
         """Hear what is published on a channel, also after each reconnect. Messages sent meanwhile are lost."""
         self._listeners[channel.encode()] = listener
@@ -107,14 +153,16 @@ class Connection:
             raise LinkLostError(self.problem)
         return self._link.ask(packed)
 
-    async def _run(self, script: Script, packed: bytes) -> Any:
+    async def _run(self, script: Script | None, packed: bytes) -> Any:
         try:
             return await self._ask(packed)
         except UnknownScriptError:
+            if script is None:
+                raise
             await self._load(script)
             return await self._ask(packed)
 
-    async def _run_again(self, script: Script, packed: bytes) -> Any:
+    async def _run_again(self, script: Script | None, packed: bytes) -> Any:
         told = ""
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
@@ -38,7 +38,12 @@ from orchestrator.store.schema import grants, pool_affinity, pool_answer, pool_k
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 1.0  # pub/sub may lose a grant's message; a ticket nobody asks for within a lease's time is dropped
+HOLD_OVER_S = 0.005  # behind the end of a hold, by Redis' clock
 USAGE_KEPT_S = 40 * 86_400
+# What a token of an answer counts beside one of a prompt: it takes a turn of the engine by itself (weights of Sheng et
+# al., "Fairness in Serving Large Language Models", OSDI 2024).
+ANSWER_TOKEN = 2
+LAST_CLASS = 9
 
 T = TypeVar("T")
 
@@ -50,6 +55,16 @@ class Held:
     pool: PoolName
     instance: InstanceId
     affinity: str = ""
+    caller: str = ""
+
+
+class Count(Protocol):
+    """Told of every slot as a call of this gateway takes it and gives it back."""
+
+    def took(self, instance: InstanceId) -> None: ...
+
+    def gave(self, instance: InstanceId, hold_s: float) -> None:
+        """`hold_s`: the engine works on that much longer."""
 
 
 @dataclass(slots=True)
@@ -57,6 +72,8 @@ class _Ticket:
     request: AdmitRequest
     since: float  # loop time
     result: asyncio.Future[Leased | None] = field(repr=False)
+    place: Queued
+    on_queued: Callable[[Queued], None] | None = None
 
 
 class Leases:
@@ -72,6 +89,7 @@ class Leases:
         holder: str,
         lease_ttl_s: float,
         *,
+        count: Count | None = None,
         ejection: Ejection | None = None,
         priority_weight_s: float = 10.0,
         affinity_ttl_s: float = 600.0,
@@ -79,6 +97,7 @@ class Leases:
         self._connection = connection
         self._holder = holder
         self._ttl_s = lease_ttl_s
+        self._count = count
         self._ejection = ejection or Ejection()
         self._priority_weight_s = priority_weight_s
         self._affinity_ttl_s = affinity_ttl_s
@@ -91,6 +110,8 @@ class Leases:
 
     async def start(self) -> None:
         """Listen for grants, and begin to renew."""
+        # An answer is kept by `settle`: where that had to be loaded first, the next caller would be there before it.
+        await self._connection.load(scripts.ADMIT, scripts.SETTLE, scripts.RENEW, scripts.CANCEL)
         self._connection.on_up(self._note_up)
         await self._connection.subscribe(grants(self._holder), self._granted)
         work = (
@@ -100,8 +121,11 @@ class Leases:
         )
         self._loops = [asyncio.create_task(each, name="leases") for each in work]
 
-    async def admit(self, request: AdmitRequest) -> Admission:
-        """One round trip: a cached answer, a slot, a ticket (then `wait` for it), or why not. Raises StoreError."""
+    async def admit(self, request: AdmitRequest, *, on_queued: Callable[[Queued], None] | None = None) -> Admission:
+        """One round trip: a cached answer, a slot, a ticket (then `wait` for it), or why not. Raises StoreError.
+
+        `on_queued` is told where a ticket stands each time it was asked for again: each second, while it waits.
+        """
         try:
             admitted = await self._admit(request)
         except (asyncio.CancelledError, StoreError):
@@ -109,11 +133,17 @@ class Leases:
             self.give_up(request.pool, request.lease)
             raise
         if isinstance(admitted, Leased):
-            self.held[request.lease] = Held(request.pool, admitted.instance, request.affinity)
+            self.hold(request.lease, _held(request, admitted))
         elif isinstance(admitted, Queued):
             loop = asyncio.get_running_loop()
-            self._tickets[request.lease] = _Ticket(request, loop.time(), loop.create_future())
+            ticket = _Ticket(request, loop.time(), loop.create_future(), admitted, on_queued)
+            self._tickets[request.lease] = ticket
         return admitted
+
+    def position(self, lease: LeaseId) -> Queued | None:
+        """Where a ticket stood when it was last asked for, a second ago at most. None: it does not wait."""
+        ticket = self._tickets.get(lease)
+        return ticket.place if ticket else None
 
     async def wait(self, pool: PoolName, lease: LeaseId, timeout_s: float) -> Leased | None:
         """Wait for a ticket's slot. None: not in time, or withdrawn; either way nothing is left behind."""
@@ -147,10 +177,30 @@ class Leases:
         affinity set only where the outcome is OK. Raises StoreError; the slot is then back after the lease's time at
         the latest, since it is no longer renewed.
         """
-        held = self.held.pop(lease, None)
-        if held is None:
-            return
-        eject = self._ejection
+        if (held := self._let_go(lease, hold_s)) is not None:
+            keys, args = self._settling(held, lease, outcome, hold_s, answer, usage)
+            await self._connection.script(scripts.SETTLE, keys, args, repeat=True)
+
+    def settle_soon(
+        self, lease: LeaseId, outcome: Outcome, hold_s: float, answer: Kept | None, usage: Usage | None
+    ) -> None:
+        """`settle`, sent at once and not waited for; where Redis does not take it, the log says so."""
+        if (held := self._let_go(lease, hold_s)) is not None:
+            keys, args = self._settling(held, lease, outcome, hold_s, answer, usage)
+            # An answer that is kept may be asked for at once, a slot can wait a millisecond.
+            self._connection.post(lease, scripts.SETTLE, keys, args, is_urgent=answer is not None)
+            if hold_s > 0:
+                # No call's end gives this slot on: whoever waits for it would be told a second later.
+                asyncio.get_running_loop().call_later(hold_s + HOLD_OVER_S, self._sweep, held.pool)
+
+    def _sweep(self, pool: PoolName) -> None:
+        if self._loops:
+            self._connection.post(f"a sweep of {pool}", scripts.SWEEP, pool_keys(pool), ())
+
+    def _settling(
+        self, held: Held, lease: LeaseId, outcome: Outcome, hold_s: float, answer: Kept | None, usage: Usage | None
+    ) -> tuple[list[str | bytes], list[Arg]]:
+        eject, pool = self._ejection, held.pool
         keys: list[str | bytes] = [*pool_keys(pool), pool_usage(pool, usage.day if usage else "")]
         args: list[Arg] = [lease, held.instance, outcome.value, ms(hold_s)]
         args += [eject.after_failures, ms(eject.for_s), ms(eject.at_most_s), ms(eject.dead_for_s)]
@@ -161,11 +211,11 @@ class Leases:
             args += [0, b"", 0]
         if held.affinity:
             keys.append(pool_affinity(pool, held.affinity))
-        args += [1 if held.affinity else 0, ms(self._affinity_ttl_s), USAGE_KEPT_S]
+        args += [1 if held.affinity else 0, ms(self._affinity_ttl_s), held.caller, _weighed(usage), USAGE_KEPT_S]
         if usage is not None:
             for name, amount in usage.counts.items():
                 args += [name, amount]
-        await self._connection.script(scripts.SETTLE, keys, args, repeat=True)
+        return keys, args
 
     async def cancel(self, pool: PoolName, lease: LeaseId) -> None:
         """Withdraw a ticket, or give back the lease it became; twice is harmless. Raises StoreError."""
@@ -209,7 +259,10 @@ class Leases:
             request.queue_limit,
             ms(request.wait_s),
             ms(waited_s),
-            round(request.priority * self._priority_weight_s * 1_000_000),
+            min(max(request.priority, 0), LAST_CLASS),
+            round(self._priority_weight_s * 1_000_000),
+            _on_one_line(request.caller),
+            request.prompt_tokens,
             "\t".join(("", *request.excluded, "")) if request.excluded else "",
             1 if request.may_queue else 0,
             1 if request.answer_key else 0,
@@ -227,11 +280,23 @@ class Leases:
         if ticket is None or ticket.result.done():
             return  # Withdrawn meanwhile, or told already: a grant is told by message and by asking again.
         if result is not None:
-            self.held[lease] = Held(ticket.request.pool, result.instance, ticket.request.affinity)
+            self.hold(lease, _held(ticket.request, result))
         ticket.result.set_result(result)
 
-    def _forget(self, lease: LeaseId) -> None:
-        self.held.pop(lease, None)
+    def hold(self, lease: LeaseId, held: Held) -> None:
+        """Keep a lease from now on. One that Redis did not grant is told to it by renewing."""
+        self.held[lease] = held
+        if self._count is not None:
+            self._count.took(held.instance)
+
+    def _let_go(self, lease: LeaseId, hold_s: float) -> Held | None:
+        held = self.held.pop(lease, None)
+        if held is not None and self._count is not None:
+            self._count.gave(held.instance, hold_s)
+        return held
+
+    def _forget(self, lease: LeaseId, hold_s: float = 0.0) -> None:
+        self._let_go(lease, hold_s)
         self._resolve(lease, None)
 
     async def _ask_again(self) -> None:
@@ -247,6 +312,8 @@ class Leases:
         for ticket, admitted in zip(asked, await asyncio.gather(*answers, return_exceptions=True), strict=True):
             if isinstance(admitted, Leased):
                 self._resolve(ticket.request.lease, admitted)
+            elif isinstance(admitted, Queued):
+                _tell(ticket, admitted)
             elif isinstance(admitted, Refused) and admitted.why is Why.ENDED:
                 self._resolve(ticket.request.lease, None)
             elif isinstance(admitted, BaseException):
@@ -293,9 +360,9 @@ class Leases:
 
     # --- giving back what nobody here will use ---
 
-    def give_up(self, pool: PoolName, lease: LeaseId) -> None:
+    def give_up(self, pool: PoolName, lease: LeaseId, hold_s: float = 0.0) -> None:
         """Let go of a ticket or lease without waiting for Redis: it is given back when Redis is there, or expires."""
-        self._forget(lease)
+        self._forget(lease, hold_s)
         self._unwanted.setdefault(pool, []).append(lease)
         self._has_unwanted.set()
 
@@ -313,6 +380,30 @@ async def drop_holder(connection: Connection, pool: PoolName, prefix: str, *, al
     """End the leases and tickets of holders whose names start with `prefix`, but for the one that is alive."""
     leases, tickets = await connection.script(scripts.DROP_HOLDER, pool_keys(pool), (prefix, alive), repeat=True)
     return leases, tickets
+
+
+def _on_one_line(caller: str) -> str:
+    """As the scripts can keep it among other fields."""
+    return caller if caller.isprintable() else "".join(each if each.isprintable() else " " for each in caller)
+
+
+def _held(request: AdmitRequest, leased: Leased) -> Held:
+    return Held(request.pool, leased.instance, request.affinity, _on_one_line(request.caller))
+
+
+def _weighed(usage: Usage | None) -> int:
+    """The tokens that a call's key is charged; -1: nobody knows."""
+    if usage is None or usage.tokens is None:
+        return -1
+    prompt, answer = usage.tokens
+    return prompt + ANSWER_TOKEN * answer
+
+
+def _tell(ticket: _Ticket, place: Queued) -> None:
+    """Say where a ticket stands now, unless it was granted or withdrawn meanwhile."""
+    ticket.place = place
+    if ticket.on_queued is not None and not ticket.result.done():
+        ticket.on_queued(place)
 
 
 def _in_parts(values: list[T]) -> Iterator[list[T]]:

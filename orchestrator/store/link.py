@@ -16,6 +16,9 @@ from orchestrator.core.errors import StoreError
 
 Arg = str | bytes | int | float
 
+# Against seconds of an answer nothing; between a call's end and the next one's beginning, in a busy gateway, a lot.
+LATER_S = 0.001
+
 _NO_MORE = object()
 # Replies that say "not now": this server is starting, is not the master (any more), or lost touch with its cluster.
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
@@ -47,6 +50,7 @@ class Link(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []
+        self._is_leaving = False  # at the end of this turn of the loop
         self._is_paused = False
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -57,17 +61,24 @@ class Link(asyncio.Protocol):
     def is_lost(self) -> bool:
         return self.lost.done()
 
-    def ask(self, packed: bytes) -> asyncio.Future[Any]:
-        """Send one packed command; what is asked within one turn of the loop leaves in one write."""
+    def ask(self, packed: bytes, *, is_urgent: bool = True) -> asyncio.Future[Any]:
+        """Send one packed command; what is asked within one turn of the loop leaves in one write.
+
+        What is not urgent leaves with the next that is, or after LATER_S: one write and one waking of Redis for both.
+        """
         future = self._loop.create_future()
         if self.lost.done():
             future.set_exception(self._lost_error())
             return future
         self._last_sent = now = self._loop.time()
         self._waiting.append((future, now))
-        if not self._out:
-            self._loop.call_soon(self._flush)
         self._out.append(packed)
+        if is_urgent:
+            if not self._is_leaving:
+                self._is_leaving = True
+                self._loop.call_soon(self._flush)
+        elif len(self._out) == 1:
+            self._loop.call_later(LATER_S, self._flush)
         return future
 
     def close(self, why: str = "closed") -> None:
@@ -120,6 +131,7 @@ class Link(asyncio.Protocol):
         return LinkLostError(f"Redis at {self._where} does not answer: {self.lost.result()}")
 
     def _flush(self) -> None:
+        self._is_leaving = False
         if self._out and not self._is_paused and self._transport is not None:
             self._transport.write(b"".join(self._out))
             self._out.clear()

@@ -18,10 +18,10 @@ SNAPSHOT_CHANNEL = "olm:cluster"
 
 @lru_cache(maxsize=4096)
 def pool_keys(pool: str) -> tuple[bytes, ...]:
-    """The keys every script of a pool takes first, in the order that lua/pool.lua names them."""
+    """The keys every script of a pool takes first, in the order that lua/shared/state.lua names them."""
     return tuple(
         f"olm:pool:{{{pool}}}:{each}".encode()
-        for each in ("slots", "load", "health", "records", "expiry", "queue", "ended")
+        for each in ("slots", "load", "health", "records", "expiry", "queue", "ended", "turns", "rises")
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "lua"
+_CONSTANT = re.compile(r"^local (?P<name>[A-Z_]+) = (?P<value>.+?)(?: --.*)?\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +21,28 @@ class Script:
 
     @classmethod
     def load(cls, name: str, *, of_pool: bool = True) -> Script:
-        """Read lua/<name>.lua; a script of a pool has what all of them share put in front."""
-        source = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
-        if of_pool:
-            source = (_FOLDER / "pool.lua").read_text(encoding="utf-8") + source
+        """Read lua/<name>.lua; a script of a pool has what all of them share around it."""
+        source = _in_pool(_read(f"{name}.lua")) if of_pool else _read(f"{name}.lua")
         return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _in_pool(script: str) -> str:
+    """A script with what all scripts of a pool share, in the form that Lua begins fastest: it begins anew each time.
+
+    Lua walks through all captured locals of a running function for each that another one captures, and takes an outer
+    function's in one step: hence a function around all functions. It has no constants: a local that never changes is
+    captured like any other, so its value is put in its places. Together that is 5 us of some 20 a script.
+    """
+    state = _read("shared/state.lua")
+    inner = "".join((_read("shared/pool.lua"), _read("shared/queue.lua"), script))
+    source = f"{_CONSTANT.sub('', state)}return (function()\n{inner}end)()\n"
+    for constant in _CONSTANT.finditer(state):
+        source = re.sub(rf"\b{constant['name']}\b", constant["value"].replace("\\", r"\\"), source)
+    return source
+
+
+def _read(path: str) -> str:
+    return (_FOLDER / path).read_text(encoding="utf-8")
 
 
 PUBLISH = Script.load("publish")

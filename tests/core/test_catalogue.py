@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.catalogue import find, names
+from orchestrator.core.catalogue import find, is_cloud_model, names
 
 TABLE: dict[str, Any] = json.loads((files("orchestrator") / "data" / "catalogue.json").read_bytes())
 ENTRIES = sorted(TABLE["models"].items())
@@ -107,3 +107,21 @@ def test_the_source_is_told_with_the_shape():
     assert "meta-llama/Llama-3.1-8B-Instruct config.json" in known.source
     assert "derived" not in known.source
     assert derived.source.endswith("weights derived")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_forwarded"),
+    [
+        ("gpt-oss:120b-cloud", True),
+        ("qwen3-coder:cloud", True),
+        ("GPT-OSS:20B-Cloud", True),
+        ("registry.ollama.ai/library/deepseek-v3.1:671b-cloud", True),
+        ("host:5000/someone/model:cloud", True),
+        ("gpt-oss:120b", False),
+        ("cloud", False),
+        ("my-cloud:8b", False),
+        ("cloud:5000/model", False),
+    ],
+)
+def test_a_model_that_ollama_forwards_is_known_by_its_tag(name: str, is_forwarded: bool) -> None:
+    assert is_cloud_model(name) is is_forwarded

@@ -63,7 +63,8 @@ def test_every_recorded_request_gets_the_status_type_and_bytes_that_ollama_gave(
             if call.model.startswith("no-such-model"):
                 raise unknown_model(each.endpoint, call.model)
         except CallerError as error:
-            got = (error.status, *caller_error_response(each.endpoint.dialect, error))
+            request_id = gojson.loads(each.body).get("request_id", "")
+            got = (error.status, *caller_error_response(each.endpoint.dialect, error, request_id))
             assert got == (each.status, each.content_type, each.body), each.name
             seen += 1
         else:

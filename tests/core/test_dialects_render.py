@@ -35,11 +35,11 @@ def a_call(endpoint: Endpoint, **more: object) -> Call:
 
 
 def whole_answers(kind: str) -> list[Recorded]:
-    """Recorded answers with text (not loads, not embeddings), kept whole."""
+    """Recorded answers with text (not loads, not embeddings) of the older APIs, kept whole."""
     skip_without_recordings()
     found = []
     for each in recordings():
-        is_whole = each.status == 200 and each.end == "complete" and not each.is_cut and not each.endpoint.is_embedding
+        is_whole = each.status == 200 and each.end == "complete" and not each.is_cut and each.endpoint in TEXT_ENDPOINTS
         if is_whole and each.is_stream == (kind == "stream") and read_answer(each.endpoint, each.is_stream, each.body):
             found.append(each)
     assert len(found) > 10

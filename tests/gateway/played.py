@@ -38,6 +38,7 @@ class Played:
     connection: Connection
     pools: tuple[Pool, ...]
     gateways: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)  # of each worker; one and the same unless they were started apart
     version: int = 0
 
     async def publish(self, instances_of: Sequence[Pool] | None = None) -> None:
@@ -124,9 +125,16 @@ def pool_of(name: str, ports: Sequence[int], *, slots: int = 2, context: int = 4
 
 @asynccontextmanager
 async def played(
-    folder: Path, settings: ClusterSettings, served: Sequence[Pool], *, workers: int = 1, redis: Server | None = None
+    folder: Path,
+    settings: ClusterSettings,
+    served: Sequence[Pool],
+    *,
+    workers: int = 1,
+    redis: Server | None = None,
+    apart: bool = False,
 ) -> AsyncIterator[Played]:
-    """Redis, `workers` gateway processes on one port, and `served` published. All of it is gone at the end."""
+    """Redis, `workers` gateway processes on one port (or each on its own), and `served` published. All of it is gone
+    at the end."""
     with ExitStack() as stack:
         if redis is None:
             (folder / "store").mkdir()
@@ -143,7 +151,9 @@ async def played(
         try:
             await world.publish()
             for index in range(workers):
-                process = start_gateway(paths, address, redis.url, index, workers)
+                own = f"127.0.0.1:{free_port()}" if apart and index else address
+                world.urls.append(f"http://{own}")
+                process = start_gateway(paths, own, redis.url, index, workers)
                 world.gateways.append(process)
                 stack.callback(_end, process)
             await world.until_ready()

@@ -18,6 +18,7 @@ import orjson
 from orchestrator.core.dialects.frames import Stats, body_type, content_frame, final_frame, head_of, stream_type
 from orchestrator.core.dialects.parse import parse_call, turns
 from orchestrator.core.dialects.render import render_body
+from orchestrator.core.dialects.streams import open_stream
 from orchestrator.core.model import Answer, Call, Endpoint
 
 BULKY_FRAMES = 4000
@@ -135,8 +136,9 @@ def frames(call: Call) -> list[bytes]:
     """The stream of an answer, as Ollama writes it."""
     now = datetime.now(UTC)
     head = head_of(call, call.model, now)
-    told = [content_frame(head, now, text=word, is_first=n == 0) for n, word in enumerate(WORDS)]
-    return [*told, final_frame(head, now, "stop", Stats(total_ns=9, prompt_tokens=7, completion_tokens=3))]
+    stream = open_stream(head)
+    told = [frame for word in WORDS for frame in stream.content(now, text=word)]
+    return [*told, *stream.end(now, "stop", Stats(total_ns=9, prompt_tokens=7, completion_tokens=3))]
 
 
 async def _when_told(here: StandIn, asked: Asked) -> None:

@@ -61,6 +61,10 @@ async def raw_reply(world: Played, sent: bytes, *, ends: bool = False) -> bytes:
 def error_text(path: str, reply: Reply) -> str:
     """The error's words; its shape must be the dialect's."""
     error = reply.json()["error"]
+    if path.startswith("/v1/messages"):
+        assert reply.json()["type"] == "error"
+        assert list(error) == ["type", "message"]
+        return str(error["message"])
     if path.startswith("/v1/"):
         assert list(error) == ["message", "type", "param", "code"]
         return str(error["message"])

@@ -14,15 +14,17 @@ from orchestrator.nodes.engine_api import EngineApi
 from orchestrator.settings import ClusterSettings
 from tests.gateway.played import Played, played, pool_of
 from tests.nodes.simulators import free_port, running
-from tests.wire_replay import Case, Exchange, compare, load_cases, replay_config, send
+from tests.wire_gateway import differences
+from tests.wire_instance import RecordedInstance, recorded_instance
+from tests.wire_replay import OLDER, Case, load_cases, replay_config, send
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CASES = load_cases()
+OLDER_CASES = load_cases(OLDER)
 
 NOT_SERVED = {
-    "/v1/messages": "Anthropic's API is not part of this version",
-    "/v1/responses": "OpenAI's Responses API is not part of this version",
+    "/v1/messages/count_tokens": "the cluster counts tokens, where Ollama does not",
     "/api/create": "models are the operator's affair: cluster.yaml names them",
     "/api/copy": "models are the operator's affair: cluster.yaml names them",
     "/api/delete": "models are the operator's affair: cluster.yaml names them",
@@ -31,14 +33,15 @@ NOT_SERVED = {
     "/metrics": "the cluster has metrics, where Ollama has none",
     "/api/status": "it tells of Ollama's cloud, which instances run without",
 }
-NOT_PLAYED = {
-    "generate_nonstream_load_failure": "the recorded server could not load any model",
-    "generate_stream_load_failure_kv": "the recorded server had a KV cache type that does not exist",
-    "v1_chat_stream_load_failure": "the recorded server could not load any model",
-    "tags_empty": "needs a cluster without models; tested by itself",
+PLAYED_APART = frozenset({"tags_empty"})
+# Played with instances that can load nothing, in `test_scenarios`.
+LOADS_NOTHING = frozenset(name for name in CASES if "load_failure" in name)
+# What the gateway answers by itself it answers as 0.33, whatever its instances are. Where 0.24 spoke otherwise:
+OLDER_DIFFERS = {
+    "show_missing": "0.24 named a model that is missing without its tag",
+    "v1_model_missing": "0.24 named a model that is missing without its tag",
+    "ps_two_loaded": "the gateway lists pools in the settings' order, 0.24 by the time they stay",
 }
-# What the gateway tells beside Ollama's headers: of every answer, and of where an answer of a model came from.
-OURS = frozenset({"X-Request-Id", "X-Cache", "Server-Timing", "X-Tier", "X-Instance", "X-Simulated"})
 LOADED = {
     "ps_empty": (),
     "ps_loaded": ("smollm2:135m",),
@@ -48,11 +51,15 @@ LOADED = {
 
 
 def reason_not_played(case: Case) -> str | None:
-    by_path = next((why for path, why in NOT_SERVED.items() if case.path.startswith(path)), None)
-    return by_path or NOT_PLAYED.get(case.name)
+    return next((why for path, why in NOT_SERVED.items() if case.path.startswith(path)), None)
 
 
-PLAYED = [name for name, case in CASES.items() if reason_not_played(case) is None]
+PLAYED = [
+    name for name, case in CASES.items() if reason_not_played(case) is None and name not in PLAYED_APART | LOADS_NOTHING
+]
+OLDER_PLAYED = [
+    name for name, case in OLDER_CASES.items() if reason_not_played(case) is None and name not in OLDER_DIFFERS
+]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -70,14 +77,32 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Playe
             yield world
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def older(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Played, RecordedInstance]]:
+    """A gateway before an Ollama 0.24, which answers by its recordings."""
+    if not OLDER_CASES:
+        pytest.skip("the recordings in ../shared are not present")
+    async with recorded_instance(OLDER_CASES) as instance:
+        names = [each["name"] for each in json.loads(b"".join(OLDER_CASES["tags"].chunks))["models"]]
+        served = [await described(name, instance.port, version=OLDER.name.removeprefix("v")) for name in names]
+        settings = ClusterSettings.model_validate({"models": {name: {} for name in names}, "cache": {"enabled": False}})
+        async with played(tmp_path_factory.mktemp("older"), settings, served) as world:
+            yield world, instance
+
+
+@pytest.fixture(scope="module")
+def older_pools(older: tuple[Played, RecordedInstance]) -> tuple[Pool, ...]:
+    return older[0].pools
+
+
 @pytest.fixture(scope="module")
 def all_pools(world: Played) -> tuple[Pool, ...]:
     return world.pools
 
 
-async def described(name: str, port: int) -> Pool:
+async def described(name: str, port: int, **more: str) -> Pool:
     """The pool of a model, described by its instance as the controller has it described."""
-    pool = pool_of(name, [port])
+    pool = pool_of(name, [port], **more)
     instance = pool.instances[0]
     engine = EngineApi()
     try:
@@ -86,24 +111,6 @@ async def described(name: str, port: int) -> Pool:
         return replace(pool, is_embedding=is_embedding, details=await engine.describe(instance))
     finally:
         await engine.close()
-
-
-def differences(case: Case, exchange: Exchange) -> list[str]:
-    """How an answer differs; the order of its headers has no meaning."""
-    found = compare(case, exchange, ignore={"headers"})
-    ours = sorted(each for each in exchange.headers if each[0] not in OURS)
-    recorded = sorted(case.answer_headers)
-    if [name for name, _ in ours] != [name for name, _ in recorded]:
-        found.append(f"headers {ours} instead of {recorded}")
-    for (name, mine), (_, theirs) in zip(ours, recorded, strict=False):
-        if name == "Access-Control-Allow-Headers":
-            # Pages may send a key and a request id besides.
-            same = set(theirs.split(",")) <= set(mine.split(","))
-        else:
-            same = mine == theirs or name in ("Date", "Content-Length")
-        if not same:
-            found.append(f"header {name}: {mine} instead of {theirs}")
-    return found
 
 
 async def prepare(case: Case, world: Played, all_pools: tuple[Pool, ...]) -> None:
@@ -137,6 +144,26 @@ async def test_a_recorded_request_is_answered_as_recorded(name, world, all_pools
     assert differences(CASES[name], await send(CASES[name], world.url)) == []
 
 
+@pytest.mark.parametrize("name", OLDER_PLAYED)
+async def test_what_an_older_instance_answers_is_handed_on_as_it_is(name, older, older_pools):
+    world, instance = older
+    case = OLDER_CASES[name]
+    await prepare(case, world, older_pools)
+    instance.answer, asked_before = case, instance.asked
+    exchange = await send(case, world.url)
+    assert differences(case, exchange) == []
+    assert exchange.body == b"".join(case.chunks) or instance.asked == asked_before
+
+
+@pytest.mark.parametrize("name", [name for name in OLDER_DIFFERS if name in OLDER_CASES])
+async def test_what_the_gateway_says_otherwise_than_the_older_version_still_differs(name, older, older_pools):
+    world, instance = older
+    await prepare(OLDER_CASES[name], world, older_pools)
+    asked_before = instance.asked
+    assert differences(OLDER_CASES[name], await send(OLDER_CASES[name], world.url)) != []
+    assert instance.asked == asked_before
+
+
 async def test_a_cluster_without_models_lists_none(world):
     if not CASES:
         pytest.skip("the recordings in ../shared are not present")
@@ -146,6 +173,9 @@ async def test_a_cluster_without_models_lists_none(world):
 
 
 async def test_every_recording_is_played_or_has_a_reason_not_to_be():
-    assert set(NOT_PLAYED) <= set(CASES) or not CASES
-    for name, case in CASES.items():
-        assert (name in PLAYED) == (reason_not_played(case) is None)
+    excepted = {name for name, case in CASES.items() if reason_not_played(case) is not None}
+    assert not CASES or set(PLAYED) | PLAYED_APART | LOADS_NOTHING | excepted == set(CASES)
+    older_excepted = {name for name, case in OLDER_CASES.items() if reason_not_played(case) is not None}
+    assert not CASES or set(OLDER_PLAYED) | set(OLDER_DIFFERS) | older_excepted == set(OLDER_CASES)
+    for path in NOT_SERVED:
+        assert not CASES or any(case.path.startswith(path) for case in CASES.values())

@@ -48,6 +48,28 @@ def test_a_model_alone_is_a_cluster_and_takes_every_default():
     assert settings == ClusterSettings(models={"llama3.2:3b": ModelSettings()})
 
 
+def test_instances_that_run_already_are_a_cluster_too():
+    text = "instances:\n  - url: http://gpu-1:11434/\n  - {url: http://gpu-2:11434, model: [a, b], slots: 4}\n"
+    one, other = parse(text, "cluster.yaml").instances
+    assert (one.url, one.address, one.label, one.models) == (
+        "http://gpu-1:11434",
+        ("gpu-1", 11434),
+        "gpu-1:11434",
+        (),
+    )
+    assert (other.models, other.slots) == (("a", "b"), 4)
+
+
+def test_a_tier_may_name_what_only_the_instances_know():
+    text = "instances: [{url: 'http://a:1'}]\ntiers: {small: {model: x}, full: {model: y}}\nroutes: {auto: }"
+    assert parse(text, "cluster.yaml").tiers["small"].model == "x"
+
+
+def test_one_server_may_stand_in_several_entries_for_several_models():
+    text = "instances: [{url: 'http://a:1', name: n, model: x, slots: 4}, {url: 'http://a:1', slots: 1}]"
+    assert [each.slots for each in parse(text, "cluster.yaml").instances] == [4, 1]
+
+
 def test_sections_with_everything_commented_out_are_empty():
     text = GOOD + "cache:\n  # ttl_s: 3\nlimits:\nkeys:\ngateway:\n"
     assert parse(text, "cluster.yaml") == parse(GOOD, "cluster.yaml")
@@ -129,11 +151,98 @@ PLACED = [
         "models: {a: }\nlisten: 11434",
         "cluster.yaml:2:9: listen: expected text, such as listen: 0.0.0.0:11434; got 11434, which in quotes is text",
     ),
-    ("models: {}", "cluster.yaml:1:1: models: needs one entry at least, such as models: {NAME: {slots: 2}}"),
+    (
+        "models: {}",
+        "cluster.yaml:1:1: models: needs one entry at least, such as models: {NAME: {slots: 2}}; or name `instances` "
+        "that run already",
+    ),
     (
         "redis: embedded",
-        "cluster.yaml:1:1: models: is missing; write a mapping from names to settings, such as models: "
-        "{NAME: {slots: 2}}",
+        "cluster.yaml:1:1: models: needs one entry at least, such as models: {NAME: {slots: 2}}; or name `instances` "
+        "that run already",
+    ),
+    (
+        "instances: [{model: a}]",
+        "cluster.yaml:1:13: instances[0].url: is missing; write text, such as url: http://10.0.0.5:11434",
+    ),
+    (
+        "instances: [{url: 'https://gpu-1:443'}]",
+        "cluster.yaml:1:19: instances[0].url: instances are spoken to without TLS; name http://…, of a proxy that ends "
+        "it on the way if need be",
+    ),
+    (
+        "instances: [{url: 'gpu-1:11434'}]",
+        "cluster.yaml:1:19: instances[0].url: expected http://host:port, such as http://10.0.0.5:11434",
+    ),
+    (
+        "instances: [{url: 'http://gpu-1:11434/v1'}]",
+        "cluster.yaml:1:19: instances[0].url: an instance has its API at the root; end the URL after the port",
+    ),
+    (
+        "instances: [{url: 'http://gpu-1'}]",
+        "cluster.yaml:1:19: instances[0].url: expected host:port, such as 127.0.0.1:11434 or [::]:11434; got 'gpu-1'",
+    ),
+    (
+        "instances: [{url: 'http://gpu-1:0'}]",
+        "cluster.yaml:1:19: instances[0].url: the port must be a number from 1 to 65535",
+    ),
+    (
+        "instances: [{url: 'http://me:secret@gpu-1:1'}]",
+        "cluster.yaml:1:19: instances[0].url: neither Ollama nor llama.cpp asks for a user; leave out what stands "
+        "before the `@`",
+    ),
+    (
+        "instances: [{url: 'http://[::1]:1'}]",
+        "cluster.yaml:1:19: instances[0].url: an IPv6 address is not taken here; name the host, as /etc/hosts or DNS "
+        "knows it",
+    ),
+    (
+        "instances: [{url: 'http://a:1', slots: 0}]",
+        "cluster.yaml:1:40: instances[0].slots: expected a whole number from 1 to 1024, such as slots: 4; got 0",
+    ),
+    (
+        "instances: [{url: 'http://a:1', model: [a, 'b c']}]",
+        "cluster.yaml:1:44: instances[0].model[1]: expected a model's name: letters, digits and . _ : / @ -, a letter "
+        "or digit first; got 'b c'",
+    ),
+    (
+        "instances: [{url: 'http://a:1', model: {a: }}]",
+        "cluster.yaml:1:33: instances[0].model: expected a model's name: letters, digits and . _ : / @ -, a letter or "
+        "digit first or a list of such, such as model: llama3.2:3b; got a mapping",
+    ),
+    (
+        "instances: [{url: 'http://a:1'}, {url: 'http://a:1/'}]",
+        "cluster.yaml:1:40: instances[1].url: is there already, as instances[0]; keep one of them",
+    ),
+    (
+        "instances: [{url: 'http://a:1', model: [x, y]}, {url: 'http://a:1', model: 'x:latest'}]",
+        "cluster.yaml:1:76: instances[1].model: instances[0] has 'x:latest' of this URL already; keep one of them",
+    ),
+    (
+        "instances: [{url: 'http://a:1', model: x, name: one}, {url: 'http://a:1', model: y, name: two}]",
+        "cluster.yaml:1:91: instances[1].name: instances[0] has the same URL and says otherwise; keep one of them",
+    ),
+    (
+        "instances: [{url: 'http://a:1', name: one}, {url: 'http://b:1', name: one}]",
+        "cluster.yaml:1:71: instances[1].name: instance 'one' is there already, as instances[0]; give this one another "
+        "name",
+    ),
+    (
+        "instances: [{url: 'http://a:1', model: 'gpt-oss:120b-cloud'}]",
+        "cluster.yaml:1:40: instances[0].model: 'gpt-oss:120b-cloud' is served by ollama.com: prompts would leave the "
+        "cluster; name one that is downloaded",
+    ),
+    (
+        "instances: [{url: 'http://a:1'}]\nmodels: {x: {slots: 3, replicas: 2}}",
+        "cluster.yaml:2:34: models.x.replicas: is of no use beside `instances`: nothing is deployed; leave it out",
+    ),
+    (
+        "instances: [{url: 'http://a:1'}]\nengine: ollama",
+        "cluster.yaml:2:9: engine: is of no use beside `instances`: nothing is deployed; leave it out",
+    ),
+    (
+        "instances: [{url: 'http://a:1', model: x}]\nroutes:\n  x: {small: t, full: t}\ntiers: {t: {model: x}}",
+        "cluster.yaml:3:3: routes.x: 'x' is a model already; give the route another name",
     ),
     (
         "models: [a]",
@@ -171,6 +280,11 @@ PLACED = [
     (
         "models:\n  a:latest:\n  a:",
         "cluster.yaml:2:3: models.\"a:latest\": is the same model as 'a'; keep one of them",
+    ),
+    (
+        "models:\n  a:\n  gpt-oss:120b-cloud:",
+        'cluster.yaml:3:3: models."gpt-oss:120b-cloud": is served by ollama.com: prompts would leave the cluster; name '
+        "a model that is downloaded",
     ),
     (GOOD.replace("{slots: 1}", "{slots: 1, slots: 1}"), "written twice, first on line 3; keep one of them"),
     (

@@ -91,10 +91,10 @@ def test_any_settings_read_back_as_shown(pools):
 def test_the_schema_allows_nothing_where_the_file_may_have_nothing():
     schema = json_schema()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema["required"] == ["models"]
-    (entry,) = schema["properties"]["models"]["patternProperties"].values()
+    assert schema["anyOf"] == [{"required": ["models"]}, {"required": ["instances"]}]
+    (entry,) = schema["properties"]["models"]["anyOf"][0]["patternProperties"].values()
     assert entry["anyOf"] == [{"$ref": "#/$defs/ModelSettings"}, {"type": "null"}]
-    for section in ("routes", "tiers", "keys", "cache", "limits", "gateway"):
+    for section in ("models", "instances", "routes", "tiers", "keys", "cache", "limits", "gateway"):
         assert {"type": "null"} in schema["properties"][section]["anyOf"], section
     (tier,) = schema["properties"]["tiers"]["anyOf"][0]["patternProperties"].values()
     assert tier == {"$ref": "#/$defs/TierSettings"}
@@ -102,8 +102,8 @@ def test_the_schema_allows_nothing_where_the_file_may_have_nothing():
 
 def test_the_schema_refuses_unknown_keys_everywhere():
     schema = json_schema()
-    closed = [schema, *schema["$defs"].values(), schema["properties"]["models"]]
-    closed += [schema["properties"][each]["anyOf"][0] for each in ("tiers", "routes")]
+    closed = [schema, *schema["$defs"].values()]
+    closed += [schema["properties"][each]["anyOf"][0] for each in ("models", "tiers", "routes")]
     assert [each["additionalProperties"] for each in closed] == [False] * len(closed)
 
 

@@ -123,7 +123,7 @@ async def offer(connection: Connection, **slots: int) -> None:
 async def look(connection: Connection) -> PoolLoad:
     """The pool as it stands; whatever contradicts itself fails the test."""
     load = await pool_load(connection, POOL)
-    assert not load.drift
+    assert not load.drift, load.drift
     return load
 
 

@@ -110,8 +110,9 @@ async def test_a_ticket_that_an_emptied_redis_lost_is_filed_again_where_it_stood
     leases = Leases(redis, "gw0.x", 30)
     await leases.start()
     (held,) = await hold(leases, 1)
-    waiting = [request() for _ in range(3)]
-    for each in waiting:
+    # By class, then by turn of the keys, then by time: the order in which they are granted before and after.
+    waiting = [request(caller="a"), request(caller="b"), request(caller="a"), request(caller="a", priority=1)]
+    for each in (waiting[3], waiting[0], waiting[2], waiting[1]):
         await leases.admit(each)
     own_server.kill()
     own_server.lose_data()
@@ -121,7 +122,7 @@ async def test_a_ticket_that_an_emptied_redis_lost_is_filed_again_where_it_stood
     await offer(redis, gpu_1=1)
 
     async def are_filed() -> bool:
-        return (await look(redis)).queued == 3
+        return (await look(redis)).queued == 4
 
     await until(are_filed)
     current = held.lease

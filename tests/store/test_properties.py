@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from orchestrator.core.model import InstanceId, LeaseId
-from orchestrator.store.admission import Cached, Ejection, Kept, Leased, Outcome, Queued
+from orchestrator.store.admission import Cached, Ejection, Kept, Leased, Outcome, Queued, Usage
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import PoolLoad, publish_pool, sweep
@@ -20,7 +20,7 @@ QUICK = Ejection(after_failures=2, for_s=0.02, at_most_s=0.1, dead_for_s=0.02)
 
 
 def within_slots(load: PoolLoad) -> None:
-    assert not load.drift
+    assert not load.drift, load.drift
     for each in load.instances:
         assert each.in_flight <= SLOTS[each.instance], load
 
@@ -52,6 +52,9 @@ class Caller:
             queue_limit=rng.choice((2, 100)),
             answer_key=rng.choice(("", "", str(rng.randrange(100)))),
             day="2026-11-21",
+            caller=rng.choice(("", "support", "batch")),
+            prompt_tokens=rng.choice((0, 300)),
+            wait_s=rng.choice((0.02, 60.0, 60.0)),
         )
         admitted = await self._leases.admit(asked)
         held = False
@@ -74,7 +77,9 @@ class Caller:
         outcome = self._rng.choice([Outcome.OK] * 6 + list(Outcome))
         hold_s = self._rng.choice((0, 0, 0, 0.01))
         answer = Kept(str(self._rng.randrange(100)), b"50 km/h", 0.05) if self._rng.random() < 0.3 else None
-        await self._leases.settle(POOL, lease, outcome, hold_s=hold_s, answer=answer)
+        tokens = self._rng.choice((None, (self._rng.randrange(1000), self._rng.randrange(1000))))
+        usage = Usage("2026-11-21", {}, tokens)
+        await self._leases.settle(POOL, lease, outcome, hold_s=hold_s, answer=answer, usage=usage)
         if self._rng.random() < 0.2:
             await self._leases.settle(POOL, lease, outcome)
 
@@ -83,7 +88,7 @@ class Caller:
 async def test_random_traffic_never_oversells_a_slot_and_ends_with_none_taken(store: Connection, seed: int) -> None:
     rng = random.Random(seed)
     assert await publish_pool(store, POOL, SLOTS, token=1)
-    gateways = [Leases(store, f"gw{at}.x", 30, ejection=QUICK) for at in range(6)]
+    gateways = [Leases(store, f"gw{at}.x", 30, ejection=QUICK, priority_weight_s=0.005) for at in range(6)]
     callers = []
     for each in gateways:
         await each.start()

@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
-from orchestrator.core.dialects.conversation import is_load_request
+from orchestrator.core.dialects.as_chat import as_chat
+from orchestrator.core.dialects.conversation import is_load_request, wanted_thinking
 from orchestrator.core.dialects.errors import caller_error
-from orchestrator.core.dialects.openai_rules import reasoning_effort
 from orchestrator.core.model import Call, Dialect, Endpoint
+
+__all__ = ["CHAT_ABILITIES", "check_for_model", "full_model_name", "is_raw", "wanted_thinking"]
 
 CHAT_ABILITIES: Final = frozenset({"completion", "tools"})
 
@@ -26,7 +28,6 @@ _FLOATS: Final = (
     *("repeat_penalty", "presence_penalty", "frequency_penalty"),
 )
 _JSON_WORDS: Final = {"integer": "number", "float32": "number", "array": "array", "boolean": "bool"}
-_THINK_OF_EFFORT: Final[Mapping[str, bool | str]] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
 
 
 def check_for_model(call: Call, abilities: Collection[str] = CHAT_ABILITIES) -> None:
@@ -34,10 +35,13 @@ def check_for_model(call: Call, abilities: Collection[str] = CHAT_ABILITIES) -> 
 
     Abilities are Ollama's capabilities: completion, tools, insert, thinking, embedding.
     """
+    # Anthropic's clients ask for thinking whatever the model: Ollama lets it go without.
+    is_relaxed = call.endpoint.dialect is Dialect.ANTHROPIC
+    call = as_chat(call)
     if not call.endpoint.is_embedding:
         if is_raw(call) and any(call.body.get(name) for name in ("template", "system", "context")):
             raise caller_error(400, "raw mode does not support template, system, or context")
-        if wanted_thinking(call) and "thinking" not in abilities:
+        if wanted_thinking(call) and "thinking" not in abilities and not is_relaxed:
             raise caller_error(400, f"{gojson.quote(call.model)} does not support thinking")
         _check_abilities(call, abilities)
     if call.endpoint.dialect is Dialect.OLLAMA:
@@ -49,15 +53,6 @@ def check_for_model(call: Call, abilities: Collection[str] = CHAT_ABILITIES) -> 
 def is_raw(call: Call) -> bool:
     """The prompt is for the model as it stands, without a template around it."""
     return call.endpoint is Endpoint.OLLAMA_GENERATE and bool(call.body.get("raw"))
-
-
-def wanted_thinking(call: Call) -> bool | str | None:
-    """Whether the caller wants the model to think: yes, no, a level, or None where it was not said."""
-    if call.endpoint.dialect is Dialect.OLLAMA:
-        think: bool | str | None = call.body.get("think")
-        return think
-    effort = reasoning_effort(call.body) if call.endpoint is Endpoint.OPENAI_CHAT else ""
-    return _THINK_OF_EFFORT.get(effort, effort) if effort else None
 
 
 def full_model_name(name: str) -> str:

@@ -1,15 +1,17 @@
-"""What a call asks, in neither dialect: its turns, for routing and cache keys, and how it samples."""
+"""What a call asks, in no dialect: its turns, for routing and cache keys, how it samples, whether it thinks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from orchestrator.core.dialects import anthropic, responses
+from orchestrator.core.dialects.openai_rules import reasoning_effort, thinking_of
 from orchestrator.core.model import Call, Dialect, Endpoint
 
-# OpenAI's names on the left of each pair, Ollama's on the right: `sampling` speaks Ollama's.
-_SAMPLING_NAMES = {
+# The caller's names on the left of each pair, Ollama's on the right: `sampling` speaks Ollama's.
+_OPENAI_NAMES: Final = {
     "max_tokens": "num_predict",
     "max_completion_tokens": "num_predict",
     "temperature": "temperature",
@@ -22,6 +24,15 @@ _SAMPLING_NAMES = {
     "repeat_penalty": "repeat_penalty",
     "stop": "stop",
 }
+_RESPONSES_NAMES: Final = {"max_output_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p"}
+_ANTHROPIC_NAMES: Final = {
+    "max_tokens": "num_predict",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "stop_sequences": "stop",
+}
+_OLLAMA_NAMES: Final = {name: name for name in _OPENAI_NAMES.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +50,19 @@ def turns(call: Call) -> tuple[Turn, ...]:
     An embedding call has one user turn for each text to embed.
     """
     if call.endpoint.is_chat:
-        return tuple(_turn(message or {}) for message in call.body.get("messages") or ())
+        return tuple(_turn(message or {}) for message in chat_messages(call))
     if call.endpoint.is_embedding:
         return tuple(Turn("user", text) for text in embedding_inputs(call))
     return tuple(_generate_turns(call))
+
+
+def chat_messages(call: Call) -> Iterable[Mapping[str, Any] | None]:
+    """The messages of a conversation: the caller's own, or what Ollama makes of those of a younger API."""
+    if call.endpoint is Endpoint.OPENAI_RESPONSES:
+        return responses.chat_messages(call.body)
+    if call.endpoint.dialect is Dialect.ANTHROPIC:
+        return anthropic.chat_messages(call.body)
+    return call.body.get("messages") or ()
 
 
 def embedding_inputs(call: Call) -> tuple[str, ...]:
@@ -57,7 +77,8 @@ def embedding_inputs(call: Call) -> tuple[str, ...]:
 def is_load_request(call: Call) -> bool:
     """The call carries nothing to answer: Ollama loads the model and says so. (Or unloads it: `is_unload_request`.)"""
     if call.endpoint.is_chat:
-        return not call.body.get("messages")
+        messages = chat_messages(call)
+        return not messages if isinstance(messages, Sequence) else next(iter(messages), None) is None
     if call.endpoint.is_embedding:
         return not embedding_inputs(call)
     return not call.body.get("prompt")
@@ -68,13 +89,34 @@ def sampling(call: Call) -> dict[str, Any]:
 
     `stop` is always a list. Options that do not change the draw (threads, batch) are not here.
     """
+    stated_in, names = call.body, _OPENAI_NAMES
     if call.endpoint.dialect is Dialect.OLLAMA:
-        options = call.body.get("options") or {}
-        known = {name: options[name] for name in dict.fromkeys(_SAMPLING_NAMES.values()) if name in options}
-    else:
-        known = {ours: call.body[theirs] for theirs, ours in _SAMPLING_NAMES.items() if theirs in call.body}
+        stated_in, names = call.body.get("options") or {}, _OLLAMA_NAMES
+    elif call.endpoint.dialect is Dialect.ANTHROPIC:
+        names = _ANTHROPIC_NAMES
+    elif call.endpoint is Endpoint.OPENAI_RESPONSES:
+        names = _RESPONSES_NAMES
+    known = {ours: stated_in[theirs] for theirs, ours in names.items() if theirs in stated_in}
     stated = {name: value for name, value in known.items() if value is not None and name != "stop"}
     return stated | _stops(known.get("stop"))
+
+
+def wanted_thinking(call: Call) -> bool | str | None:
+    """Whether the caller wants the model to think: yes, no, a level, or None where it was not said."""
+    if call.endpoint.dialect is Dialect.OLLAMA:
+        think: bool | str | None = call.body.get("think")
+        return think
+    if call.endpoint.dialect is Dialect.ANTHROPIC:
+        return anthropic.wanted_thinking(call.body)
+    has_effort = call.endpoint in (Endpoint.OPENAI_CHAT, Endpoint.OPENAI_RESPONSES)
+    return thinking_of(reasoning_effort(call.body)) if has_effort else None
+
+
+def wants_format(call: Call) -> bool:
+    """The answer shall be JSON, of a schema or of any."""
+    if call.endpoint is Endpoint.OPENAI_RESPONSES:
+        return bool(responses.wanted_format(call.body))
+    return bool(call.body.get("format") or call.body.get("response_format"))
 
 
 def _stops(stop: object) -> dict[str, list[str]]:

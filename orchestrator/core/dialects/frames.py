@@ -1,13 +1,15 @@
 """One frame of a streamed answer at a time, and the whole body, in the caller's dialect and in Ollama's field order.
 
+Of the APIs whose frames stand each by itself: Ollama's own, OpenAI's chat and completions; `streams` has all of them.
 Order of fields, what is left out when empty, and which frames come in one write are those of Ollama 0.33
 (api/types.go, openai/openai.go, middleware/openai.go). When to send which frame is left to the caller.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -36,19 +38,25 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all frames of one answer share. `number` names it in OpenAI's dialect."""
+    """What all frames of one answer share. `number` names it in OpenAI's dialect; `asked` is the caller's body."""
 
     endpoint: Endpoint
     model: str
     started_at: datetime
     wants_usage: bool = False
     number: int = 0
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answer_id(self) -> str:
         """Ollama draws a number below 999 here; ids need not be unique."""
         prefix = "chatcmpl" if self.endpoint.is_chat else "cmpl"
         return f"{prefix}-{self.number % 999}"
+
+    def unlikely_twice(self) -> bytes:
+        """Sixteen bytes that no other answer has, for the APIs whose clients keep answers by their ids."""
+        told = f"{self.started_at.isoformat()} {self.number} {self.model}"
+        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def head_of(call: Call, model: str, started_at: datetime, number: int | None = None) -> Head:
@@ -58,7 +66,8 @@ def head_of(call: Call, model: str, started_at: datetime, number: int | None = N
     """
     options = call.body.get("stream_options")
     wants_usage = isinstance(options, Mapping) and bool(options.get("include_usage"))
-    return Head(call.endpoint, model, started_at, wants_usage, started_at.microsecond if number is None else number)
+    number = started_at.microsecond if number is None else number
+    return Head(call.endpoint, model, started_at, wants_usage, number, call.body)
 
 
 def body_type(endpoint: Endpoint) -> str:
@@ -67,6 +76,12 @@ def body_type(endpoint: Endpoint) -> str:
 
 def stream_type(endpoint: Endpoint) -> str:
     return NDJSON_TYPE if endpoint.dialect is Dialect.OLLAMA else SSE_TYPE
+
+
+def stream_headers(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
+    """What Ollama says in the head of a stream beside its type, on the paths of the younger APIs."""
+    is_younger = endpoint in (Endpoint.OPENAI_RESPONSES, Endpoint.ANTHROPIC_MESSAGES)
+    return (("Cache-Control", "no-cache"), ("Connection", "keep-alive")) if is_younger else ()
 
 
 def content_frame(

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.core.dialects.errors import error_response
-from orchestrator.core.dialects.frames import Head, whole_body
+from orchestrator.core.dialects.frames import Head
+from orchestrator.core.dialects.streams import answer_body
 from orchestrator.core.dialects.translate import Translator
 from orchestrator.core.model import Answer, Call, Finish
 
@@ -54,7 +55,7 @@ class Gatherer(Translator):
         now = self._now(head)
         stats = self._stats(self._last, now)
         logprobs = self._gathered["logprobs"]
-        self._whole = whole_body(head, now, answer, finish, stats, logprobs=logprobs)
+        self._whole = answer_body(head, now, answer, finish, stats, logprobs=logprobs)
         self._is_over = True
         return b""
 

@@ -8,10 +8,12 @@ call's. What llama.cpp cannot do is refused, never dropped: a prompt template or
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
+from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import CHAT_ABILITIES, check_for_model, is_raw, wanted_thinking
 from orchestrator.core.dialects.conversation import embedding_inputs, sampling
 from orchestrator.core.dialects.errors import caller_error
@@ -38,6 +40,7 @@ def to_llama_cpp(call: Call, upstream_model: str, abilities: Collection[str] = C
     """
     # Its OpenAI paths have no way to fill in between a prompt and a suffix, whatever the model can do.
     check_for_model(call, frozenset(abilities) - {"insert"})
+    call = _able(as_chat(call), abilities)
     if call.endpoint.is_embedding:
         wanted = {"model": upstream_model, "input": list(embedding_inputs(call))}
         return Endpoint.OPENAI_EMBEDDINGS.value, _dumps(wanted)
@@ -50,6 +53,19 @@ def to_llama_cpp(call: Call, upstream_model: str, abilities: Collection[str] = C
     fields["messages"] = list(_messages(call))
     fields |= _response_format(call) | _tools(call) | _thinking(call)
     return Endpoint.OPENAI_CHAT.value, _dumps(fields)
+
+
+def to_count(call: Call, upstream_model: str, abilities: Collection[str] = CHAT_ABILITIES) -> tuple[str, bytes]:
+    """Path and body that ask for the number of tokens in the prompt that `call` would be; no slot is worked."""
+    path, body = to_llama_cpp(call, upstream_model, abilities)
+    return f"{path}/input_tokens", body
+
+
+def _able(call: Call, abilities: Collection[str]) -> Call:
+    """The call without the wish to think that a model cannot have, where its dialect lets it go without."""
+    if wanted_thinking(call) and "thinking" not in abilities:
+        return replace(call, body={name: value for name, value in call.body.items() if name != "think"})
+    return call
 
 
 def _dumps(fields: Fields) -> bytes:
@@ -185,9 +201,21 @@ def _raw_format(wanted: object) -> Fields:
 
 
 def _tools(call: Call) -> Fields:
-    if not call.endpoint.is_chat or not call.body.get("tools"):
+    """Tools, and which may be used. llama.cpp knows no single one that must be: then it is the only one there is."""
+    tools = call.body.get("tools") if call.endpoint.is_chat else None
+    if not tools:
         return {}
-    return {name: call.body[name] for name in ("tools", "tool_choice") if name in call.body}
+    choice = call.body.get("tool_choice")
+    if isinstance(choice, Mapping):
+        named = [tool for tool in tools if _tool_name(tool) == (choice.get("function") or {}).get("name")]
+        tools, choice = (named, "required") if named else (tools, None)
+    if not all(map(_tool_name, tools)):
+        raise caller_error(400, "a tool without a name is not supported by this engine")
+    return {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
+
+
+def _tool_name(tool: Mapping[str, Any] | None) -> str:
+    return str(((tool or {}).get("function") or {}).get("name") or "")
 
 
 def _thinking(call: Call) -> Fields:

@@ -12,6 +12,7 @@ from orchestrator.core.dialects.errors import MalformedCall
 from orchestrator.core.model import Endpoint
 
 _EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh", "ultra", "max", "none")
+_THINKING: Final[Mapping[str, bool | str]] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
 _IMAGE_PREFIXES: Final = (
     "data:;base64,",
     *(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")),
@@ -19,7 +20,7 @@ _IMAGE_PREFIXES: Final = (
 
 
 def check_openai_body(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
-    """Raise `MalformedCall` where the body cannot be turned into an Ollama request."""
+    """Raise `MalformedCall` where the body cannot be turned into an Ollama request. Not for `/v1/responses`."""
     if endpoint is Endpoint.OPENAI_CHAT:
         _check_chat(body)
     elif endpoint is Endpoint.OPENAI_COMPLETIONS:
@@ -36,16 +37,42 @@ def reasoning_effort(body: Mapping[str, Any]) -> str:
     return str(body.get("reasoning_effort") or "")
 
 
+def thinking_of(effort: str) -> bool | str | None:
+    """What one of OpenAI's efforts means to Ollama; None for none given."""
+    return _THINKING.get(effort, effort) if effort else None
+
+
+def check_reasoning_effort(effort: str) -> None:
+    """Raise `MalformedCall` for a word that is none of OpenAI's efforts."""
+    if effort and effort not in _EFFORTS:
+        allowed = ", ".join(f'"{each}"' for each in _EFFORTS[:-1])
+        raise MalformedCall(f'invalid reasoning value: {gojson.quote(effort)} (must be {allowed}, or "none")')
+
+
+def check_image_url(url: str) -> None:
+    """Raise `MalformedCall` for a picture that is not in the request itself."""
+    if url.startswith(("http://", "https://")):
+        raise MalformedCall("image URLs are not currently supported, please use base64 encoded data instead")
+    if not url.startswith(_IMAGE_PREFIXES):
+        raise MalformedCall("invalid image input")
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that `text` is, or None."""
+    try:
+        read = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return read if isinstance(read, dict) else None
+
+
 def _check_chat(body: Mapping[str, Any]) -> None:
     messages = body.get("messages") or ()
     if not messages:
         raise MalformedCall("[] is too short - 'messages'")
     for message in messages:
         _check_message(message or {})
-    effort = reasoning_effort(body)
-    if effort and effort not in _EFFORTS:
-        allowed = ", ".join(f'"{each}"' for each in _EFFORTS[:-1])
-        raise MalformedCall(f'invalid reasoning value: {gojson.quote(effort)} (must be {allowed}, or "none")')
+    check_reasoning_effort(reasoning_effort(body))
 
 
 def _check_message(message: Mapping[str, Any]) -> None:
@@ -75,19 +102,12 @@ def _check_image(image: object) -> None:
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise MalformedCall("invalid message format")
-    if url.startswith(("http://", "https://")):
-        raise MalformedCall("image URLs are not currently supported, please use base64 encoded data instead")
-    if not url.startswith(_IMAGE_PREFIXES):
-        raise MalformedCall("invalid image input")
+    check_image_url(url)
 
 
 def _check_arguments(tool_call: Mapping[str, Any]) -> None:
     """Arguments are a JSON object in a string."""
-    try:
-        arguments = orjson.loads((tool_call.get("function") or {}).get("arguments") or "")
-    except orjson.JSONDecodeError as error:
-        raise MalformedCall("invalid tool call arguments") from error
-    if not isinstance(arguments, dict):
+    if json_object((tool_call.get("function") or {}).get("arguments") or "") is None:
         raise MalformedCall("invalid tool call arguments")
 
 

@@ -1,8 +1,9 @@
 """How an answer that went past as bytes ended, and what it said: for accounts, for retries and for the answer cache.
 
-A stream that died looks like one that ended well but for its last frames: whole means `done:true` on Ollama's paths,
-a finish reason and then `[DONE]` on OpenAI's. What is not whole is `is_whole=False`, with the error the engine named,
-or with None where it named none: Ollama cuts a model that repeats one token without a word.
+A stream that died looks like one that ended well but for its last frames. Whole means `done:true` on Ollama's paths, a
+finish reason and then `[DONE]` on OpenAI's, `response.completed` of its responses, `message_stop` on Anthropic's. What
+is not whole is `is_whole=False`, with the error the engine named, or with None where it named none: Ollama cuts a model
+that repeats one token without a word.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import orjson
 
+from orchestrator.core.dialects import anthropic_frames, responses_frames
 from orchestrator.core.dialects.toolparts import ToolCallParts
 from orchestrator.core.model import Answer, Dialect, Endpoint, Finish
 
@@ -41,22 +43,24 @@ def read_end(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
     A tail that begins within a frame is fine. Give at least the last `TAIL_BYTES`, or all there was.
     """
     frames = tuple(_frames(is_stream, tail))
-    error = next((text for frame in frames if (text := _error_of(frame))), None)
+    error = next((text for frame in frames if (text := _error_of(endpoint, frame))), None)
     if endpoint.is_embedding:
         return _end_of_embedding(frames, error)
+    if endpoint is Endpoint.ANTHROPIC_COUNT:
+        return _end_of_count(frames, error)
     finish: str | None = None
     counts = (0, 0)
     for frame in frames:
         finish = _finish_of(endpoint, frame) or finish
         counts = _counts_of(endpoint, frame) or counts
-    is_closed = not is_stream or endpoint.dialect is Dialect.OLLAMA or _says_done(tail)
+    is_closed = not is_stream or _is_closed(endpoint, frames, tail)
     return End(finish is not None and is_closed and error is None, finish, *counts, error)
 
 
 def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes) -> Answer | None:
     """The answer in a whole successful response; None where it is not whole, or not an answer (embedding, load)."""
     end = read_end(endpoint, is_stream, body)
-    if not end.is_whole or end.finish not in _FINISHES or endpoint.is_embedding:
+    if not end.is_whole or end.finish not in _FINISHES or not endpoint.is_answered_in_words:
         return None
     text: list[str] = []
     thinking: list[str] = []
@@ -78,7 +82,7 @@ def _frames(is_stream: bool, data: bytes) -> Iterator[Frame]:
     """The JSON objects of a response. What is no whole object is passed over: a tail may begin within a frame."""
     for line in data.split(b"\n") if is_stream else (data,):
         text = line.strip().removeprefix(b"data:").removeprefix(b"error:")
-        if not text:
+        if not text or text.startswith(b"event:"):
             continue
         try:
             frame = orjson.loads(text)
@@ -88,12 +92,21 @@ def _frames(is_stream: bool, data: bytes) -> Iterator[Frame]:
             yield frame
 
 
+def _is_closed(endpoint: Endpoint, frames: Sequence[Frame], tail: bytes) -> bool:
+    """The stream says of itself that it is over. Where the frame that tells the finish does so too, that is enough."""
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        return any(frame.get("type") == "message_stop" for frame in frames[-2:])
+    return endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES or _says_done(tail)
+
+
 def _says_done(tail: bytes) -> bool:
     return any(line.strip() == b"data: [DONE]" for line in tail.rsplit(b"\n", 4))
 
 
-def _error_of(frame: Frame) -> str | None:
+def _error_of(endpoint: Endpoint, frame: Frame) -> str | None:
     error = frame.get("error")
+    if error is None and endpoint is Endpoint.OPENAI_RESPONSES:
+        error = responses_frames.error_of(frame)
     if isinstance(error, Mapping):
         return str(error.get("message") or error)
     return None if error is None else str(error)
@@ -105,12 +118,20 @@ def _choice(frame: Frame) -> Frame:
 
 
 def _finish_of(endpoint: Endpoint, frame: Frame) -> str | None:
+    if endpoint is Endpoint.OPENAI_RESPONSES:
+        return responses_frames.finish_of(frame)
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        return anthropic_frames.finish_of(frame)
     if endpoint.dialect is Dialect.OPENAI:
         return _choice(frame).get("finish_reason")
     return str(frame.get("done_reason") or "stop") if frame.get("done") is True else None
 
 
 def _counts_of(endpoint: Endpoint, frame: Frame) -> tuple[int, int] | None:
+    if endpoint is Endpoint.OPENAI_RESPONSES:
+        return responses_frames.counts_of(frame)
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        return anthropic_frames.counts_of(frame)
     if endpoint.dialect is Dialect.OLLAMA:
         return (frame.get("prompt_eval_count", 0), frame.get("eval_count", 0)) if frame.get("done") is True else None
     usage = frame.get("usage")
@@ -127,8 +148,18 @@ def _end_of_embedding(frames: Sequence[Frame], error: str | None) -> End:
     return End(True, "stop", vectors.get("prompt_eval_count") or usage.get("prompt_tokens") or 0)
 
 
+def _end_of_count(frames: Sequence[Frame], error: str | None) -> End:
+    """Counting a prompt's tokens costs that prompt where the engine had to read it."""
+    counted = next((frame["input_tokens"] for frame in frames if isinstance(frame.get("input_tokens"), int)), None)
+    return End(False, error=error) if counted is None else End(True, "stop", counted)
+
+
 def _part_of(endpoint: Endpoint, frame: Frame) -> Frame:
     """Where a frame or body keeps its text."""
+    if endpoint is Endpoint.OPENAI_RESPONSES:
+        return responses_frames.part_of(frame)
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        return anthropic_frames.part_of(frame)
     if endpoint.dialect is Dialect.OPENAI:
         choice = _choice(frame)
         return choice.get("delta") or choice.get("message") or choice

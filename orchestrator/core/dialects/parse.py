@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
+from orchestrator.core.dialects.anthropic import check_messages_body
 from orchestrator.core.dialects.conversation import Turn, embedding_inputs, is_load_request, sampling, turns
 from orchestrator.core.dialects.errors import MalformedCall, caller_error
-from orchestrator.core.dialects.gofields import keep_alive_s, read_fields
+from orchestrator.core.dialects.gofields import keep_alive_s
+from orchestrator.core.dialects.gostructs import read_fields
 from orchestrator.core.dialects.openai_rules import check_openai_body
+from orchestrator.core.dialects.responses import check_responses_body
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Dialect, Endpoint
 
@@ -34,7 +37,11 @@ __all__ = [
 ]
 
 # The handlers behind these say "model is required" with 400 where no model is named, the others "not found" with 404.
-_SAY_MODEL_IS_REQUIRED: Final = frozenset({Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_EMBEDDINGS, Endpoint.OPENAI_CHAT})
+_SAY_MODEL_IS_REQUIRED: Final = frozenset({
+    *(Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_EMBEDDINGS, Endpoint.OPENAI_CHAT, Endpoint.OPENAI_RESPONSES),
+    *(Endpoint.ANTHROPIC_MESSAGES, Endpoint.ANTHROPIC_COUNT),
+})  # fmt: skip
+_HAVE_TOP_LOGPROBS: Final = frozenset({Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_GENERATE, Endpoint.OPENAI_CHAT})
 _DEFAULT_PARTS: Final = ("registry.ollama.ai", "library")
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAME: Final = re.compile(
@@ -56,8 +63,7 @@ def parse_call(endpoint: Endpoint, raw: bytes) -> Call:
         body = read_fields(endpoint, gojson.loads(raw))
     except gojson.GoJsonError as error:
         raise MalformedCall("missing request body" if error.is_empty and is_ollama else str(error)) from error
-    if not is_ollama:
-        check_openai_body(endpoint, body)
+    _check_body(endpoint, body)
     if not 0 <= _top_logprobs(endpoint, body) <= 20:
         raise caller_error(400, "top_logprobs must be between 0 and 20")
     model = body.get("model", "")
@@ -90,8 +96,18 @@ def canonical_model_name(name: str) -> str:
     return "/".join([*place, model.removesuffix(":latest")])
 
 
+def _check_body(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+    """What Ollama refuses before its own handlers see the call, on the paths that are not its own."""
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        check_messages_body(body, is_count=endpoint is Endpoint.ANTHROPIC_COUNT)
+    elif endpoint is Endpoint.OPENAI_RESPONSES:
+        check_responses_body(body)
+    elif endpoint.dialect is Dialect.OPENAI:
+        check_openai_body(endpoint, body)
+
+
 def _asks_for_stream(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
-    if endpoint.is_embedding:
+    if endpoint.is_embedding or endpoint is Endpoint.ANTHROPIC_COUNT:
         return False
     return bool(body.get("stream", endpoint.dialect is Dialect.OLLAMA))
 
@@ -100,7 +116,7 @@ def _top_logprobs(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
     """OpenAI's completions give the number in `logprobs`, and there nothing below one turns them on."""
     if endpoint is Endpoint.OPENAI_COMPLETIONS:
         return max(0, int(body.get("logprobs", 0)))
-    return 0 if endpoint.is_embedding else int(body.get("top_logprobs", 0))
+    return int(body.get("top_logprobs", 0)) if endpoint in _HAVE_TOP_LOGPROBS else 0
 
 
 def _check_model_name(endpoint: Endpoint, model: str) -> None:

@@ -1,7 +1,7 @@
 """A whole answer in the caller's dialect: as one body, or as the frames of a stream that is already over.
 
-For answers that come from a cache, from another tier or from a load; `frames` has the single frames, `vectors` the
-bodies of embedding calls.
+For answers that come from a cache, from another tier or from a load; `streams` has the frames one by one, `vectors`
+the bodies of embedding calls.
 """
 
 from __future__ import annotations
@@ -12,16 +12,8 @@ from datetime import datetime
 from typing import Final
 
 from orchestrator.core.dialects import gojson
-from orchestrator.core.dialects.frames import (
-    Head,
-    Stats,
-    body_type,
-    content_frame,
-    final_frame,
-    head_of,
-    stream_type,
-    whole_body,
-)
+from orchestrator.core.dialects.frames import Stats, body_type, head_of, stream_type
+from orchestrator.core.dialects.streams import Stream, answer_body, open_stream
 from orchestrator.core.model import Answer, Call, Endpoint
 
 # A client shows frames as they come; a few words each looks like an answer without costing one write a token.
@@ -38,7 +30,7 @@ def render_body(
 ) -> tuple[str, bytes]:
     """Content type and body of `answer`. Its own token counts stand in place of those in `stats`."""
     head = head_of(call, model, made_at)
-    body = whole_body(head, made_at, answer, answer.finish, _counted(answer, stats), context=context)
+    body = answer_body(head, made_at, answer, answer.finish, _counted(answer, stats), context=context)
     return body_type(call.endpoint), body
 
 
@@ -51,10 +43,9 @@ def render_frames(
     context: Sequence[int] | None = None,
 ) -> list[bytes]:
     """`answer` as a stream's frames, one write each; `stream_type` is their content type."""
-    head = head_of(call, model, made_at)
-    contents = list(_contents(head, made_at, answer))
-    last = final_frame(head, made_at, answer.finish, _counted(answer, stats), context=context, is_first=not contents)
-    return [*contents, last]
+    stream = open_stream(head_of(call, model, made_at), answer.prompt_tokens)
+    contents = list(_contents(stream, made_at, answer))
+    return [*contents, *stream.end(made_at, answer.finish, _counted(answer, stats), context)]
 
 
 def render(
@@ -76,20 +67,17 @@ def render_load(call: Call, model: str, made_at: datetime, *, is_unload: bool = 
         return body_type(call.endpoint), gojson.dumps({"model": model, "embeddings": []})
     head = head_of(call, model, made_at)
     if call.is_stream:
-        return stream_type(call.endpoint), final_frame(head, made_at, reason, Stats())
-    return body_type(call.endpoint), whole_body(head, made_at, Answer(""), reason, Stats())
+        return stream_type(call.endpoint), b"".join(open_stream(head).end(made_at, reason, Stats()))
+    return body_type(call.endpoint), answer_body(head, made_at, Answer(""), reason, Stats())
 
 
-def _contents(head: Head, made_at: datetime, answer: Answer) -> Iterator[bytes]:
-    is_first = True
+def _contents(stream: Stream, made_at: datetime, answer: Answer) -> Iterator[bytes]:
     for thinking in _pieces(answer.thinking):
-        yield content_frame(head, made_at, thinking=thinking, is_first=is_first)
-        is_first = False
+        yield from stream.content(made_at, thinking=thinking)
     for text in _pieces(answer.text):
-        yield content_frame(head, made_at, text=text, is_first=is_first)
-        is_first = False
+        yield from stream.content(made_at, text=text)
     if answer.tool_calls:
-        yield content_frame(head, made_at, tool_calls=answer.tool_calls, is_first=is_first)
+        yield from stream.content(made_at, tool_calls=answer.tool_calls)
 
 
 def _pieces(text: str) -> Iterator[str]:

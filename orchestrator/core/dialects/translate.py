@@ -1,4 +1,4 @@
-"""Between a caller of either dialect and llama.cpp's server: the request out, the answer's bytes back as they come.
+"""Between a caller of any dialect and llama.cpp's server: the request out, the answer's bytes back as they come.
 
 `Translator` holds no socket and no clock: bytes of the engine in, bytes for the caller out, wherever they are cut.
 The caller sees what a real Ollama would have sent: none of llama.cpp's extras, tool calls whole, counts at the end.
@@ -16,12 +16,13 @@ import orjson
 
 from orchestrator.core.dialects.conversation import embedding_inputs
 from orchestrator.core.dialects.errors import caller_error, error_frame, error_response
-from orchestrator.core.dialects.frames import Head, Stats, content_frame, final_frame, head_of, whole_body
+from orchestrator.core.dialects.frames import Head, Stats, head_of
 from orchestrator.core.dialects.llama_request import to_llama_cpp, wanted_logprobs
+from orchestrator.core.dialects.streams import Stream, answer_body, open_stream
 from orchestrator.core.dialects.toolparts import ToolCallParts
 from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.errors import CallerError
-from orchestrator.core.model import Answer, Call, Endpoint, Finish
+from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish
 
 __all__ = ["Translator", "callers_fault", "to_llama_cpp"]
 
@@ -43,7 +44,7 @@ class Translator:
         self._started_at = clock() if clock else None
         self._rest = bytearray()
         self._head: Head | None = None
-        self._is_first = True
+        self._stream: Stream | None = None
         self._parts = ToolCallParts()
         self._finish: Finish | None = None
         self._last: dict[str, Any] = {}
@@ -105,9 +106,7 @@ class Translator:
         return self._content(head, text=text, thinking=thinking, logprobs=logprobs)
 
     def _content(self, head: Head, **part: Any) -> bytes:
-        frame = content_frame(head, self._now(head), is_first=self._is_first, **part)
-        self._is_first = False
-        return frame
+        return b"".join(self._stream_for(head).content(self._now(head), **part))
 
     def _end(self) -> bytes:
         head = self._head
@@ -117,7 +116,7 @@ class Translator:
         out = self._content(head, tool_calls=tool_calls) if tool_calls else b""
         finish = Finish.TOOL_CALLS if tool_calls and self._finish is Finish.STOP else self._finish
         now = self._now(head)
-        out += final_frame(head, now, finish, self._stats(self._last, now), is_first=self._is_first)
+        out += b"".join(self._stream_for(head).end(now, finish, self._stats(self._last, now)))
         self._is_over = True
         return out
 
@@ -149,7 +148,7 @@ class Translator:
         finish = _FINISHES.get(choice["finish_reason"], Finish.STOP)
         finish = Finish.TOOL_CALLS if answer.tool_calls and finish is Finish.STOP else finish
         now = self._now(head)
-        return whole_body(head, now, answer, finish, self._stats(given, now), logprobs=self._logprobs(choice))
+        return answer_body(head, now, answer, finish, self._stats(given, now), logprobs=self._logprobs(choice))
 
     def _embeddings(self, given: Mapping[str, Any], head: Head) -> bytes:
         data = sorted(given["data"], key=lambda each: each["index"])
@@ -167,6 +166,11 @@ class Translator:
             number = zlib.crc32(str(event.get("id", "")).encode())
             self._head = head_of(self._call, self._model, started_at, number)
         return self._head
+
+    def _stream_for(self, head: Head) -> Stream:
+        if self._stream is None:
+            self._stream = open_stream(head)
+        return self._stream
 
     def _now(self, head: Head) -> datetime:
         return self._clock() if self._clock else head.started_at
@@ -197,6 +201,8 @@ def callers_fault(endpoint: Endpoint, status: int, body: bytes) -> CallerError |
         message, kind = str(error["message"]), str(error.get("type", ""))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
+    if kind == "exceed_context_size_error" and endpoint.dialect is Dialect.ANTHROPIC:
+        return too_long(error)
     if kind == "not_supported_error":
         return caller_error(500 if endpoint is Endpoint.OLLAMA_EMBEDDINGS else 501, message)
     if endpoint.is_embedding and "too large to process" in message:
@@ -204,6 +210,12 @@ def callers_fault(endpoint: Endpoint, status: int, body: bytes) -> CallerError |
     if "input is not supported" in message:
         return caller_error(400, message)
     return caller_error(400, message) if status == 400 else None
+
+
+def too_long(error: Mapping[str, Any]) -> CallerError:
+    """A prompt beyond the context, in Anthropic's words: its clients shorten the conversation when they read them."""
+    told = f"prompt is too long: {error.get('n_prompt_tokens')} tokens > {error.get('n_ctx')} maximum"
+    return caller_error(400, told)
 
 
 def _logprob(given: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
+from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import wanted_thinking
 from orchestrator.core.dialects.llama_request import wanted_logprobs
 from orchestrator.core.dialects.parse import sampling
 from orchestrator.core.model import Call, Finish, ToolCall
-from orchestrator.nodes.simulator.runner import Piece, Reply
 from orchestrator.nodes.simulator.script import question, wanted_format
 from orchestrator.nodes.simulator.tokens import ids, split
 from orchestrator.nodes.simulator.words import JsonWriter, answer_length, random_for, sentence_tokens
+from orchestrator.nodes.simulator.work import Piece, Reply
 
 _THINKING_TOKENS: Final = (8, 40)
 _LIMIT_IS_LENGTH: Final = 1024
@@ -30,6 +31,7 @@ def compose(call: Call, marker: str, capabilities: Sequence[str], prompt: Sequen
 
     `marker` begins whatever is said, also where the caller allows one token.
     """
+    call = as_chat(call)
     rng = random_for(question(call))
     wanted = wanted_format(call)
     thinks = "thinking" in capabilities and wanted_thinking(call) is not False

@@ -6,8 +6,10 @@ its llama-server (pictures, prompts too long, embeddings) here.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,15 +17,15 @@ from aiohttp import web
 
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.checks import check_for_model
-from orchestrator.core.dialects.errors import caller_error, caller_error_response, error_response
+from orchestrator.core.dialects.errors import caller_error, caller_error_response, error_frame, error_response
 from orchestrator.core.dialects.frames import (
+    Head,
     Stats,
     body_type,
     content_frame,
-    final_frame,
     head_of,
+    stream_headers,
     stream_type,
-    whole_body,
 )
 from orchestrator.core.dialects.parse import (
     embedding_inputs,
@@ -35,6 +37,7 @@ from orchestrator.core.dialects.parse import (
     unknown_model,
 )
 from orchestrator.core.dialects.render import render_load
+from orchestrator.core.dialects.streams import Stream, answer_body, open_stream
 from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.errors import CallerError, CapacityError
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint
@@ -43,17 +46,20 @@ from orchestrator.nodes.simulator.answers import compose
 from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig
 from orchestrator.nodes.simulator.http import GoStream, Routes, respond
 from orchestrator.nodes.simulator.listing import Listing
-from orchestrator.nodes.simulator.residence import Residence
-from orchestrator.nodes.simulator.runner import Piece, Reply, Runner, Work
+from orchestrator.nodes.simulator.residence import LoadFailedError, Residence
+from orchestrator.nodes.simulator.runner import RUNNER_DIED, Runner, RunnerDiedError
 from orchestrator.nodes.simulator.script import Script, question
 from orchestrator.nodes.simulator.tokens import prefix_hashes, prompt_tokens, split
 from orchestrator.nodes.simulator.vectors import as_float32, vector_of
+from orchestrator.nodes.simulator.work import Piece, Reply, Work
 
 _NO_SHIFT: Final = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
     "adjust the context length in settings, or use a model with a longer context length"
 )
 _NO_EMBEDDINGS: Final = "This server does not support embeddings. Start it with `--embeddings`"
+# A model that says one token more often than this in a row is cut off, and its stream has no last line.
+_REPEATS_AT_MOST: Final = 30
 _OWN_WORK_NS: Final = 1_000_000  # Ollama's own part of a request: "load_duration" of a loaded model is about this
 
 
@@ -65,48 +71,57 @@ class Calls:
         self._script = Script(config.script)
 
     def routes(self) -> Routes:
-        return {endpoint.value: {"POST": self.serve} for endpoint in Endpoint}
+        """Every inference path of Ollama, which counts no tokens for Anthropic's clients."""
+        return {each.value: {"POST": self.serve} for each in Endpoint if each is not Endpoint.ANTHROPIC_COUNT}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         endpoint = Endpoint(request.path)
+        headers: tuple[tuple[str, str], ...] = ()
         try:
             call = parse_call(endpoint, await request.read())
+            # Those of a stream stay where an error takes its place.
+            headers = stream_headers(endpoint) if call.is_stream else ()
             model = self._listing.find(call.model)
             if model is None:
                 raise unknown_model(endpoint, call.model)
             return await self._serve_call(request, call, model)
         except CallerError as why:
-            return await respond(request, why.status, *caller_error_response(endpoint.dialect, why))
-        except CapacityError as why:
-            return await respond(request, why.status, *error_response(endpoint.dialect, why.status, why.message))
+            told = caller_error_response(endpoint.dialect, why, _request_id())
+            return await respond(request, why.status, *told, headers)
+        except (CapacityError, LoadFailedError, RunnerDiedError) as why:
+            status, message = (why.status, why.message) if isinstance(why, CapacityError) else (500, str(why))
+            told = error_response(endpoint.dialect, status, message, request_id=_request_id())
+            return await respond(request, status, *told, headers)
 
     async def _serve_call(self, request: web.Request, call: Call, model: SimulatedModel) -> web.StreamResponse:
         is_load = call.endpoint.dialect is Dialect.OLLAMA and is_load_request(call)
         if is_unload_request(call):
-            self._residence.unload(model.name)
+            self._residence.unload(model)
             return await respond(request, 200, *render_load(call, call.model, _now(), is_unload=True))
         check_for_model(call, model.capabilities)
         async with self._residence.use(model, _wanted_context(call), _wanted_keep_alive(call)) as (runner, load_s):
             if is_load:
                 return await respond(request, 200, *render_load(call, call.model, _now()))
             if call.endpoint.is_embedding:
-                return await self._embed(request, call, runner, load_s)
+                return await self._embed(request, call, model, runner, load_s)
             _refuse_pictures(call, model)
-            return await self._answer(request, call, runner, load_s)
+            return await self._answer(request, call, model, runner, load_s)
 
-    async def _answer(self, request: web.Request, call: Call, runner: Runner, load_s: float) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, call: Call, model: SimulatedModel, runner: Runner, load_s: float
+    ) -> web.StreamResponse:
         prompt = prompt_tokens(call)
         kept = _fitted(call, len(prompt), runner.context)
         reply = self._script.reply(question(call))
         if reply is None:
-            reply = compose(call, self._config.marker, runner.model.capabilities, prompt, kept)
-        work = runner.new_work(reply, prefix_hashes(prompt[:kept]))
+            reply = compose(call, self._config.marker, model.capabilities, prompt, kept)
+        work = runner.new_work(reply, prefix_hashes(prompt[:kept]), is_stream=call.is_stream)
         if call.is_stream:
             return await _stream(request, call, runner, work, load_s)
         async with aclosing(runner.pieces(work)) as pieces:
             told = [piece async for piece in pieces]
         made_at = _now()
-        body = whole_body(
+        body = answer_body(
             head_of(call, call.model, made_at),
             made_at,
             _whole(told, reply),
@@ -117,14 +132,16 @@ class Calls:
         )
         return await respond(request, 200, body_type(call.endpoint), body)
 
-    async def _embed(self, request: web.Request, call: Call, runner: Runner, load_s: float) -> web.StreamResponse:
-        if "embedding" not in runner.model.capabilities:
+    async def _embed(
+        self, request: web.Request, call: Call, model: SimulatedModel, runner: Runner, load_s: float
+    ) -> web.StreamResponse:
+        if "embedding" not in model.capabilities:
             raise caller_error(500 if call.endpoint is Endpoint.OLLAMA_EMBEDDINGS else 501, _NO_EMBEDDINGS)
         texts = [split(text) for text in embedding_inputs(call)]
         if call.body.get("truncate") is False and any(len(text) > runner.context for text in texts):
             raise caller_error(400, "the input length exceeds the context length")
         tokens = [token for text in texts for token in text[: runner.context]]
-        vectors, count = self._script.vectors(question(call)) or (self._vectors(call, runner.model), len(tokens))
+        vectors, count = self._script.vectors(question(call)) or (self._vectors(call, model), len(tokens))
         work = runner.new_work(Reply((), "stop", count), prefix_hashes(()))
         async with aclosing(runner.pieces(work)) as pieces:
             async for _ in pieces:
@@ -139,28 +156,53 @@ class Calls:
 
 
 async def _stream(request: web.Request, call: Call, runner: Runner, work: Work, load_s: float) -> web.StreamResponse:
-    stream = GoStream(request, stream_type(call.endpoint))
+    stream = GoStream(request, stream_type(call.endpoint), stream_headers(call.endpoint))
     head = head_of(call, call.model, _now())
-    is_first = True
-    async with aclosing(runner.pieces(work)) as pieces:
-        async for piece in pieces:
-            frame = content_frame(
-                head,
-                _now(),
-                text=piece.text,
-                thinking=piece.thinking,
-                tool_calls=piece.tool_calls,
-                logprobs=piece.logprobs,
-                is_first=is_first,
-            )
-            await stream.send(frame)
-            is_first = False
-    reply = work.reply
-    await stream.send(
-        final_frame(head, _now(), reply.finish, _stats(work, load_s), context=reply.context, is_first=is_first)
-    )
+    frames = open_stream(head)
+    try:
+        last, repeats = "", 0
+        async with aclosing(runner.pieces(work)) as pieces:
+            async for piece in pieces:
+                said = (piece.text or piece.thinking).strip()
+                last, repeats = said, repeats + 1 if said == last else 0
+                if repeats > _REPEATS_AT_MOST:
+                    break
+                await _send(stream, _frames_of(piece, frames))
+            else:
+                await _send(stream, _end_of(work, frames, load_s))
+    except RunnerDiedError:
+        if not stream.prepared:
+            raise
+        await _send(stream, _broken_off(head))
     await stream.write_eof()
     return stream
+
+
+async def _send(stream: GoStream, frames: Sequence[bytes]) -> None:
+    for frame in frames:
+        await stream.send(frame)
+
+
+def _frames_of(piece: Piece, frames: Stream) -> list[bytes]:
+    return frames.content(
+        _now(), text=piece.text, thinking=piece.thinking, tool_calls=piece.tool_calls, logprobs=piece.logprobs
+    )
+
+
+def _end_of(work: Work, frames: Stream, load_s: float) -> list[bytes]:
+    return frames.end(_now(), work.reply.finish, _stats(work, load_s), work.reply.context)
+
+
+def _broken_off(head: Head) -> list[bytes]:
+    """The last that Ollama sends of an answer whose runner died: on OpenAI's older paths a frame without a model."""
+    if head.endpoint.dialect is Dialect.OLLAMA:
+        return [error_frame(head.endpoint, RUNNER_DIED)]
+    is_older = head.endpoint in (Endpoint.OPENAI_CHAT, Endpoint.OPENAI_COMPLETIONS)
+    return [content_frame(replace(head, model=""), _now())] if is_older else []
+
+
+def _request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 def _whole(told: Sequence[Piece], reply: Reply) -> Answer:

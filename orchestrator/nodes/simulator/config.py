@@ -47,6 +47,12 @@ class SimulatedModel:
     modified_at: str = "2026-01-01T00:00:00Z"
     is_pulled: bool = True
     show: Mapping[str, Any] = field(default_factory=dict)  # fields of /api/show that stand in place of the usual ones
+    weights_digest: str = ""  # models with the same one share a runner, as aliases do; empty: the weights are its own
+
+    @property
+    def weights(self) -> str:
+        """What a runner is known by."""
+        return self.weights_digest or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,8 @@ class SimulatorConfig:
     seats_file: str = ""  # shared by the instances on one card; empty: alone on it
     seat: int = 0
     script: tuple[ScriptedAnswer, ...] = ()
+    load_error: str = ""  # every load fails by this text, as with a setting that llama.cpp refuses; empty: none does
+    jam_after: int = 0  # so many streams left midway cost a slot until the model is unloaded; 0: none do
 
     @property
     def hardware(self) -> Card:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -46,8 +46,12 @@ _CORS: Final = (
 class GoStream(web.StreamResponse):
     """A streamed answer: nothing is sent before its first frame, each frame is a chunk and a write of its own."""
 
-    def __init__(self, request: web.Request, content_type: str) -> None:
-        super().__init__(headers={"Content-Type": content_type})
+    # aiohttp's own switch, as its `Response` has it: the head leaves in one write with the first frame. Two writes may
+    # be read apart.
+    _send_headers_immediately = False
+
+    def __init__(self, request: web.Request, content_type: str, more: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(headers={**dict(more), "Content-Type": content_type})
         self._request = request
 
     async def send(self, frame: bytes) -> None:
@@ -63,7 +67,11 @@ def app_for(routes: Routes, host: str) -> web.Application:
 
     async def serve(request: web.Request) -> web.StreamResponse:
         refusal = _refusal(request, routes, is_local=is_loopback(host))
-        return refusal or await _handlers(routes, request.path)[request.method](request)
+        try:
+            return refusal or await _handlers(routes, request.path)[request.method](request)
+        except ConnectionResetError:
+            # The client left between two writes. To aiohttp, which finds that out too, this would be worth a traceback.
+            return web.Response()
 
     app = web.Application(client_max_size=0)
     app.router.add_route("*", "/{path:.*}", serve)
@@ -71,9 +79,11 @@ def app_for(routes: Routes, host: str) -> web.Application:
     return app
 
 
-async def respond(request: web.Request, status: int, content_type: str, body: bytes) -> web.StreamResponse:
-    """A whole body: with its length where it is small, otherwise as one chunk."""
-    headers = {"Content-Type": content_type}
+async def respond(
+    request: web.Request, status: int, content_type: str, body: bytes, more: Iterable[tuple[str, str]] = ()
+) -> web.StreamResponse:
+    """A whole body: with its length where it is small, otherwise as one chunk. `more`: header fields."""
+    headers = {**dict(more), "Content-Type": content_type}
     if len(body) <= _LENGTH_UP_TO:
         return web.Response(status=status, headers=headers, body=body)
     response = web.StreamResponse(status=status, headers=headers)
@@ -148,4 +158,6 @@ async def _as_go_writes(request: web.Request, response: web.StreamResponse) -> N
 
 def _go_order(header: tuple[str, str]) -> tuple[int, str]:
     name = header[0]
-    return (_WRITTEN_LAST.index(name) + 1, "") if name in _WRITTEN_LAST else (0, name)
+    # A handler's own word on the connection stands among its other fields.
+    is_last = name in _WRITTEN_LAST and header != ("Connection", "keep-alive")
+    return (_WRITTEN_LAST.index(name) + 1, "") if is_last else (0, name)

@@ -3,6 +3,8 @@
 As llama.cpp does, one step gives a token to every slot that writes and up to 512 tokens of prompt to those that read;
 a slot whose client left is free at once while it writes, and after the step while it reads. The line is first in,
 first out and has no end: Ollama bounds only requests that wait for a load.
+
+A runner can be killed, as its process can be on a real host, and can lose slots to clients that leave, as Ollama's do.
 """
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.core.cards import Card
-from orchestrator.core.model import ToolCall
 from orchestrator.core.physics import PREFILL_BATCH, decode_step_s, kv_bytes_per_token, prefill_s
 from orchestrator.nodes.simulator.config import SimulatedModel
 from orchestrator.nodes.simulator.seats import CardSeats
+from orchestrator.nodes.simulator.work import Piece, Reply, Work
 
 # llama.cpp keeps the caches of idle slots in up to 8 GiB of host memory a runner (measured; OLLAMA's `size` hides it).
 _PREFIX_CACHE_BYTES: Final = 8 * 2**30
@@ -26,74 +27,14 @@ PREFIX_BLOCK_TOKENS: Final = 16
 _CATCH_UP_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One frame of an answer, and the tokens that were written for it."""
-
-    text: str = ""
-    thinking: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    logprobs: tuple[dict[str, object], ...] = ()
-    tokens: int = 1
+RUNNER_DIED: Final = "an error was encountered while running the model: unexpected EOF"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model will say. `tail_tokens`: written after the last piece, such as the end-of-text token."""
+class RunnerDiedError(Exception):
+    """The runner was killed; its text is what Ollama says then."""
 
-    pieces: tuple[Piece, ...]
-    finish: str
-    prompt_tokens: int
-    tail_tokens: int = 0
-    context: tuple[int, ...] = ()
-
-    @property
-    def completion_tokens(self) -> int:
-        return sum(piece.tokens for piece in self.pieces) + self.tail_tokens
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One request on its way through the runner; seconds are simulated ones."""
-
-    reply: Reply
-    prefix: Sequence[int]  # a hash for each whole block of the prompt and what stands before it
-    queued_at_s: float
-    wait_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    read: int = 0
-    written: int = 0
-    is_gone: bool = False
-    ready: deque[Piece | None] = field(default_factory=deque)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    completion_tokens: int = field(init=False)
-    _sent: int = 0
-    _owed: int = 0
-
-    def __post_init__(self) -> None:
-        self.completion_tokens = self.reply.completion_tokens
-
-    @property
-    def is_reading(self) -> bool:
-        return self.read < self.reply.prompt_tokens
-
-    @property
-    def is_done(self) -> bool:
-        return not self.is_reading and self.written >= self.completion_tokens
-
-    def write_token(self) -> None:
-        """One more token; a piece is told when its last one is written."""
-        pieces = self.reply.pieces
-        self.written += 1
-        self._owed += 1
-        if self._sent < len(pieces) and self._owed >= pieces[self._sent].tokens:
-            self.tell(pieces[self._sent])
-            self._sent, self._owed = self._sent + 1, 0
-
-    def tell(self, piece: Piece | None) -> None:
-        self.ready.append(piece)
-        self.news.set()
+    def __init__(self) -> None:
+        super().__init__(RUNNER_DIED)
 
 
 def watched(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -110,11 +51,18 @@ def watched(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 class Runner:
-    """Serves one model with one context until it is closed."""
+    """Serves one model with one context until it is closed or killed.
 
-    def __init__(self, model: SimulatedModel, context: int, card: Card, seats: CardSeats, speed: float) -> None:
+    `jam_after`: when so many clients left their streams midway, the last one's slot stays taken until the end.
+    """
+
+    def __init__(
+        self, model: SimulatedModel, context: int, card: Card, seats: CardSeats, speed: float, *, jam_after: int = 0
+    ) -> None:
         self.model, self.context = model, context
+        self.is_dead = False
         self._card, self._seats, self._speed = card, seats, speed
+        self._left_midway, self._jam_after = 0, jam_after
         self._kv_token_bytes = kv_bytes_per_token(model.shape, model.kv_type)
         self._waiting: deque[Work] = deque()
         self._running: list[Work] = []
@@ -126,7 +74,10 @@ class Runner:
         self._task = watched(self._serve())
 
     async def pieces(self, work: Work) -> AsyncGenerator[Piece, None]:
-        """Put `work` in the line and give its pieces as they are written; leaving early frees its slot."""
+        """Put `work` in the line and give its pieces as they are written; leaving early frees its slot.
+
+        Raises RunnerDiedError.
+        """
         self._waiting.append(work)
         self._wake.set()
         try:
@@ -136,13 +87,24 @@ class Runner:
                     if piece is None:
                         return
                     yield piece
+                if self.is_dead:
+                    raise RunnerDiedError
                 work.news.clear()
                 await work.news.wait()
         finally:
             self._leave(work)
 
-    def new_work(self, reply: Reply, prefix: Sequence[int]) -> Work:
-        return Work(reply, prefix, self._clock_s)
+    def new_work(self, reply: Reply, prefix: Sequence[int], *, is_stream: bool = False) -> Work:
+        return Work(reply, prefix, self._clock_s, is_stream)
+
+    def kill(self) -> None:
+        """End it at once: whom it serves, and who waits, is told."""
+        self.is_dead = True
+        self._task.cancel()
+        for work in (*self._running, *self._waiting):
+            work.news.set()
+        self._running.clear()
+        self._tell_card()
 
     async def close(self) -> None:
         self._task.cancel()
@@ -155,21 +117,30 @@ class Runner:
         if work in self._waiting:
             self._waiting.remove(work)
         elif work in self._running and not work.is_reading:
-            self._running.remove(work)
+            work.is_stuck = self._is_jammed_by(work)
+            if not work.is_stuck:
+                self._running.remove(work)
             self._wake.set()
             self._tell_card()
+
+    def _is_jammed_by(self, work: Work) -> bool:
+        """Whether this client's leaving blocks the producer of its stream for good, and its slot with it."""
+        if not (work.is_stream and work.written):
+            return False
+        self._left_midway += 1
+        return self._left_midway == self._jam_after
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._admit()
-            if not self._running:
+            if not self._at_work():
                 self._wake.clear()
                 await self._wake.wait()
                 self._due = loop.time()
                 continue
             reading = self._next_reading()
-            writing = [work for work in self._running if not work.is_reading]
+            writing = [work for work in self._at_work() if not work.is_reading]
             step_s = self._step_s(sum(tokens for _, tokens in reading), writing)
             self._due = max(self._due, loop.time() - _CATCH_UP_S) + step_s / self._speed
             await asyncio.sleep(max(0.0, self._due - loop.time()))
@@ -215,7 +186,7 @@ class Runner:
             work.decode_s += step_s
             if not work.is_gone:
                 self._advance(work)
-        left = [work for work in self._running if not work.is_done and not work.is_gone]
+        left = [work for work in self._running if work.is_stuck or not (work.is_done or work.is_gone)]
         if len(left) != len(self._running):
             self._running = left
             self._tell_card()
@@ -226,9 +197,13 @@ class Runner:
         if work.is_done:
             work.tell(None)
 
+    def _at_work(self) -> list[Work]:
+        return [work for work in self._running if not work.is_stuck]
+
     def _tell_card(self) -> None:
-        self._seats.change_active(len(self._running) - self._told_card)
-        self._told_card = len(self._running)
+        at_work = len(self._at_work())
+        self._seats.change_active(at_work - self._told_card)
+        self._told_card = at_work
 
     def _remembered(self, prefix: Sequence[int]) -> int:
         blocks = 0

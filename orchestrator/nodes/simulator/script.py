@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import orjson
 
+from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import wanted_thinking
 from orchestrator.core.dialects.llama_request import wanted_logprobs
 from orchestrator.core.dialects.parse import canonical_model_name, sampling, turns
 from orchestrator.core.model import Call, Dialect, Endpoint, ToolCall
 from orchestrator.nodes.simulator.config import ScriptedAnswer
-from orchestrator.nodes.simulator.runner import Piece, Reply
+from orchestrator.nodes.simulator.work import Piece, Reply
 
 _KINDS: Final = {
     Endpoint.OLLAMA_CHAT: "chat",
@@ -26,7 +27,8 @@ _KINDS: Final = {
 
 
 def question(call: Call) -> str:
-    """All of `call` that decides its answer, the same for the same question in either dialect."""
+    """All of `call` that decides its answer, the same for the same question in any dialect."""
+    call = as_chat(call)
     asked = {
         "kind": _KINDS[call.endpoint],
         "model": canonical_model_name(call.model),

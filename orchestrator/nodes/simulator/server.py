@@ -1,7 +1,8 @@
 """The process of a simulated Ollama instance: `python -m orchestrator.nodes.simulator --config FILE`.
 
 It speaks Ollama's API as a real one does on the wire and plays the time a card would take. Nothing it says comes from
-a model, and every answer says so. SIGTERM ends it as it ends a real one: streams are cut, the exit status is 0.
+a model, and every answer says so. SIGTERM ends it as it ends a real one: streams are cut, the exit status is 0. SIGUSR1
+is the death of the runners alone, which real ones are processes of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from orchestrator.nodes.simulator.seats import CardSeats
 
 # A real Ollama's listener has the system's limit; a burst of clients shall wait in it, not be refused.
 _BACKLOG = 4096
+# It closes no connection that a client keeps, however long it is idle.
+_KEPT_FOR_S = 30 * 86400.0
 
 
 class Simulator:
@@ -37,13 +40,20 @@ class Simulator:
         listing = Listing(config, self._residence)
         routes = {**listing.routes(), **Calls(config, listing, self._residence).routes()}
         self._runner = web.AppRunner(
-            app_for(routes, config.host), access_log=None, handler_cancellation=True, shutdown_timeout=0.0
+            app_for(routes, config.host),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.0,
+            keepalive_timeout=_KEPT_FOR_S,
         )
 
     async def start(self) -> None:
         """Listen. Raises OSError where the port is taken."""
         await self._runner.setup()
         await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=_BACKLOG).start()
+
+    def kill_runners(self) -> None:
+        self._residence.kill_runners()
 
     async def stop(self) -> None:
         """Cut every connection and leave the card."""
@@ -62,6 +72,7 @@ async def serve(config: SimulatorConfig) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, asked_to_stop.set)
     simulator = Simulator(config)
+    loop.add_signal_handler(signal.SIGUSR1, simulator.kill_runners)
     try:
         await simulator.start()
         print(f"{config.instance}: simulated {config.card or 'CPU'} on {config.host}:{config.port}", flush=True)

@@ -1,16 +1,27 @@
 -- cancel: withdraw a ticket, or give back the lease it was granted meanwhile.
--- KEYS 1-7 of the pool      ARGV lease id, ...      returns 1
+-- KEYS 1-9 of the pool      ARGV lease id, ...      returns 1
 -- Repeated: the record says that it has ended. An unknown id is marked as ended too: an admit that was sent before this
 -- but arrives after it, over a connection that broke, takes nothing.
 local freed = false
+
+-- It asked nothing of an instance.
+local function refund(record)
+  local _, _, charged, key = match(record, LEASE)
+  if not charged then return end
+  local tokens = math.max(0, (tonumber(call('HGET', LOAD, '\tk' .. key)) or 0) - charged)
+  call('HSET', LOAD, '\tk' .. key, tokens)
+  queue().reorder(key, tokens)
+end
+
 for _, id in ipairs(ARGV) do
   local record = call('HGET', RECORDS, id)
   local kind = record and sub(record, 1, 1)
   if kind == 'L' then
     call('HINCRBY', LOAD, match(record, '^.\n([^\n]*)'), -1)
+    refund(record)
     freed = true
   elseif kind == 'T' then
-    call('ZREM', QUEUE, id)
+    queue().leave(record)
   end
   if kind ~= 'D' and kind ~= 'X' then finish(id) end
 end

@@ -1,5 +1,5 @@
 -- renew: extend the leases a gateway holds, and create anew those that Redis has lost, so that its counts are right.
--- KEYS 1-7 of the pool      ARGV holder, time to live (ms), then lease id, instance, ...
+-- KEYS 1-9 of the pool      ARGV holder, time to live (ms), then lease id, instance, ...
 -- returns  {lease ids created anew}, {lease ids on instances that have more leases than slots}
 -- Repeated: the leases are extended again. One that has ended stays ended, and one that drains stays bounded.
 local holder, ends = ARGV[1], now + tonumber(ARGV[2])
@@ -11,7 +11,7 @@ for at = 3, #ARGV, 2 do
   if kind == 'L' then
     call('ZADD', EXPIRY, ends, id)
   elseif kind ~= 'D' and kind ~= 'X' then
-    if kind == 'T' then call('ZREM', QUEUE, id) end -- Redis came back with older data: the ticket was granted since
+    if kind == 'T' then queue().leave(record) end -- Redis came back with older data: the ticket was granted since
     call('HINCRBY', LOAD, instance, 1)
     call('HSET', RECORDS, id, 'L\n' .. instance .. '\n' .. holder)
     call('ZADD', EXPIRY, ends, id)

@@ -1,0 +1,125 @@
+"""The controller where servers are somebody else's: watched, published to the gateways, loaded as calls ask for it.
+
+Nothing is started, stopped or pulled. It may be killed at any moment: the next one looks at the servers anew, and until
+it has, what was published last stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from orchestrator.core.model import InstanceState, Pool, PoolName, Snapshot
+from orchestrator.fleet.loading import Asking, Loader, Place
+from orchestrator.fleet.offering import given_of, notes_of, pools_of
+from orchestrator.fleet.publishing import Publisher, Publishing
+from orchestrator.fleet.servers import Server, servers_of
+from orchestrator.fleet.tasks import raise_first, within
+from orchestrator.fleet.watching import Watched
+from orchestrator.nodes.given_api import GivenApi
+from orchestrator.settings import ClusterSettings
+
+log = logging.getLogger(__name__)
+
+
+class GivenStore(Publishing, Asking, Protocol):
+    """What the store is asked for here."""
+
+
+class GivenFleet:
+    """One controller of servers that run already. `settings` answers those in force."""
+
+    def __init__(self, *, store: GivenStore, settings: Callable[[], ClusterSettings]) -> None:
+        self._settings = settings
+        self._api = GivenApi()
+        self._places: dict[str, Place] = {}  # by URL
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._changed, self._replan = asyncio.Event(), asyncio.Event()
+        self._publisher = Publisher(store, self._snapshot)
+        self._loader = Loader(
+            self._places,
+            api=self._api,
+            asking=store,
+            publisher=self._publisher,
+            settings=settings,
+            on_change=self._on_change,
+        )
+
+    # --- for app -----------------------------------------------------------------------------------------------------
+
+    def replan(self) -> None:
+        """Settings changed."""
+        self._replan.set()
+
+    async def run(self, published: Snapshot | None) -> None:
+        """Until cancelled. `published` is what an earlier controller published last."""
+        self._publisher.begin_after(published)
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._follow(servers_of(self._settings().instances))
+                self._group.create_task(self._follow_settings(), name="given: settings")
+                if published is not None:
+                    await self._until_all_were_looked_at()
+                self._group.create_task(self._publisher.keep(self._changed, self._pool_names), name="given: publish")
+                self._group.create_task(self._loader.run(), name="given: load")
+        except BaseExceptionGroup as several:
+            raise_first(several)
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    # --- which servers there are -------------------------------------------------------------------------------------
+
+    async def _follow_settings(self) -> None:
+        while True:
+            await self._replan.wait()
+            self._replan.clear()
+            self._follow(servers_of(self._settings().instances))
+            self._on_change()
+
+    def _follow(self, servers: Iterable[Server]) -> None:
+        """Watch these and no others. What is under way on one that is gone is answered to its end."""
+        assert self._group is not None
+        wanted = {each.url: each for each in servers}
+        for url in [each for each in self._places if each not in wanted]:
+            self._watches.pop(url).cancel()
+            log.info("%s is no longer watched", self._places.pop(url).watched.name)
+        for url, server in wanted.items():
+            if url in self._places:
+                self._places[url].watched.is_now(server)
+                continue
+            watched = Watched(server, self._api, self._on_change)
+            self._places[url] = Place(watched)
+            self._watches[url] = self._group.create_task(watched.run(), name=f"watch {server.name}")
+
+    async def _until_all_were_looked_at(self) -> None:
+        """Each look is bounded, so this is."""
+        while any(each.watched.sight.state is InstanceState.STARTING for each in self._places.values()):
+            self._changed.clear()
+            await within(None, self._changed)
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._loader.stir()
+
+    # --- what is published -------------------------------------------------------------------------------------------
+
+    def _pools(self) -> tuple[Pool, ...]:
+        return pools_of([each.standing for each in self._places.values()], self._settings())
+
+    def _pool_names(self) -> tuple[PoolName, ...]:
+        return tuple(each.name for each in self._pools())
+
+    def _snapshot(self, version: int) -> Snapshot:
+        standings = [each.standing for each in self._places.values()]
+        return Snapshot(
+            version,
+            time.time_ns() // 1_000_000,
+            self._pools(),
+            notes=tuple(notes_of(standings, self._settings())),
+            given=tuple(map(given_of, standings)),
+        )

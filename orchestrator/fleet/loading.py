@@ -1,0 +1,279 @@
+"""Models brought into the memory of servers that somebody else runs, because calls wait for them.
+
+What is to be loaded where is decided in `core.residency`. Here it is done: calls are kept off what has to go, the
+server is waited for, and what it did is looked at. A load is the controller's own request: no client can abort it by
+leaving, and however many wait, there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.core.errors import InstanceError, OrchestratorError, StoreError
+from orchestrator.core.model import InstanceId, PoolName
+from orchestrator.core.residency import Held, Line, Move, Pressure, choose_moves
+from orchestrator.fleet.offering import Standing, shape_bytes, slots_on
+from orchestrator.fleet.publishing import Publisher
+from orchestrator.fleet.watching import Watched
+from orchestrator.nodes.given_api import GivenApi
+from orchestrator.settings import ClusterSettings
+
+log = logging.getLogger(__name__)
+
+# Redis has no event for the first call in a line. A call that waits for a load of seconds does not feel this.
+LOOK_EVERY_S = 0.05
+AGAIN_S = 1.0  # while Redis is away
+VACATED_WITHIN_S = 120.0
+UNLOADED_WITHIN_S = 30.0
+# Before any load was seen: a fast disk, and never less than a runner's start.
+LOAD_BYTES_S, SHORTEST_LOAD_S = 1e9, 0.5
+# How many models fit is found out by one having to go. It may have gone for another reason, or others are smaller.
+FOUND_OUT_FOR_S = 600.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
+
+
+class Asking(Protocol):
+    """Both raise StoreError."""
+
+    async def queued(self, pools: Sequence[PoolName]) -> Mapping[PoolName, int]: ...
+    async def pressure(self, instances: Mapping[PoolName, Sequence[InstanceId]]) -> Mapping[PoolName, Pressure]: ...
+
+
+@dataclass(slots=True)
+class Place:
+    """A server, and what is known of loading there."""
+
+    watched: Watched
+    move: Move | None = None
+    found_room: int | None = None
+    found_room_s: float = 0.0
+    troubles: dict[str, str] = field(default_factory=dict)
+    retry_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def room(self) -> int | None:
+        if self.watched.server.room is not None:
+            return self.watched.server.room
+        is_fresh = time.monotonic() - self.found_room_s < FOUND_OUT_FOR_S
+        return self.found_room if is_fresh else None
+
+    @property
+    def standing(self) -> Standing:
+        move = self.move
+        return Standing(
+            self.watched.server,
+            self.watched.sight,
+            self.room,
+            move.pool if move is not None else "",
+            frozenset(move.vacates) if move is not None else frozenset(),
+            dict(self.troubles),
+        )
+
+    def loadable(self) -> Sequence[str]:
+        """Models that could be brought into its memory, or are there."""
+        sight = self.watched.sight
+        if not sight.is_up or sight.running is None:
+            return ()
+        models = sight.models
+        return [
+            each
+            for each in self.standing.pools
+            if each in models and not models[each].remote_host and each not in self.troubles
+        ]
+
+
+class Loader:
+    """Loads what is waited for."""
+
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        *,
+        api: GivenApi,
+        asking: Asking,
+        publisher: Publisher,
+        settings: Callable[[], ClusterSettings],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._places, self._api, self._asking, self._publisher = places, api, asking, publisher
+        self._settings, self._on_change = settings, on_change
+        self._stirred = asyncio.Event()
+        self._stands_since: dict[str, float] = {}
+        self._load_s: dict[str, float] = {}
+
+    def stir(self) -> None:
+        """Something may be cold that was not."""
+        self._stirred.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        said = ""
+        async with asyncio.TaskGroup() as moves:
+            while True:
+                self._stirred.clear()
+                try:
+                    if await self._begin_moves(moves):
+                        await asyncio.sleep(LOOK_EVERY_S)
+                    else:
+                        await self._stirred.wait()
+                    said = ""
+                except StoreError as why:
+                    if str(why) != said:
+                        log.warning("nothing is loaded: %s", why)
+                    said = str(why)
+                    await asyncio.sleep(AGAIN_S)
+
+    # --- what is to be done ------------------------------------------------------------------------------------------
+
+    async def _begin_moves(self, moves: asyncio.TaskGroup) -> bool:
+        """Begin what the lines ask for; False where nothing can be cold, and so nothing is to be looked at."""
+        loadable = {url: place.loadable() for url, place in self._places.items()}
+        resident = {url: place.watched.sight.resident for url, place in self._places.items()}
+        cold = {pool for url, pools in loadable.items() for pool in pools if pool not in resident[url]}
+        if not cold:
+            self._stands_since.clear()
+            return False
+        waiting = await self._asking.queued([PoolName(each) for each in sorted(cold)])
+        if not any(waiting.values()):
+            self._stands_since.clear()
+            return True
+        if not self._publisher.has_settled:
+            return True  # what is under way is not all counted yet
+        pools = sorted({pool for several in loadable.values() for pool in several})
+        pressure = await self._asking.pressure({PoolName(each): self._instances(each, loadable) for each in pools})
+        held = [self._held(self._places[url], several, pressure) for url, several in loadable.items() if several]
+        for move in choose_moves(held, self._lines(pressure)):
+            place = self._places[move.server]
+            place.move = move
+            moves.create_task(self._carry_out(place, move), name=f"load {move.pool} on {place.watched.name}")
+        return True
+
+    def _instances(self, pool: str, loadable: Mapping[str, Sequence[str]]) -> list[InstanceId]:
+        return [self._places[url].watched.server.instance(pool).id for url, pools in loadable.items() if pool in pools]
+
+    def _held(self, place: Place, loadable: Sequence[str], pressure: Mapping[PoolName, Pressure]) -> Held:
+        server, sight, standing = place.watched.server, place.watched.sight, place.standing
+        busy = {pool: pressure[PoolName(pool)].in_flight.get(server.instance(pool).id, 0) for pool in loadable}
+        return Held(
+            server=server.url,
+            slots={pool: slots_on(standing, pool, self._settings()) for pool in loadable},
+            resident=sight.resident & frozenset(loadable),
+            busy=busy,
+            room=max(1, place.room - sight.strangers) if place.room is not None else None,
+            loading=place.move.pool if place.move is not None else "",
+        )
+
+    def _lines(self, pressure: Mapping[PoolName, Pressure]) -> list[Line]:
+        now_s = time.monotonic()
+        lines = []
+        for pool, each in pressure.items():
+            if not each.queued:
+                self._stands_since.pop(pool, None)
+                continue
+            stands_s = now_s - self._stands_since.setdefault(pool, now_s)
+            load_s = self._expected_load_s(pool)
+            lines.append(Line(pool, each.queued, stands_s, each.service_s or load_s, load_s))
+        return lines
+
+    def _expected_load_s(self, pool: str) -> float:
+        if pool in self._load_s:
+            return self._load_s[pool]
+        size = max((shape_bytes(each.watched.sight.models.get(pool)) for each in self._places.values()), default=0)
+        return max(SHORTEST_LOAD_S, size / LOAD_BYTES_S)
+
+    # --- how it is done ----------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, place: Place, move: Move) -> None:
+        """Load the model, or leave everything as it was. What goes wrong is said of the model on this server."""
+        watched = place.watched
+        try:
+            await self._publisher.publish()
+            if await self._is_vacated(place, move):
+                for pool in move.evicts:
+                    await self._unload(watched, pool)
+                await self._load(place, move)
+                self._troubles_end(place, move.pool)
+        except StoreError as why:
+            log.warning("%s is not loaded on %s: %s", move.pool, watched.name, why)
+        except OrchestratorError as why:
+            self._trouble(place, move.pool, why.message if isinstance(why, InstanceError) else str(why))
+        finally:
+            place.move = None
+            self._on_change()
+
+    async def _is_vacated(self, place: Place, move: Move) -> bool:
+        """Whether no call is under way on what has to go; those there are waited for where the move may."""
+        if not move.vacates:
+            return True
+        instances = {PoolName(pool): [place.watched.server.instance(pool).id] for pool in move.vacates}
+        deadline_s = time.monotonic() + (VACATED_WITHIN_S if move.may_wait else 0.0)
+        while True:
+            pressure = await self._asking.pressure(instances)
+            if not any(count for each in pressure.values() for count in each.in_flight.values()):
+                return True
+            if time.monotonic() > deadline_s:
+                return False
+            await asyncio.sleep(LOOK_EVERY_S)  # Redis has no event for the last lease
+
+    async def _unload(self, watched: Watched, pool: str) -> None:
+        """Have it go by name and see it gone: a request for another would wait where nobody sees it (OLLAMA.md 1.8)."""
+        model = watched.sight.models.get(pool)
+        if model is None:
+            return
+        await self._api.unload(watched.server.instance(pool, model.listed.name, watched.sight.engine))
+        deadline_s = time.monotonic() + UNLOADED_WITHIN_S
+        while pool in (await watched.look()).resident:
+            if time.monotonic() > deadline_s:
+                raise InstanceError(
+                    watched.name, f"{pool} is still in memory {UNLOADED_WITHIN_S:g} s after it was to go"
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _load(self, place: Place, move: Move) -> None:
+        watched, before = place.watched, place.watched.sight
+        model = before.models.get(move.pool)
+        if model is None:
+            raise InstanceError(watched.name, f"{move.pool} is no longer there")
+        began_s = time.monotonic()
+        at = watched.server.instance(move.pool, model.listed.name, before.engine)
+        await self._api.load_as_it_is(at, is_embedding=bool(model.is_embedding))
+        self._measure(move.pool, time.monotonic() - began_s)
+        after = await watched.look()
+        log.info("%s: loaded %s in %.1f s", watched.name, move.pool, self._load_s[move.pool])
+        if move.pool not in after.resident:
+            watched.does_not_tell_memory()
+        elif watched.server.room is None:
+            self._find_out_room(place, lost=before.resident - after.resident)
+
+    def _measure(self, pool: str, took_s: float) -> None:
+        before = self._load_s.get(pool, took_s)
+        self._load_s[pool] = before + (took_s - before) / 2
+
+    def _find_out_room(self, place: Place, *, lost: frozenset[str]) -> None:
+        """What had to go for a load tells how many fit; more at once than that tell that it was wrong."""
+        together = len(place.watched.sight.running or ())
+        if lost:
+            place.found_room, place.found_room_s = max(1, together), time.monotonic()
+            log.info("%s: %s went for it, so it holds %d", place.watched.name, ", ".join(sorted(lost)), together)
+        elif place.found_room is not None and together > place.found_room:
+            place.found_room = None
+
+    def _trouble(self, place: Place, pool: str, why: str) -> None:
+        """It is not tried again for a while, and says so."""
+        retry_s = place.retry_s[pool] = min(place.retry_s.get(pool, FIRST_RETRY_S / 2) * 2, LONGEST_RETRY_S)
+        log.warning("%s: %s could not be loaded: %s; again in %g s", place.watched.name, pool, why, retry_s)
+        place.troubles[pool] = f"could not be loaded: {why}"
+        asyncio.get_running_loop().call_later(retry_s, self._try_again, place, pool)
+
+    def _try_again(self, place: Place, pool: str) -> None:
+        place.troubles.pop(pool, None)
+        self._on_change()
+
+    def _troubles_end(self, place: Place, pool: str) -> None:
+        place.troubles.pop(pool, None)
+        place.retry_s.pop(pool, None)

@@ -1,0 +1,247 @@
+"""One client's connection: HTTP/1.1 parsed strictly (llhttp), its requests answered one after the other.
+
+Knows framing, keep-alive, pipelining and time limits, and when the client has left. What is asked and answered is left
+to `server`. An own protocol instead of aiohttp's server because what that does for any application costs more than the
+rest of a call (docs/decisions/0010).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
+from urllib.parse import unquote
+
+import httptools
+
+from orchestrator.gateway.replies import Reply, plain, rendered
+from orchestrator.gateway.request import Request
+
+log = logging.getLogger(__name__)
+
+HEAD_BYTES_AT_MOST: Final = 32_768
+HEADERS_AT_MOST: Final = 200
+# Without a request between them, and with half a request's head.
+IDLE_S, HEAD_S = 75.0, 15.0
+# How long a client may go on sending a body that was refused; closing at once could cost it the answer.
+LINGER_S = 3.0
+# Requests of a client that sends ahead: the next one is parsed while one is answered, others wait in the socket.
+AHEAD: Final = 1
+
+# What is not offered is passed over: Java's client asks each plain connection for HTTP/2. The parser would take the
+# rest of such a connection for another protocol.
+_UPGRADE: Final = re.compile(rb"(\r\n)(?:Upgrade|HTTP2-Settings)[ \t]*:", re.IGNORECASE)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Serve = Callable[[Request, "Connection"], Awaitable[Reply | None]]
+
+
+def _nothing() -> None:
+    """Nobody waits for this client to read."""
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests and has `serve` answer each: by a reply, or by itself through `transport` (None)."""
+
+    def __init__(self, serve: Serve, opened: set[Connection]) -> None:
+        self._serve, self._opened = serve, opened
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._parsed: Request | None = None  # the request whose bytes come now
+        self._next: deque[Request] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._target = b""
+        self._raw_size = self._head_size = self._header_count = 0
+        self._since_s = self._loop.time()
+        self._is_last = False  # nothing is read any more, or the server stops
+        self._is_deaf = False  # what comes is dropped
+        self._is_paused = False
+        self.transport: asyncio.Transport
+        self.is_full = False  # the client reads slower than it is written to
+        self.on_drained: Callable[[], None] = _nothing
+
+    # --- for who answers ----------------------------------------------------------------------------------------------
+
+    def send(self, request: Request, reply: Reply) -> None:
+        """Write a whole answer."""
+        if not request.is_whole and not request.has_little_left:
+            self._is_last = True
+        if not self.transport.is_closing():
+            self.transport.write(rendered(reply, request, is_last=self.is_last(request)))
+
+    def is_last(self, request: Request) -> bool:
+        """Whether the connection ends behind this request's answer."""
+        return self._is_last or not request.keeps_alive
+
+    def send_continue(self) -> None:
+        self.transport.write(_CONTINUE)
+
+    def end_after(self) -> None:
+        """Close the connection behind what has been written."""
+        self._is_last = True
+
+    def abort(self) -> None:
+        """Cut the connection: what is still buffered for the client is dropped."""
+        self._is_last = True
+        self.transport.abort()
+
+    # --- for the server -----------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Take no more requests; one under way is finished."""
+        self._is_last = True
+        if self._task is None:
+            self.transport.close()
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The answer under way."""
+        return self._task
+
+    def look_at_time(self, now_s: float) -> None:
+        """Called each second: end what has been silent for too long."""
+        if self._task is not None:
+            return
+        silent_s = now_s - self._since_s
+        if self._is_deaf and silent_s > LINGER_S:
+            self.transport.abort()
+        elif self._parsed is not None and not self._parsed.method and silent_s > HEAD_S:
+            self._refuse(408, "the request's head did not come within time")
+        elif silent_s > (IDLE_S if self._parsed is None else HEAD_S):
+            self.transport.close()
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not its subclasses
+        self._opened.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._opened.discard(self)
+        self._is_last = self._is_deaf = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        on_drained, self.on_drained = self.on_drained, _nothing
+        on_drained()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        if self._parsed is None and b"pgrade" in data:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(rb"\1X-Not-Offered:", head) + end + rest
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as why:
+            self._garbled(f"this is not HTTP: {why}")
+        else:
+            if self._parsed is not None and not self._parsed.method:
+                self._raw_size += len(data)  # of a head that has not come to its end
+            if max(self._raw_size, self._head_size) > HEAD_BYTES_AT_MOST or self._header_count > HEADERS_AT_MOST:
+                self._next.clear()
+                self._garbled("the request's head is too large", status=431)
+        if self._task is None:
+            self._go_on()
+        elif len(self._next) >= AHEAD and not self._is_paused:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    # --- httptools callbacks ------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._parsed = Request(self)
+        self._target = b""
+        self._raw_size = self._head_size = self._header_count = 0
+        self._since_s = self._loop.time()
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        assert self._parsed is not None
+        headers, name = self._parsed.headers, name.lower()
+        self._head_size += len(name) + len(value)
+        self._header_count += 1
+        headers[name] = value if name not in headers else headers[name] + b", " + value
+
+    def on_headers_complete(self) -> None:
+        request = self._parsed
+        assert request is not None
+        request.method = self._parser.get_method().decode("ascii")
+        request.is_http_11 = self._parser.get_http_version() == "1.1"
+        request.keeps_alive = self._parser.should_keep_alive()
+        request.path, request.query = _path_and_query(self._target)
+        self._head_size += len(self._target)
+        self._next.append(request)
+
+    def on_body(self, piece: bytes) -> None:
+        assert self._parsed is not None
+        self._parsed.take(piece)
+
+    def on_message_complete(self) -> None:
+        assert self._parsed is not None
+        self._parsed.end()
+        self._parsed = None
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Answer the next request, if one has come."""
+        if self._next:
+            request = self._next.popleft()
+            self._task = self._loop.create_task(self._answer(request))
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            reply = await self._serve(request, self)
+            if reply is not None:
+                self.send(request, reply)
+        finally:
+            self._answered(request)
+
+    def _answered(self, request: Request) -> None:
+        self._task = None
+        self._since_s = self._loop.time()
+        if self.is_last(request):
+            if request.is_whole or request.expects_continue or self.transport.is_closing():
+                self.transport.close()
+            else:
+                # The rest of its body is dropped as it comes: closing now could cost the client the answer.
+                self._is_deaf = True
+        else:
+            self._go_on()
+            if self._is_paused:
+                self._is_paused = False
+                self.transport.resume_reading()
+
+    def _garbled(self, why: str, status: int = 400) -> None:
+        """Not HTTP: nothing behind it can be understood. What was asked before it is answered first."""
+        self._is_last = self._is_deaf = True
+        request, self._parsed = self._parsed, None
+        if request is not None and request.method:
+            request.fail(why)
+        elif self._task is None and not self._next:
+            self._refuse(status, why)
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Answer what is no request, and end the connection."""
+        self._is_last = self._is_deaf = True
+        self.transport.write(plain(status, why))
+        self.transport.close()
+
+
+def _path_and_query(target: bytes) -> tuple[str, str]:
+    """What a request line asks for; the path without its percent signs. A proxy's client names the host, too."""
+    if not target.startswith(b"/") and b"://" in target:
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    path, _, query = target.decode("latin-1").partition("?")
+    return unquote(path) if "%" in path else path, query

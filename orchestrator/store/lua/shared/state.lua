@@ -1,0 +1,51 @@
+-- state: a pool's keys, and what a script knows of it while it runs. The loader puts it in front of every script of a
+-- pool, then pool.lua and queue.lua, what they all do.
+--
+-- The keys of a pool carry one hash tag, {pool}, so that one node of a Redis Cluster has them all:
+-- KEYS[1] slots    hash  instance -> slots it offers; '' -> 'token opens_at' of the last publication;
+--                        '\tp' instance -> us a served call held its slot, a moving mean: mean * 1024 + samples in it
+-- KEYS[2] load     hash  instance -> slots taken; '' -> leases granted so far: it says whose turn it is among equals;
+--                        '@' -> when the pool was last in use, see drop_expired;
+--                        '\tk' API key -> tokens it was charged; '\tv' -> the count of the key served last;
+--                        '\tw' -> tokens charged for one call, a moving mean
+-- KEYS[3] health   hash  instance -> 'failures until times', only of instances in trouble: failures in a row; when its
+--                        ejection ends, or its last failure; ejections in a row
+-- KEYS[4] records  hash  lease id -> what it is (fields split by \n):
+--                        'L' instance holder since charged key       a lease; one that Redis had lost: no since etc.
+--                        'D' instance holder        its client left, the engine still works on it: the slot is taken
+--                        'T' holder deadline ttl enqueued step estimate place prefer excluded     a ticket, see queue
+--                        'X'                                                            ended
+-- KEYS[5] expiry   zset  lease id -> when its lease, draining slot or ticket ends by itself
+-- KEYS[6] queue, KEYS[8] turns, KEYS[9] rises: see queue.lua
+-- KEYS[7] ended    zset  lease id -> when it ended; kept for a while, so that a late repeat finds it so
+--
+-- Times are unix ms by Redis' clock: gateways' clocks may differ. The slots taken in `load` change only together with
+-- the record that they count, so the two cannot drift apart; inspect counts anew for whoever wants to see that.
+local SLOTS, LOAD, HEALTH, RECORDS, EXPIRY, QUEUE, ENDED, TURNS, RISES = unpack(KEYS, 1, 9)
+local call, match, find, sub = redis.call, string.match, string.find, string.sub
+local ENDED_KEPT_MS = 30000 -- longer than any client goes on repeating a request whose answer was lost
+local AWAY_MS = 3000 -- a pool in use is renewed or swept more often than that
+local RETURN_MS = 2000 -- longer than a gateway takes to reconnect and renew
+local FORGIVEN_MS = 30000 -- a failure longer ago says nothing of the next call
+local SAMPLES = 128 -- in a moving mean: calls are as unlike as their answers' lengths, this leaves some 8 % of chance
+local PRIOR = 8 -- an instance's mean counts as much as the pool's once it has so many samples
+local ENOUGH = 16 -- samples of a pool, before waits are foretold
+local UNLIKE = 1.25 -- instances nearer in speed than that are alike: the rest is chance
+local BESIDES_US = 5000 -- of a call's time that no instance is to blame for
+local CLASS = 2 ^ 49 -- more tokens than a key is ever charged; with ten classes still a whole number to a double
+local TICKET = '^T\n([^\n]*)\n(%d+)\n(%d+)\n(%d+)\n(%d+)\n(%d+)\n([^\n]*)\n([^\n]*)\n(.*)$'
+local PLACE_OF = '^T\n[^\n]*\n%d+\n%d+\n%d+\n%d+\n%d+\n([^\n]*)'
+local PLACE = '^((%d)\t([^\t]*))\t(%d+)\t(.*)$' -- flow, class, key, rank, id
+local LOOKED_AT = 32 -- flows, for a ticket's position: with more it is told too small
+local LEASE = '^L\n([^\n]*)\n[^\n]*\n(%d+)\n(%d+)\n(.*)$'
+
+local clock = call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+local now = math.floor(now_us / 1000)
+
+-- The pool as `look` last saw it: lists in one order, an entry an instance. `room` is what may be leased now, `dear`
+-- what a call there costs beside an idle instance of the fastest kind, `took` the us that one is expected to take.
+local ids, caps, used, room, dear, took, is_barred, is_failing = {}, {}, {}, {}, {}, {}, {}, {}
+local count, ejected, free, turn, known, back_at = 0, 0, 0, 0, false, 0
+local measured, virtual = 0, 0 -- samples of all instances; the tokens of the key served last
+local whose, owed = '', 0 -- an API key, and the tokens it was charged: the caller's of this script

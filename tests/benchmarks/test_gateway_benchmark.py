@@ -1,0 +1,137 @@
+"""The benchmark of the gateway measures what it says: it sees faults, its ideal queue is right, it finds contenders."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gateway import contenders
+from benchmarks.gateway.callers import CUT, CUT_AS_IF_WHOLE, SILENT, Expected
+from benchmarks.gateway.contenders import Contender, Kind
+from benchmarks.gateway.failures import FAILURES, errors_of
+from benchmarks.gateway.ideal import Call, Ideal
+from benchmarks.gateway.jobs import INSTANCES, MODEL, Job, Setup
+from benchmarks.gateway.replies import dialect_of
+from benchmarks.gateway.rig import Rig, rig
+from benchmarks.gateway.table import Table
+from tests.nodes.simulators import free_port
+
+CALLS = Job((), clients=4, seconds=0.05)
+
+
+@pytest.fixture
+async def stand() -> AsyncIterator[Rig]:
+    async with rig(tuple(free_port() for _ in range(INSTANCES))) as stand:
+        yield stand
+
+
+def direct(stand: Rig, **more: str) -> Contender:
+    return Contender("direct", stand.ports, **more)
+
+
+def ideal(setup: Setup, *calls: tuple[float, float, str]) -> Ideal:
+    made = Ideal(setup, setup.models[:1] * INSTANCES)
+    made.open_loop([Call(index, at_s, work_s, model) for index, (at_s, work_s, model) in enumerate(calls)])
+    return made
+
+
+@pytest.mark.parametrize("dialect", ["ollama", "openai"])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_whole_answers_in_either_dialect_are_counted_and_none_is_an_error(stand, dialect, is_stream):
+    job = replace(CALLS, is_stream=is_stream, gap_us=1000 if is_stream else 0)
+    result = (await stand.run(direct(stand, dialect=dialect), job)).result
+    assert not result.errors
+    assert len(result.answers) >= job.clients
+    assert result.frames == (len(result.answers) * (job.frames + 1) if is_stream else result.frames)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_stream", "seen"),
+    [("reset", False, CUT), ("500", False, "status 500"), ("hang", False, SILENT), ("break", True, CUT)],
+)
+async def test_each_fault_of_an_instance_is_seen_by_its_callers(stand, fault, is_stream, seen):
+    await stand.fault(0, fault)
+    job = replace(CALLS, is_once=True, is_stream=is_stream, gap_us=1000, patience_s=0.5)
+    result = (await stand.run(Contender("direct", stand.ports[:1]), job)).result
+    assert result.errors == {seen: job.clients}
+    await stand.fault(0, "")
+    assert not (await stand.run(direct(stand), CALLS)).result.errors
+
+
+async def test_an_arrival_is_timed_from_its_schedule_and_waits_in_the_instances_own_queue(stand):
+    await stand.behave(Setup(slots=1))
+    job = replace(CALLS, arrivals_s=(0.0, 0.0), works_us=(100_000,))
+    result = (await stand.run(Contender("direct", stand.ports[:1]), job)).result
+    assert max(took_s for _, _, took_s in result.answers) > 0.19  # two works, one after the other
+    assert (await stand.report())["most_waiting"] == 1
+
+
+async def test_another_model_is_loaded_before_its_call_is_answered(stand):
+    await stand.behave(Setup(models=("a", "b"), load_s=0.05))
+    job = replace(CALLS, is_once=True, clients=1, models=("b",))
+    assert not (await stand.run(Contender("direct", stand.ports[:1]), job)).result.errors
+    report = await stand.report()
+    assert (report["loads"], report["resident"][0]) == (1, "b")
+
+
+async def test_a_contender_is_started_measured_and_gone_at_the_end(stand):
+    async with stand.standing({"plain": Kind(contenders.plain)}, Setup(), {0}):
+        plain = stand.contenders[1]
+        measured = await stand.run(plain, CALLS)
+        assert measured.result.answers
+        assert sum(measured.cpu_s.values()) > 0
+        assert sum(plain.pss_mib().values()) > 1
+        table = Table("")
+        await errors_of(FAILURES[3])(stand, table, 1, 0.1)
+        assert table.values("answers 500 at once: errors", "plain")[0] > 0
+    assert plain.root is not None
+    assert not Path(f"/proc/{plain.root}").exists()
+
+
+def test_a_stream_that_ends_without_its_last_frame_is_cut_even_if_its_last_chunk_came():
+    job = replace(CALLS, is_stream=True)
+    frames = b'{"message":{"content":"0000000000000007 "}}\n'
+    assert Expected(job).fault(200, frames, 7) == CUT_AS_IF_WHOLE
+
+
+def test_an_answer_to_another_call_is_an_error():
+    made = dialect_of("/api/chat", MODEL)
+    assert made is not None
+    body = made.whole(b"%016d" % 7, CALLS.frames).partition(b"\r\n\r\n")[2]
+    assert Expected(CALLS).fault(200, body, 7) == ""
+    assert Expected(CALLS).fault(200, body, 8) != ""
+
+
+def test_the_ideal_queue_takes_the_fastest_free_instance_and_then_whoever_comes_free():
+    setup = Setup(slots=1, speeds=(2.0, 1.0, 1.0, 1.0, 1.0, 1.0))
+    calls = [(0.0, 1.0, MODEL)] * 7
+    assert ideal(setup, *calls).took_s == {0: 0.5, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1.0}
+
+
+def test_the_ideal_queue_loads_a_model_that_is_nowhere_and_none_for_a_short_line():
+    setup = Setup(slots=1, models=("a", "b"), load_s=0.4)
+    made = ideal(setup, (0.0, 1.0, "b"), (0.1, 0.1, "b"), (0.2, 0.1, "a"))
+    assert made.loads == 1
+    assert made.took_s == pytest.approx({0: 1.4, 1: 1.4, 2: 0.1})
+
+
+def test_a_ratio_is_taken_inside_a_round():
+    table = Table("A")
+    for ours, other in ((10.0, 5.0), (100.0, 20.0), (3.0, 1.0)):
+        table.add("cost", "ours", ours)
+        table.add("cost", "other", other)
+    assert "| cost | 10 | 5 | 3.00 (2.00–5.00) |" in table.draw(["ours", "other"], ["other"])
+
+
+def test_further_contenders_are_lines_of_a_file_and_a_wrong_line_is_named(tmp_path):
+    path = tmp_path / "contenders"
+    path.write_text("# a remark\nother 4000 /ollama /opt/other -c 'a file'  # one\n")
+    kind = contenders.from_file(path)["other"]
+    place = contenders.Place(tmp_path, kind.port, (), Setup())
+    assert (kind.port, kind.prefix, kind.command(place)) == (4000, "/ollama", ["/opt/other", "-c", "a file"])
+    path.write_text("\nother /opt/other\n")
+    with pytest.raises(SystemExit, match="contenders:2"):
+        contenders.from_file(path)
