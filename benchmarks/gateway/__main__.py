@@ -43,13 +43,13 @@ class Scenario:
 
 
 SCENARIOS = {
-    "A": Scenario("A. Tiny answers, not streamed", costs.SETUP, (costs.calls,), rounds=3),
+    "A": Scenario("A. Tiny answers, not streamed", costs.SETUP, (costs.calls,), rounds=2),
     "B": Scenario("B. Streams without gaps", costs.SETUP, (costs.bursts,), rounds=2),
     "C": Scenario("C. Streams, 10 ms apart", costs.SETUP, (costs.paced,), 2, rounds=2),
     "P": Scenario("P. Many streams", costs.SETUP, (costs.many,), 3, rounds=2),
-    "D": Scenario("D. Balance, six alike", balance.ALIKE, (balance.open_loop(balance.ALIKE),), 16),
+    "D": Scenario("D. Balance, six alike", balance.ALIKE, (balance.open_loop(balance.ALIKE),), 14),
     "D16": Scenario("D16. Balance, six alike", balance.ALIKE, (balance.closed_loop(balance.ALIKE),), 12),
-    "U": Scenario("U. Balance, unlike", balance.UNLIKE, (balance.open_loop(balance.UNLIKE),), 16, rounds=2),
+    "U": Scenario("U. Balance, unlike", balance.UNLIKE, (balance.open_loop(balance.UNLIKE),), 14, rounds=2),
     "U16": Scenario("U16. Balance, unlike", balance.UNLIKE, (balance.closed_loop(balance.UNLIKE),), 12),
     "M": Scenario("M. Four models, one resident", balance.MODELS, (balance.open_loop(balance.MODELS, 0.4),), 16),
     "M16": Scenario("M16. Four models, one resident", balance.MODELS, (balance.closed_loop(balance.MODELS),), 16),
@@ -99,7 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--contenders", default=",".join(DEFAULT), help=f"of {', '.join(KINDS)} and those of --file")
     parser.add_argument("--file", type=Path, help="further contenders, one a line")
     parser.add_argument("--beside", default="", help="contenders that ours is divided by  [default: all]")
-    parser.add_argument("--rounds", type=int, default=0, help="[default: 1 to 3, by scenario]")
+    parser.add_argument("--rounds", type=int, default=0, help="[default: 1 or 2, by scenario]")
     parser.add_argument("--seconds", type=float, default=0.5, help="scales how long each cell takes")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: answers are looked up in the cache and kept")
     parser.add_argument("--shared-cores", action="store_true", help="all processes on all cores")

@@ -79,7 +79,7 @@ class Supervisor:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Until `stop`. Raises OrchestratorError where the cluster cannot be started."""
-        self._screen.step("looking at this machine …")
+        self._screen.step("reading the settings …" if self._wish.only_balances else "looking at this machine …")
         resolved = await resolve_settings(self._wish)
         settings = resolved.settings
         with StateLock(self._paths.root) as lock, reserve(settings.listen) as bound:

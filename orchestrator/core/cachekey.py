@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from orchestrator.core.dialects.conversation import chat_messages
-from orchestrator.core.dialects.parse import is_load_request, sampling
+from orchestrator.core.dialects.conversation import chat_messages, drawn_by
+from orchestrator.core.dialects.parse import is_load_request
 from orchestrator.core.model import Call, Endpoint
 
 # The only fields without a say in the answer: how it travels, how long the model stays loaded after it, and for whose
@@ -26,7 +26,7 @@ _NOT_IN_KEY = frozenset({
 })  # fmt: skip
 
 # A kept answer is text, thinking and tool calls. These ask for more, or for tokens of one run to go on from.
-_NEVER_KEPT = ("logprobs", "top_logprobs", "context")
+_NEVER_KEPT = frozenset({"logprobs", "top_logprobs", "context"})
 
 # With these a generate call's prompt goes to the model as it is, where a blank at its end is a token that counts.
 _VERBATIM = ("raw", "suffix", "template")
@@ -67,8 +67,8 @@ def answer_key(*, tenant: str, target: str, call: Call, secret: bytes) -> str:
 
 def is_deterministic(call: Call) -> bool:
     """The caller asked for one certain answer: temperature 0, or a seed (a negative one means "draw one" to Ollama)."""
-    drawn = sampling(call)
-    return _is_number(drawn.get("temperature"), 0) or (_is_number(drawn.get("seed")) and drawn["seed"] >= 0)
+    seed = drawn_by(call, "seed")
+    return _is_number(drawn_by(call, "temperature"), 0) or (_is_number(seed) and seed >= 0)
 
 
 def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
@@ -84,7 +84,7 @@ def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
         return False
     if not call.endpoint.is_answered_in_words or is_load_request(call):
         return False
-    if any(call.body.get(field) for field in _NEVER_KEPT):
+    if not _NEVER_KEPT.isdisjoint(call.body) and any(call.body.get(field) for field in _NEVER_KEPT):
         return False
     return is_deterministic(call) or (policy == "all" and not _has_tools(call))
 

@@ -41,31 +41,19 @@ class Endpoint(StrEnum):
     ANTHROPIC_MESSAGES = "/v1/messages"
     ANTHROPIC_COUNT = "/v1/messages/count_tokens"
 
-    @property
-    def dialect(self) -> Dialect:
-        if self.value.startswith("/api/"):
-            return Dialect.OLLAMA
-        return Dialect.ANTHROPIC if self.value.startswith("/v1/messages") else Dialect.OPENAI
+    # Asked a dozen times a call, so told once.
+    dialect: Dialect
+    is_embedding: bool
+    is_answered_in_words: bool  # neither vectors nor a number of tokens are wanted
+    is_chat: bool  # a conversation, in whatever form
 
-    @property
-    def is_embedding(self) -> bool:
-        return self in (Endpoint.OLLAMA_EMBED, Endpoint.OLLAMA_EMBEDDINGS, Endpoint.OPENAI_EMBEDDINGS)
-
-    @property
-    def is_answered_in_words(self) -> bool:
-        """Neither vectors nor a number of tokens are wanted."""
-        return not self.is_embedding and self is not Endpoint.ANTHROPIC_COUNT
-
-    @property
-    def is_chat(self) -> bool:
-        """The call is a conversation, in whatever form."""
-        return self in _CHATS
-
-
-_CHATS = (
-    *(Endpoint.OLLAMA_CHAT, Endpoint.OPENAI_CHAT, Endpoint.OPENAI_RESPONSES),
-    *(Endpoint.ANTHROPIC_MESSAGES, Endpoint.ANTHROPIC_COUNT),
-)
+    def __init__(self, path: str) -> None:
+        is_younger = path in ("/v1/responses", "/v1/messages", "/v1/messages/count_tokens")
+        v1 = Dialect.ANTHROPIC if path.startswith("/v1/messages") else Dialect.OPENAI
+        self.dialect = Dialect.OLLAMA if path.startswith("/api/") else v1
+        self.is_embedding = "embed" in path
+        self.is_answered_in_words = not self.is_embedding and not path.endswith("/count_tokens")
+        self.is_chat = is_younger or path.endswith(("/chat", "/chat/completions"))
 
 
 @dataclass(frozen=True, slots=True)

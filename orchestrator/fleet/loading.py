@@ -16,7 +16,7 @@ from typing import Protocol
 
 from orchestrator.core.errors import InstanceError, OrchestratorError, StoreError
 from orchestrator.core.model import InstanceId, PoolName
-from orchestrator.core.residency import Held, Line, Move, Pressure, choose_moves
+from orchestrator.core.residency import Held, Line, Mean, Move, Pressure, choose_moves, mean_over_s
 from orchestrator.fleet.offering import Standing, shape_bytes, slots_on
 from orchestrator.fleet.publishing import Publisher
 from orchestrator.fleet.watching import Watched
@@ -30,8 +30,9 @@ LOOK_EVERY_S = 0.05
 AGAIN_S = 1.0  # while Redis is away
 VACATED_WITHIN_S = 120.0
 UNLOADED_WITHIN_S = 30.0
-# Before any load was seen: a fast disk, and never less than a runner's start.
-LOAD_BYTES_S, SHORTEST_LOAD_S = 1e9, 0.5
+# Before any load was seen: from the page cache over PCIe, and no less than a runner's start. Rather too short than too
+# long: the first load tells better, and none is made that is thought too long.
+LOAD_BYTES_S, SHORTEST_LOAD_S = 4e9, 0.25
 # How many models fit is found out by one having to go. It may have gone for another reason, or others are smaller.
 FOUND_OUT_FOR_S = 600.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
@@ -104,6 +105,8 @@ class Loader:
         self._settings, self._on_change = settings, on_change
         self._stirred = asyncio.Event()
         self._stands_since: dict[str, float] = {}
+        self._means: dict[PoolName, Mean] = {}
+        self._looked_s = self._last_line_s = float("-inf")
         self._load_s: dict[str, float] = {}
 
     def stir(self) -> None:
@@ -139,13 +142,22 @@ class Loader:
             self._stands_since.clear()
             return False
         waiting = await self._asking.queued([PoolName(each) for each in sorted(cold)])
-        if not any(waiting.values()):
+        now_s = time.monotonic()
+        over_s = mean_over_s(max(map(self._expected_load_s, cold)))
+        if any(waiting.values()):
+            self._last_line_s = now_s
+        elif now_s - self._last_line_s > over_s:
             self._stands_since.clear()
+            self._means.clear()
             return True
-        if not self._publisher.has_settled:
-            return True  # what is under way is not all counted yet
         pools = sorted({pool for several in loadable.values() for pool in several})
         pressure = await self._asking.pressure({PoolName(each): self._instances(each, loadable) for each in pools})
+        seconds, self._looked_s = min(now_s - self._looked_s, over_s), now_s
+        self._means = {
+            pool: self._means.get(pool, Mean()).after(each, seconds, over_s) for pool, each in pressure.items()
+        }
+        if not self._publisher.has_settled:
+            return True  # what is under way is not all counted yet
         held = [self._held(self._places[url], several, pressure) for url, several in loadable.items() if several]
         for move in choose_moves(held, self._lines(pressure)):
             place = self._places[move.server]
@@ -174,10 +186,10 @@ class Loader:
         for pool, each in pressure.items():
             if not each.queued:
                 self._stands_since.pop(pool, None)
-                continue
-            stands_s = now_s - self._stands_since.setdefault(pool, now_s)
+            stands_s = now_s - self._stands_since.setdefault(pool, now_s) if each.queued else 0.0
             load_s = self._expected_load_s(pool)
-            lines.append(Line(pool, each.queued, stands_s, each.service_s or load_s, load_s))
+            mean = self._means.get(pool, Mean())
+            lines.append(Line(pool, each.queued, stands_s, each.service_s or 0.0, load_s, mean))
         return lines
 
     def _expected_load_s(self, pool: str) -> float:
@@ -243,6 +255,7 @@ class Loader:
         at = watched.server.instance(move.pool, model.listed.name, before.engine)
         await self._api.load_as_it_is(at, is_embedding=bool(model.is_embedding))
         self._measure(move.pool, time.monotonic() - began_s)
+        self._means.pop(PoolName(move.pool), None)  # who waited for the load says nothing of what comes after it
         after = await watched.look()
         log.info("%s: loaded %s in %.1f s", watched.name, move.pool, self._load_s[move.pool])
         if move.pool not in after.resident:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from orchestrator.core.dialects.parse import canonical_model_name
@@ -20,8 +22,12 @@ from orchestrator.fleet.describe import details_of
 from orchestrator.fleet.servers import Server
 from orchestrator.fleet.tasks import within
 from orchestrator.nodes.given_api import GivenApi, Listed, embeds_only, weights_of
+from orchestrator.settings.model import MODEL_NAME
 
 log = logging.getLogger(__name__)
+
+_CALLABLE = re.compile(MODEL_NAME)
+_UNCALLABLE = re.compile(r"[^A-Za-z0-9._:@-]+")
 
 LOOK_EVERY_S = 1.0
 # What it has changes seldom, and a list of many models is work for it.
@@ -152,7 +158,7 @@ class Watched:
         if engine is Engine.LLAMA_CPP and len(listed) == len(named) == 1:
             ours = {named[0]: listed[0]}  # it serves its one model under any name, its own is mostly a file's
         else:
-            ours = {canonical_model_name(each.name): each for each in listed}
+            ours = {name: each for each in listed if (name := _pool_of(each.name, engine))}
         found = {}
         for pool, each in ours.items():
             before = last.models.get(pool)
@@ -214,3 +220,10 @@ class Watched:
             log.info("%s answers: %s %s", self.name, seen.engine, seen.version)
         self.sight = seen
         self._on_change()
+
+
+def _pool_of(name: str, engine: Engine) -> str:
+    """What a listed model is called here; '' for a name that nobody could ask for. llama.cpp's is mostly a file's."""
+    if engine is Engine.LLAMA_CPP and not _CALLABLE.fullmatch(name):
+        name = _UNCALLABLE.sub("-", PurePath(name).name.removesuffix(".gguf")).strip("-")
+    return canonical_model_name(name) if _CALLABLE.fullmatch(name) else ""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import logging
 import math
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 import orjson
 
 from orchestrator import telemetry
 from orchestrator.core.errors import CapacityError, InstanceError, StoreError
-from orchestrator.core.model import Answer, Finish, Instance, LeaseId, Pool, PoolName, ToolCall
+from orchestrator.core.model import Answer, Finish, Instance, InstanceId, LeaseId, Pool, PoolName, ToolCall
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Limits, Live
 from orchestrator.store import usage
@@ -34,12 +37,15 @@ FLUSH_EVERY_S = 1.0
 # Longer than that no client waits idly; by then the queue is another one.
 LONGEST_RETRY_S = 120
 
+# This process' life, and its leases counted: as unique as a random name for each, and cheaper.
+_LIFE: Final = uuid.uuid4().hex
+_NUMBERS: Final = itertools.count(1)
+
 # Told where a call stands in the queue: tickets ahead, and the seconds it is expected to wait yet (None: not known).
 OnQueued = Callable[[int, float | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """The right to use one slot of `instance`; to be settled whatever happens."""
 
     pool: PoolName
@@ -49,15 +55,13 @@ class Grant:
     queued_behind: int | None = None  # tickets, when it was filed; None: it was not, a slot was free
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """The answer cache had it."""
 
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a call asks of a pool's admission."""
 
     caller: str
@@ -134,7 +138,7 @@ class Admission:
             queue_limit=limits.queue_length,
             wait_s=wait_s,
             affinity=wanted.affinity,
-            excluded=tuple(each.id for each in pool.instances if each.id in wanted.excluded),
+            excluded=_excluded(pool, wanted.excluded) if wanted.excluded else (),
             answer_key=wanted.answer_key,
             may_queue=left_s > 0,
             day=_today(),
@@ -307,8 +311,17 @@ def _telling(on_queued: OnQueued | None) -> Callable[[Queued], None] | None:
 
 
 def _new_lease() -> LeaseId:
-    return LeaseId(uuid.uuid4().hex)
+    return LeaseId(f"{_LIFE}{next(_NUMBERS):x}")
+
+
+def _excluded(pool: Pool, ids: tuple[str, ...]) -> tuple[InstanceId, ...]:
+    return tuple(each.id for each in pool.instances if each.id in ids)
 
 
 def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
+    return _day(int(time.time()) // 86_400)
+
+
+@functools.lru_cache(maxsize=2)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * 86_400, UTC).date().isoformat()

@@ -176,8 +176,8 @@ class Alone:
         """Say that Redis leases the slots again, where something else was said before."""
         if self._has_said:
             log.warning("Redis is back: slots are leased together again")
-        self._has_said = False
-        telemetry.UP.set(1)
+            self._has_said = False
+            telemetry.UP.set(1)
 
 
 def _has_a_chance(pool: Pool, excluded: tuple[str, ...]) -> bool:

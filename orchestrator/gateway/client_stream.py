@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from orchestrator.core.dialects.frames import SSE_TYPE
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.replies import CHUNKED, LAST_CHUNK, head
 from orchestrator.gateway.request import Request
@@ -29,6 +30,7 @@ class ClientStream:
         "_is_closing",
         "_request",
         "_write",
+        "is_open",
         "is_stalled",
         "is_started",
     )
@@ -38,18 +40,30 @@ class ClientStream:
         self._is_chunked = request.is_http_11
         self._head = b""
         self._write, self._is_closing = connection.transport.write, connection.transport.is_closing
+        self.is_open = False  # the head is out: whatever comes now comes within the stream
         self.is_started = False
         self.is_stalled = False  # the client reads no more for now: its buffers are full
 
     def start(self, content_type: str) -> None:
         """Say status 200 and the headers, with the first piece: no other instance can be asked unseen from now on."""
+        self._open(content_type)
+        self.is_started = True
+
+    def comment(self, text: str) -> None:
+        """Tell a client of server-sent events something that is no part of the answer, perhaps long before it."""
+        self._open(SSE_TYPE)
+        self.write(f": {text}\n\n".encode())
+
+    def _open(self, content_type: str) -> None:
+        if self.is_open:
+            return
         fields = f"{self._fields()}Content-Type: {content_type}\r\n"
         if self._is_chunked:
             fields += CHUNKED
         else:
             self._connection.end_after()
         self._head = head(200, fields, self._request, is_last=self._connection.is_last(self._request))
-        self.is_started = True
+        self.is_open = True
 
     def write(self, piece: bytes, pause: Callable[[], None] = _nothing, resume: Callable[[], None] = _nothing) -> None:
         """Frame and write one piece; where the client's buffer is full, `pause` until it has drained."""

@@ -6,34 +6,32 @@ Everything it decides with is a pure function of `core`; everything it waits for
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from orchestrator import telemetry
 from orchestrator.core.cachekey import answer_key, is_cacheable
 from orchestrator.core.dialects.conversation import wants_format
-from orchestrator.core.dialects.frames import Stats, body_type, stream_headers, stream_type
+from orchestrator.core.dialects.errors import error_frame
+from orchestrator.core.dialects.frames import Stats, body_type, stream_type
 from orchestrator.core.dialects.outcome import read_answer
 from orchestrator.core.dialects.parse import is_load_request, is_unload_request, parse_call, turns, unknown_model
 from orchestrator.core.dialects.render import render_body, render_frames, render_load
 from orchestrator.core.difficulty import score
-from orchestrator.core.errors import CallerError, CapacityError, InstanceError
+from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError
 from orchestrator.core.faq import question_of
 from orchestrator.core.model import Answer, Call, Endpoint, InstanceState, Pool
 from orchestrator.core.routing import choose_tier, tiers_to_try
-from orchestrator.gateway.admission import Admission, Grant, Hit, Wanted
+from orchestrator.gateway.admission import Admission, Grant, Hit
+from orchestrator.gateway.asked import Asked, client_of, on_queued, wanted_of
 from orchestrator.gateway.bodies import PARSE_ON_LOOP_BYTES, parse
-from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import order_for
 from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, relay
-from orchestrator.gateway.replies import Reply, cors_fields, field, whole
+from orchestrator.gateway.replies import Reply, whole
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections
@@ -48,28 +46,6 @@ ASK_AGAIN_S = 1.0
 # Between the end of a pool's only instance and the start of the one in its place there is none; a pool that could not
 # be placed has none either, and its callers are told so after this.
 WITHOUT_INSTANCES_S = 10.0
-
-
-class Asked(NamedTuple):
-    """A call and where its answer may come from: the tiers to try in turn, and its key in the answer cache, or ''."""
-
-    request: Request
-    connection: Connection
-    call: Call
-    raw: bytes
-    name: str  # of the pool or route that was asked for
-    tiers: tuple[Tier, ...]
-    cache_key: str
-    is_route: bool
-    trace: Trace
-
-    def stream(self) -> ClientStream:
-        """The client's side of a streamed answer."""
-        trace, request = self.trace, self.request
-        is_last = self.connection.is_last(request)
-        headers = (each for each in stream_headers(self.call.endpoint) if not (is_last and each[0] == "Connection"))
-        more = "".join(field(*each) for each in headers) + cors_fields(request)
-        return ClientStream(request, self.connection, (lambda: trace.fields() + more) if more else trace.fields)
 
 
 class Pipeline:
@@ -95,15 +71,29 @@ class Pipeline:
         no_store = "no-store" in request.header(b"cache-control").lower()
         key = self._cache_key(call, name, trace.caller, rules, no_store=no_store)
         trace.cache = "off" if self._admission.is_alone else _cache_state(rules, key)
+        client = client_of(request, connection, call, trace) if call.is_stream else None
         if name not in rules.routes:
             tiers: tuple[Tier, ...] = (rules.tier_of_pool(name),)
-            return await self._serve(Asked(request, connection, call, raw, name, tiers, key, False, trace))
-        asked = Asked(request, connection, call, raw, name, (), key, True, trace)
+            return await self._serve(Asked(request, connection, call, raw, name, tiers, key, False, trace, client))
+        asked = Asked(request, connection, call, raw, name, (), key, True, trace, client)
         if not no_store and (curated := _curated(call, rules)) is not None:
             return await self._from_cache(asked, curated, "faq")
         if key and (kept := await self._admission.answer(name, key)) is not None:
             return await self._from_cache(asked, kept, "hit")
         return await self._serve(asked._replace(tiers=_route(call, name, rules, trace)))
+
+    async def _serve(self, asked: Asked) -> Reply | None:
+        """Have an instance answer. An error is raised, or told within the stream where its head is out."""
+        try:
+            return await self._serve_patiently(asked)
+        except OrchestratorError as why:
+            client = asked.client
+            if client is None or not client.is_open:
+                raise
+            log.warning("%s: %s", asked.trace.request_id, why)
+            client.write(error_frame(asked.call.endpoint, str(why)))
+            client.abandon()
+            return None
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
@@ -140,7 +130,8 @@ class Pipeline:
         if not call.is_stream:
             content_type, body = render_body(call, call.model, answer, _now(), stats)
             return whole(content_type, body, trace.fields())
-        client = asked.stream()
+        client = asked.client
+        assert client is not None, "made for each call that is to be streamed"
         client.start(stream_type(call.endpoint))
         for frame in render_frames(call, call.model, answer, _now(), stats):
             client.write(frame)
@@ -149,7 +140,7 @@ class Pipeline:
 
     # --- from an instance ---------------------------------------------------------------------------------------------
 
-    async def _serve(self, asked: Asked) -> Reply | None:
+    async def _serve_patiently(self, asked: Asked) -> Reply | None:
         """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
         came_s = time.perf_counter()
         while True:
@@ -191,12 +182,13 @@ class Pipeline:
         """Ask instances of a pool until one has answered."""
         trace = asked.trace
         failed: list[str] = []
-        wanted = Wanted(trace.caller.name, _affinity(asked.call), "" if asked.is_route else asked.cache_key, ())
+        wanted, tell = wanted_of(asked, pool), on_queued(asked)
         while True:
-            admitted = await self._admission.admit(pool, wanted)
+            admitted = await self._admission.admit(pool, wanted, tell)
             if isinstance(admitted, Hit):
                 return await self._from_cache(asked, admitted.answer, "hit")
             trace.queue_s += admitted.waited_s
+            trace.queued_behind = admitted.queued_behind
             telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
             try:
                 return await self._ask(asked, pool, admitted)
@@ -207,13 +199,13 @@ class Pipeline:
                 if trace.failures >= TRIES or len(failed) >= len(pool.instances):
                     raise
                 telemetry.TALLY.count(telemetry.RETRIES, (pool.name,))
-                wanted = replace(wanted, excluded=tuple(failed))
+                wanted = wanted._replace(excluded=tuple(failed))
 
     async def _ask(self, asked: Asked, pool: Pool, grant: Grant) -> Reply | None:
         """One instance asked, and its slot given back whatever happens."""
         call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
-        client = asked.stream() if call.is_stream else None
+        client = asked.client
         began_s = time.perf_counter()
         try:
             keep = rules.cache.max_answer_bytes if asked.cache_key else 0
@@ -230,6 +222,8 @@ class Pipeline:
             return None
         self._settle(asked, grant, relayed)
         if isinstance(relayed, Refused):
+            if client is not None and client.is_open:
+                raise CallerError(relayed.status, relayed.body[:300].decode("utf-8", "replace").strip())
             return whole(relayed.content_type, relayed.body, trace.fields(), relayed.status)
         if client is None:
             return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
@@ -310,14 +304,6 @@ def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...
     trace.route_reasons = decision.reasons
     trace.route_s = time.perf_counter() - began_s
     return tuple(rules.tiers[tier] for tier in tiers_to_try(decision.tier, backups))
-
-
-def _affinity(call: Call) -> str:
-    """What calls of one conversation share: its first turns. The instance that served it last has them in its cache."""
-    if not call.endpoint.is_chat:
-        return ""
-    first = [f"{turn.role}\n{turn.text}" for turn in turns(call)[:2]]
-    return hashlib.blake2b("\n".join(first).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def _first_byte(trace: Trace, pool: str, began_s: float) -> None:

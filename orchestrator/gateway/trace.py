@@ -34,6 +34,7 @@ class Trace:
     instance: str = ""
     cache: str = "off"
     queue_s: float = 0.0
+    queued_behind: int | None = None  # tickets, when its own was filed; None: a slot was free
     route_s: float = 0.0
     waited_s: float = 0.0  # for instances: neither the queue's time nor our own
     is_simulated: bool = False
@@ -45,9 +46,10 @@ class Trace:
         overhead_s = max(0.0, time.perf_counter() - self.began_s - self.queue_s - self.waited_s)
         tier = f"X-Tier: {self.tier}\r\n" if self.tier else ""
         instance = f"X-Instance: {self.instance}\r\n" if self.instance else ""
+        behind = f"X-Queue-Position: {self.queued_behind}\r\n" if self.queued_behind is not None else ""
         simulated = "X-Simulated: true\r\n" if self.is_simulated else ""
         return (
             f"X-Request-Id: {self.request_id}\r\nX-Cache: {self.cache}\r\nServer-Timing: queue;dur="
             f"{self.queue_s * 1e3:.3f}, route;dur={self.route_s * 1e3:.3f}, overhead;dur={overhead_s * 1e3:.3f}\r\n"
-            f"{tier}{instance}{simulated}"
+            f"{tier}{instance}{behind}{simulated}"
         )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
 
 
-@dataclass(frozen=True, slots=True)
-class AdmitRequest:
+class AdmitRequest(NamedTuple):
     """One call before its pool. `lease` is new for each call and names its lease or ticket from then on."""
 
     pool: PoolName
@@ -41,8 +40,7 @@ class Why(StrEnum):
     ENDED = "ended"  # this lease id was settled or withdrawn before
 
 
-@dataclass(frozen=True, slots=True)
-class Leased:
+class Leased(NamedTuple):
     instance: InstanceId
     lease: LeaseId
 
@@ -53,8 +51,7 @@ class Queued:
     expected_wait_s: float | None = field(default=None, compare=False)  # as slots came free lately; None: not known
 
 
-@dataclass(frozen=True, slots=True)
-class Cached:
+class Cached(NamedTuple):
     answer: bytes
 
 
@@ -87,8 +84,7 @@ class Ejection:
     dead_for_s: float = 1.0  # refused connections are cheap to try again
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """An answer for the cache. Only whole, successful ones belong there."""
 
     key: str
@@ -96,8 +92,7 @@ class Kept:
     ttl_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a call cost: amounts by field (`usage.fields`), on one UTC day."""
 
     day: str

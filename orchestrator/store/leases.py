@@ -11,8 +11,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
@@ -48,8 +48,7 @@ LAST_CLASS = 9
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A lease of this gateway, on a call that has not been settled."""
 
     pool: PoolName
@@ -305,7 +304,7 @@ class Leases:
         asked = [each for each in self._tickets.values() if now - each.since < each.request.wait_s]
         answers = (
             self._admit(
-                replace(each.request, wait_s=each.request.wait_s - (now - each.since), answer_key=""), now - each.since
+                each.request._replace(wait_s=each.request.wait_s - (now - each.since), answer_key=""), now - each.since
             )
             for each in asked
         )

@@ -5,6 +5,7 @@ The settle script adds a call's own; here are those outside a pool, and reading 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from orchestrator.store.connection import Connection
@@ -25,7 +26,12 @@ def fields(
     completion_tokens: int = 0,
     errors: int = 0,
 ) -> dict[str, int]:
-    """Counts by field name, the way `settle` and `add` take them: "tier:small:requests" and so on, without zeros."""
+    """Counts by field name, the way `settle` and `add` take them, without zeros.
+
+    A field is one tier, caller and instance with a name of these, so that a call costs a command a count and not three:
+    `read` adds up what each of them has.
+    """
+    scope = "\t".join((tier, caller.replace("\t", " "), instance, ""))
     counts = {
         "requests": requests,
         "cache_hits": cache_hits,
@@ -33,8 +39,7 @@ def fields(
         "completion_tokens": completion_tokens,
         "errors": errors,
     }
-    scopes = [f"{kind}:{name}:" for kind, name in (("tier", tier), ("caller", caller), ("instance", instance)) if name]
-    return {scope + name: amount for scope in scopes for name, amount in counts.items() if amount}
+    return {scope + name: amount for name, amount in counts.items() if amount}
 
 
 async def add(connection: Connection, route: str, day: str, counts: Mapping[str, int]) -> None:
@@ -47,13 +52,24 @@ async def add(connection: Connection, route: str, day: str, counts: Mapping[str,
 
 
 async def read(connection: Connection, day: str) -> dict[str, dict[str, int]]:
-    """The day's counts by pool or route, then field; pools and routes without any are left out."""
+    """The day's counts by pool or route, then "tier:small:requests", "caller:…", "instance:…" and so on.
+
+    Pools and routes without any are left out.
+    """
     keys = {str(name): pool_usage(name, day) for name in await pool_names(connection)}
     for route in await connection.command(b"SMEMBERS", ROUTES):
         keys[route.decode()] = route_usage(route.decode(), day)
     found = {name: await connection.command(b"HGETALL", key) for name, key in keys.items()}
-    return {
-        name: {field.decode(): int(amount) for field, amount in counts.items()}
-        for name, counts in found.items()
-        if counts
-    }
+    return {name: _by_scope(counts) for name, counts in found.items() if counts}
+
+
+def _by_scope(counts: Mapping[bytes, bytes]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for field, amount in counts.items():
+        *scope, name = field.decode().split("\t")
+        for kind, value in zip(("tier", "caller", "instance"), scope, strict=False):
+            if value:
+                total[f"{kind}:{value}:{name}"] += int(amount)
+        if not scope:  # counted by the script itself: cache hits and misses of a pool
+            total[name] += int(amount)
+    return dict(total)

@@ -17,7 +17,7 @@ import yaml
 
 REPO = Path(__file__).parents[2]
 CARDS = "3x RTX 4090, 1x A100-40GB"
-COMMANDS = ("up", "down", "status", "queue", "ask", "plan", "config", "completion", "version")
+COMMANDS = ("up", "gateway", "down", "status", "queue", "ask", "plan", "config", "completion", "version")
 
 
 def run(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,15 +12,13 @@ from orchestrator.nodes.keeper_units import Unit
 from orchestrator.nodes.weights import ollama_models_dir, pulled_weights
 from tests.fleet.world import HERE, World, kill, never_silent, offered_slots, settings_of, until
 
+pytestmark = pytest.mark.ollama
 MODEL = "smollm2:135m"
 
 
 @pytest.fixture
 def real(world: World) -> World:
-    if shutil.which("ollama") is None:
-        pytest.skip("no `ollama` on PATH")
-    if pulled_weights(ollama_models_dir(), MODEL) is None:
-        pytest.skip(f"{MODEL} is not pulled (`ollama pull {MODEL}`)")
+    assert pulled_weights(ollama_models_dir(), MODEL) is not None, f"`ollama pull {MODEL}` first"
 
     def unit_of(placement: Placement, port: int) -> Unit:
         return ollama_unit(placement, find_engine("ollama"), port, "f16")

@@ -90,3 +90,9 @@ def test_llama_cpps_refusals_are_told_in_ollamas_words():
 )
 def test_who_is_at_fault_is_told_by_status_and_words(status, body, is_theirs):
     assert is_callers_mistake(status, body) is is_theirs
+
+
+def test_where_nobody_knows_the_context_the_callers_is_left_out_and_the_instances_own_holds():
+    pool = pool_of("m", [1], context=0)
+    _, order = ordered(pool, "/api/chat", options={"num_ctx": 777, "seed": 1})
+    assert json.loads(order.body)["options"] == {"seed": 1}

@@ -49,7 +49,7 @@ async def test_a_repeated_settle_releases_counts_and_judges_once(store: Connecti
     await lease(leases, "a")
     await lease(leases, "b")
     keys = [*pool_keys(POOL), "olm:pool:{llama3.2:3b}:usage:2026-11-21"]
-    args = ["a", ONE, "failed", 0, 3, 1000, 1000, 1000, 0, "", 0, 0, 0, "", -1, 60, "tier:small:requests", 1]
+    args = ["a", ONE, "failed", 0, 3, 1000, 1000, 1000, 0, "", 0, 0, 0, "", -1, 60, "small\t\t\trequests", 1]
     assert [await store.script(scripts.SETTLE, keys, args) for _ in range(3)] == [1, 1, 1]
     (instance,) = (await look(store)).instances
     assert (instance.in_flight, instance.failures) == (1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from orchestrator.core.dialects import anthropic, responses
@@ -44,16 +45,16 @@ class Turn:
     has_images: bool = False
 
 
-def turns(call: Call) -> tuple[Turn, ...]:
-    """The conversation, oldest turn first; a generate call's system text and prompt count as two turns.
+def turns(call: Call, at_most: int | None = None) -> tuple[Turn, ...]:
+    """The conversation, or its first turns; oldest turn first. A generate call's system text and prompt are two turns.
 
     An embedding call has one user turn for each text to embed.
     """
     if call.endpoint.is_chat:
-        return tuple(_turn(message or {}) for message in chat_messages(call))
+        return tuple(_turn(message or {}) for message in islice(chat_messages(call), at_most))
     if call.endpoint.is_embedding:
-        return tuple(Turn("user", text) for text in embedding_inputs(call))
-    return tuple(_generate_turns(call))
+        return tuple(Turn("user", text) for text in islice(embedding_inputs(call), at_most))
+    return tuple(islice(_generate_turns(call), at_most))
 
 
 def chat_messages(call: Call) -> Iterable[Mapping[str, Any] | None]:
@@ -99,6 +100,13 @@ def sampling(call: Call) -> dict[str, Any]:
     known = {ours: stated_in[theirs] for theirs, ours in names.items() if theirs in stated_in}
     stated = {name: value for name, value in known.items() if value is not None and name != "stop"}
     return stated | _stops(known.get("stop"))
+
+
+def drawn_by(call: Call, name: str) -> Any:
+    """One of `sampling`'s numbers, None where the caller did not state it."""
+    if call.endpoint.dialect is Dialect.OLLAMA:
+        return (call.body.get("options") or {}).get(name)
+    return sampling(call).get(name)
 
 
 def wanted_thinking(call: Call) -> bool | str | None:

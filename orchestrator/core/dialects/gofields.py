@@ -84,6 +84,38 @@ def check_think(value: object) -> None:
         raise MalformedCall(f"think must be a boolean or string ({levels}, true, or false)")
 
 
+_TAKEN: Final[Mapping[str, frozenset[type]]] = {
+    "string": frozenset({str}),
+    "bool": frozenset({bool}),
+    "int": frozenset({int}),
+    "number": frozenset({int, float}),
+    "object": frozenset({dict}),
+    "array": frozenset({list}),
+    "": frozenset(),
+}
+
+
+def fits(wanted: GoType, given: object) -> bool:
+    """True only where `misfit` finds nothing: a first look that costs a tenth, since nearly all calls are right."""
+    if wanted.rule is not None:
+        return False
+    if given is None:
+        return True
+    if type(given) not in _TAKEN[wanted.takes]:
+        return False
+    if wanted.items is not None:
+        items = wanted.items
+        for each in given:  # type: ignore[attr-defined]  # a list, as just seen
+            if not fits(items, each):
+                return False
+    elif wanted.fields is not None:
+        fields = wanted.fields
+        for name, value in given.items():  # type: ignore[attr-defined]  # a dict
+            if name in fields and not fits(fields[name], value):
+                return False
+    return True
+
+
 def misfit(wanted: GoType, struct: str, path: str, given: object, *, is_opaque: bool = False) -> str | None:
     """Go's sentence about a value that does not fit, or None. `struct` and `path`: what Go calls the place."""
     if wanted.rule is not None:

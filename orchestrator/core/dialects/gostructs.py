@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import MalformedCall
-from orchestrator.core.dialects.gofields import GoType, check_think, keep_alive_s, misfit, short_name
+from orchestrator.core.dialects.gofields import GoType, check_think, fits, keep_alive_s, misfit, short_name
 from orchestrator.core.dialects.responses_input import check_input
 from orchestrator.core.model import Endpoint
 
@@ -188,7 +188,7 @@ def read_fields(endpoint: Endpoint, value: object) -> dict[str, Any]:
         if given is None:
             continue
         body[known if known in fields or known in _UNTYPED else name] = given
-        if known in fields:
+        if known in fields and not fits(fields[known], given):
             wrong_here = misfit(fields[known], short_name(full_name), known, given)
             wrong = wrong or wrong_here
     if wrong is not None:

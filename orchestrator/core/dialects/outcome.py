@@ -9,8 +9,7 @@ that repeats one token without a word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ _FINISHES: Final = tuple(Finish)
 Frame = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """The end of an answer. `finish` is the engine's word for it, also "load" and "unload"; tokens are 0 if unsaid."""
 
     is_whole: bool
@@ -43,7 +41,8 @@ def read_end(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
     A tail that begins within a frame is fine. Give at least the last `TAIL_BYTES`, or all there was.
     """
     frames = tuple(_frames(is_stream, tail))
-    error = next((text for frame in frames if (text := _error_of(endpoint, frame))), None)
+    has_error = b"error" in tail or endpoint is Endpoint.OPENAI_RESPONSES
+    error = next((text for frame in frames if (text := _error_of(endpoint, frame))), None) if has_error else None
     if endpoint.is_embedding:
         return _end_of_embedding(frames, error)
     if endpoint is Endpoint.ANTHROPIC_COUNT:
@@ -81,9 +80,11 @@ def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes) -> Answer | No
 def _frames(is_stream: bool, data: bytes) -> Iterator[Frame]:
     """The JSON objects of a response. What is no whole object is passed over: a tail may begin within a frame."""
     for line in data.split(b"\n") if is_stream else (data,):
-        text = line.strip().removeprefix(b"data:").removeprefix(b"error:")
-        if not text or text.startswith(b"event:"):
-            continue
+        text = line.strip()
+        if not text.startswith(b"{"):
+            text = text.removeprefix(b"data:").removeprefix(b"error:")
+            if not text or text.startswith(b"event:"):
+                continue
         try:
             frame = orjson.loads(text)
         except orjson.JSONDecodeError:

@@ -7,6 +7,7 @@ errors; `MalformedCall` is the first. What depends on the model (options, format
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -87,6 +88,7 @@ def unknown_model(endpoint: Endpoint, name: str) -> CallerError:
     return caller_error(404, f"model '{name}' not found")
 
 
+@functools.lru_cache(maxsize=4096)
 def canonical_model_name(name: str) -> str:
     """One spelling for all names of a model: "X", "x:latest" and "registry.ollama.ai/library/x" are "x"."""
     short = name.strip().lower().removesuffix(":local")
@@ -125,10 +127,14 @@ def _check_model_name(endpoint: Endpoint, model: str) -> None:
         if endpoint in _SAY_MODEL_IS_REQUIRED:
             raise caller_error(400, "model is required")
         raise caller_error(404, f"model '{model}' not found")
-    base, _, suffix = name.rpartition(":")
-    base = base if suffix.lower() in ("cloud", "local") else name
-    if not _NAME.fullmatch(base):
+    if not _is_model_name(name):
         raise caller_error(400, "invalid model name")
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_model_name(name: str) -> bool:
+    base, _, suffix = name.rpartition(":")
+    return _NAME.fullmatch(base if suffix.lower() in ("cloud", "local") else name) is not None
 
 
 def _check_embed_input(endpoint: Endpoint, body: Mapping[str, Any]) -> None:

@@ -1,0 +1,96 @@
+"""A call as it was asked: by whom, how its answer is to go out, and what its headers say of its place in the queue."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from orchestrator.core.dialects.conversation import turns
+from orchestrator.core.dialects.frames import SSE_TYPE, stream_headers, stream_type
+from orchestrator.core.errors import CallerError
+from orchestrator.core.model import Call, Pool
+from orchestrator.gateway.admission import OnQueued, Wanted
+from orchestrator.gateway.client_stream import ClientStream
+from orchestrator.gateway.connection import Connection
+from orchestrator.gateway.live import Tier
+from orchestrator.gateway.replies import cors_fields, field
+from orchestrator.gateway.request import Request
+from orchestrator.gateway.trace import Trace
+
+# What a caller may say of its place in the queue: class 0 to 9, 0 goes first; seconds to wait at most; "1" to be told.
+PRIORITY, QUEUE_TIMEOUT, QUEUE_UPDATES = b"x-priority", b"x-queue-timeout", b"x-queue-updates"
+# Of a request's bytes, for a first guess at its prompt: texts have 3 to 5 a token.
+BYTES_A_TOKEN = 4
+# Of a turn, for telling conversations apart.
+AFFINITY_CHARS = 4096
+
+
+class Asked(NamedTuple):
+    """A call and where its answer may come from: the tiers to try in turn, and its key in the answer cache, or ''."""
+
+    request: Request
+    connection: Connection
+    call: Call
+    raw: bytes
+    name: str  # of the pool or route that was asked for
+    tiers: tuple[Tier, ...]
+    cache_key: str
+    is_route: bool
+    trace: Trace
+    client: ClientStream | None  # of a call that is to be streamed
+
+
+def client_of(request: Request, connection: Connection, call: Call, trace: Trace) -> ClientStream:
+    """The client's side of a streamed answer."""
+    is_last = connection.is_last(request)
+    headers = (each for each in stream_headers(call.endpoint) if not (is_last and each[0] == "Connection"))
+    more = "".join(field(*each) for each in headers) + cors_fields(request)
+    return ClientStream(request, connection, (lambda: trace.fields() + more) if more else trace.fields)
+
+
+def wanted_of(asked: Asked, pool: Pool) -> Wanted:
+    """What the call asks of the pool's queue. Raises CallerError for a header that is no number."""
+    headers = asked.request.headers
+    return Wanted(
+        caller=asked.trace.caller.name,
+        affinity=_affinity(asked.call),
+        answer_key="" if asked.is_route else asked.cache_key,
+        excluded=(),
+        priority=int(_number(asked, PRIORITY, 9)) if PRIORITY in headers else 0,
+        wait_s=_number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in headers else None,
+        prompt_tokens=min(len(asked.raw) // BYTES_A_TOKEN, pool.context),
+    )
+
+
+def _number(asked: Asked, header: bytes, at_most: float) -> float:
+    given = asked.request.header(header)
+    try:
+        number = float(given)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= at_most:
+        raise CallerError(400, f"{header.decode().title()}: a number from 0 to {at_most:g} is wanted, not {given!r}")
+    return number
+
+
+def on_queued(asked: Asked) -> OnQueued | None:
+    """How a client that asks for it is told where it stands: by comments, which clients of SSE pass over."""
+    client = asked.client
+    if client is None or asked.request.headers.get(QUEUE_UPDATES) != b"1":
+        return None
+    if stream_type(asked.call.endpoint) != SSE_TYPE:
+        return None
+
+    def tell(position: int, expected_wait_s: float | None) -> None:
+        expected = "" if expected_wait_s is None else f" expected_wait_s={expected_wait_s:.1f}"
+        client.comment(f"queue position={position}{expected}")
+
+    return tell
+
+
+def _affinity(call: Call) -> str:
+    """What calls of one conversation share: its first turns. The instance that served it last has them in its cache."""
+    if not call.endpoint.is_chat:
+        return ""
+    first = [f"{turn.role}\n{len(turn.text)}\n{turn.text[:AFFINITY_CHARS]}" for turn in turns(call, at_most=2)]
+    return hashlib.blake2b("\n".join(first).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
