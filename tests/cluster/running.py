@@ -124,6 +124,7 @@ class Up:
         config: Path | None = None,
         listen: str | None = None,
         env: Mapping[str, str] | None = None,
+        command: str = "up",
     ) -> None:
         state.parent.mkdir(parents=True, exist_ok=True)
         self.state = state
@@ -131,7 +132,7 @@ class Up:
         self.endpoint = f"http://{self.listen}"
         self.ready_file = state.with_suffix(".ready.json")
         self._output = state.with_suffix(".out")
-        argv = [sys.executable, "-m", "orchestrator.cli", "up", "--state", str(state), "--listen", self.listen]
+        argv = [sys.executable, "-m", "orchestrator.cli", command, "--state", str(state), "--listen", self.listen]
         argv += ["--ready-file", str(self.ready_file), *(["--config", str(config)] if config else []), *args]
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
