@@ -191,7 +191,7 @@ def test_servers_are_added_and_taken_out_by_an_edit_without_a_failed_call(
     callers = Callers(up)
     with callers.asking():
         write(config, instances=[{"url": one.url, "slots": 2}, {"url": two.url, "slots": 2}])
-        until(lambda: models_of(up) == {"auto:latest", "other:latest"}, "the second is served")
+        until(lambda: models_of(up) == {"auto", "other"}, "the second is served")
         write(config, instances=[{"url": two.url, "slots": 2}])
         until(lambda: list(given(up)) == [two.url], "the first is gone")
     assert not callers.failed, callers.failed
@@ -260,7 +260,7 @@ def test_it_runs_on_by_itself_with_detach_and_is_ended_by_down(
     [
         ("models: {a: }\n", 3, "names no `instances`"),
         ("instances: [{url: 'https://gpu-1:443'}]\n", 3, "spoken to without TLS"),
-        ("instances: [{url: 'http://gpu-1:1', slots: many}]\n", 3, ":1:40: instances[0].slots"),
+        ("instances: [{url: 'http://gpu-1:1', slots: many}]\n", 3, ":1:44: instances[0].slots"),
         (None, 3, "there is no cluster.yaml here"),
     ],
 )
