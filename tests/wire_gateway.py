@@ -17,7 +17,9 @@ from tests.wire_replay import Case, Exchange, Scenario, compare
 from tests.wire_scenarios import Simulated, simulated
 
 # What the gateway tells beside Ollama's headers: of every answer, and of where an answer of a model came from.
-OURS = frozenset({"X-Request-Id", "X-Cache", "Server-Timing", "X-Tier", "X-Instance", "X-Simulated"})
+OURS = frozenset(
+    {"X-Request-Id", "X-Cache", "Server-Timing", "X-Tier", "X-Instance", "X-Simulated", "X-Queue-Position"}
+)
 
 
 def differences(case: Case, exchange: Exchange, *, tolerate: Collection[str] = (), frames: bool = True) -> list[str]:

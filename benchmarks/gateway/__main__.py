@@ -21,7 +21,7 @@ from benchmarks.gateway.jobs import INSTANCES, Setup
 from benchmarks.gateway.rig import DIRECT, Measure, rig
 from benchmarks.gateway.table import OURS, Table
 
-FIRST_PORT = 19101  # of six instances
+FIRST_PORT = 19401  # of six instances
 KINDS = {
     "nginx": Kind(contenders.nginx),
     "haproxy": Kind(contenders.haproxy),
@@ -105,4 +105,7 @@ if __name__ == "__main__":
     parser.add_argument("--shared-cores", action="store_true", help="all processes on all cores")
     parser.add_argument("--first-port", type=int, default=FIRST_PORT, help="of the six instances")
     machine.raise_file_limit()
-    asyncio.run(main(parser.parse_args()))
+    try:
+        asyncio.run(main(parser.parse_args()))
+    except contenders.CannotMeasure as why:
+        sys.exit(str(why))

@@ -36,6 +36,10 @@ _PR_SET_PDEATHSIG = 1
 PARTS = WORKER, STORE, REST = "worker", "Redis", "the rest"
 
 
+class CannotMeasure(Exception):
+    """A contender does not start, or the rig broke; the text says which and why."""
+
+
 class NotInstalled(Exception):
     """This machine does not have the contender; the text says how it would."""
 
@@ -167,7 +171,7 @@ async def start(name: str, kind: Kind, place: Place, stack: ExitStack, cores: se
     try:
         await _until_it_answers(contender, place.setup, process)
     except (TimeoutError, RuntimeError) as why:
-        raise SystemExit(f"{name} does not answer ({why}); it said:\n{log.read_text()[-3000:]}") from why
+        raise CannotMeasure(f"{name} does not answer ({why}); it said:\n{log.read_text()[-3000:]}") from why
     return contender
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.gateway.contenders import ROOT, Contender, Kind, NotInstalled, Place, free_port, start
+from benchmarks.gateway.contenders import ROOT, CannotMeasure, Contender, Kind, NotInstalled, Place, free_port, start
 from benchmarks.gateway.jobs import INSTANCES, Job, Result, Setup, plain, result_from
 from benchmarks.gateway.table import Table
 
 DIRECT = "direct"
+_WARM_S = 0.2
 
 
 class Spoken:
@@ -48,7 +49,7 @@ class Spoken:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
-            raise SystemExit("instances or callers ended; what they said is above")
+            raise CannotMeasure("instances or callers ended; what they said is above")
         heard: dict[str, Any] = json.loads(line)
         return heard
 
@@ -107,20 +108,27 @@ class Rig:
 
     @asynccontextmanager
     async def standing(self, kinds: Mapping[str, Kind], setup: Setup, cores: set[int]) -> AsyncIterator[None]:
-        """Contenders started for `setup`, one after the other, and warm."""
+        """Contenders started for `setup`, and warm; one that is not installed is left out."""
         await self.behave(setup)
         with ExitStack() as stack:
-            self.contenders = [Contender(DIRECT, self.ports)]
-            for name, kind in kinds.items():
+
+            async def begin(name: str, kind: Kind) -> Contender | None:
                 folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                place = Place(folder, kind.port or free_port(), self.ports, setup)
                 try:
-                    self.contenders.append(await start(name, kind, place, stack, cores))
+                    return await start(
+                        name, kind, Place(folder, kind.port or free_port(), self.ports, setup), stack, cores
+                    )
                 except NotInstalled as why:
                     print(f"{name} is left out: it is not installed ({why})", file=sys.stderr)
-            for each in self.contenders:
-                await self.run(each, Job((), clients=16, seconds=0.3, models=setup.models))
+                    return None
+
+            beginning = [asyncio.create_task(begin(name, kind)) for name, kind in kinds.items()]
+            await asyncio.wait(beginning)  # all of them, also where one fails: only then is the stack complete
+            begun = [each.result() for each in beginning]
+            self.contenders = [Contender(DIRECT, self.ports), *filter(None, begun)]
+            for each in self.contenders[1:]:
+                await self.run(each, Job((), clients=16, seconds=_WARM_S, models=setup.models))
             yield
 
 

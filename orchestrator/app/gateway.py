@@ -68,8 +68,8 @@ class Worker:
         alone = Alone(self._live, self._connection, self._leases, self._slots, Share(index, workers))
         self._admission = Admission(self._live, self._connection, self._leases, alone)
         self._upstream = Connections()
-        pipeline = Pipeline(self._live, self._admission, self._upstream, settings_in_use.cache_secret(paths))
-        self._server = Server(self._live, pipeline, StatusPage(self._live, self._read_counts))
+        self._pipeline = Pipeline(self._live, self._admission, self._upstream, settings_in_use.cache_secret(paths))
+        self._server = Server(self._live, self._pipeline, StatusPage(self._live, self._read_counts))
         self._dropped: set[str] = set()
         self._dropping: set[asyncio.Task[None]] = set()
 
@@ -90,6 +90,7 @@ class Worker:
         _keep_for_good()
         await stop.wait()
         await self._server.stop()
+        await self._pipeline.close()
         flushing.cancel()
         await self._admission.flush()
         await watching.close()

@@ -28,7 +28,12 @@ def rules_from(settings: ClusterSettings) -> Rules:
         },
         cache=CacheRules(cache.enabled, cache.models, cache.ttl_s, cache.max_answer_bytes, cache.shared),
         limits=Limits(
-            limits.queue_length, limits.queue_wait_s, limits.first_byte_s, limits.between_bytes_s, limits.body_bytes
+            queue_length=limits.queue_length,
+            queue_wait_s=limits.queue_wait_s,
+            first_byte_s=limits.first_byte_s,
+            between_bytes_s=limits.between_bytes_s,
+            drain_s=limits.drain_s,
+            body_bytes=limits.body_bytes,
         ),
         keys=Keys((key.name, key.secret.get_secret_value(), key.admin) for key in settings.keys),
         faq=faq_from(cache.faq),

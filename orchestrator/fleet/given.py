@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
 from orchestrator.core.model import InstanceState, Pool, PoolName, Snapshot
@@ -17,12 +18,15 @@ from orchestrator.fleet.loading import Asking, Loader, Place
 from orchestrator.fleet.offering import given_of, notes_of, pools_of
 from orchestrator.fleet.publishing import Publisher, Publishing
 from orchestrator.fleet.servers import Server, servers_of
-from orchestrator.fleet.tasks import raise_first, within
+from orchestrator.fleet.tasks import raise_first
 from orchestrator.fleet.watching import Watched
 from orchestrator.nodes.given_api import GivenApi
 from orchestrator.settings import ClusterSettings
 
 log = logging.getLogger(__name__)
+
+# A server that does not even refuse a connection takes three seconds of it; the others shall not wait much longer.
+FIRST_LOOKS_WITHIN_S = 5.0
 
 
 class GivenStore(Publishing, Asking, Protocol):
@@ -62,8 +66,7 @@ class GivenFleet:
             async with asyncio.TaskGroup() as self._group:
                 self._follow(servers_of(self._settings().instances))
                 self._group.create_task(self._follow_settings(), name="given: settings")
-                if published is not None:
-                    await self._until_all_were_looked_at()
+                await self._until_all_were_looked_at()
                 self._group.create_task(self._publisher.keep(self._changed, self._pool_names), name="given: publish")
                 self._group.create_task(self._loader.run(), name="given: load")
         except BaseExceptionGroup as several:
@@ -97,10 +100,12 @@ class GivenFleet:
             self._watches[url] = self._group.create_task(watched.run(), name=f"watch {server.name}")
 
     async def _until_all_were_looked_at(self) -> None:
-        """Each look is bounded, so this is."""
-        while any(each.watched.sight.state is InstanceState.STARTING for each in self._places.values()):
-            self._changed.clear()
-            await within(None, self._changed)
+        """Before that a gateway would refuse calls for models that are there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOKS_WITHIN_S):
+                while any(each.watched.sight.state is InstanceState.STARTING for each in self._places.values()):
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def _on_change(self) -> None:
         self._changed.set()

@@ -47,6 +47,7 @@ class Limits:
     queue_wait_s: float
     first_byte_s: float
     between_bytes_s: float
+    drain_s: float
     body_bytes: int
 
 

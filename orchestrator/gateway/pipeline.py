@@ -21,7 +21,7 @@ from orchestrator.core.dialects.render import render_body, render_frames, render
 from orchestrator.core.difficulty import score
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError
 from orchestrator.core.faq import question_of
-from orchestrator.core.model import Answer, Call, Endpoint, InstanceState, Pool
+from orchestrator.core.model import Answer, Call, Endpoint, Engine, InstanceState, Pool
 from orchestrator.core.routing import choose_tier, tiers_to_try
 from orchestrator.gateway.admission import Admission, Grant, Hit
 from orchestrator.gateway.asked import Asked, client_of, on_queued, wanted_of
@@ -30,11 +30,11 @@ from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import order_for
-from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, relay
+from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, drain, relay
 from orchestrator.gateway.replies import Reply, whole
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
-from orchestrator.gateway.upstream import Connections
+from orchestrator.gateway.upstream import Connections, Exchange
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,14 @@ class Pipeline:
     def __init__(self, live: Live, admission: Admission, connections: Connections, cache_secret: bytes) -> None:
         self._live, self._admission, self._connections = live, admission, connections
         self._cache_secret = cache_secret
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Cut what is still read for clients who left."""
+        for each in self._draining:
+            each.cancel()
+        if self._draining:
+            await asyncio.wait(self._draining)
 
     async def answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
         """Answer one inference call; None where it was streamed.
@@ -205,17 +213,25 @@ class Pipeline:
         """One instance asked, and its slot given back whatever happens."""
         call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
-        client = asked.client
+        client, left = asked.client, list[Exchange]()
         began_s = time.perf_counter()
         try:
             keep = rules.cache.max_answer_bytes if asked.cache_key else 0
             order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep)
-            relayed = await relay(self._connections, order, client, lambda: _first_byte(trace, grant.pool, began_s))
+            # llama.cpp's server sees that its client has left, and frees the slot for certain.
+            on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
+            relayed = await relay(
+                self._connections, order, client, lambda: _first_byte(trace, grant.pool, began_s), on_left
+            )
         except BaseException as why:
             is_started = client is not None and client.is_started
             if not is_started:
                 trace.waited_s += time.perf_counter() - began_s
-            self._give_back(grant, why, trace, is_answering=is_started)
+            if left:
+                self._drain(grant, left[0], rules.limits.drain_s)
+                _count(trace, "gone")
+            else:
+                self._give_back(grant, why, trace, is_answering=is_started)
             if client is None or not is_started or isinstance(why, asyncio.CancelledError):
                 raise
             client.abandon()
@@ -232,6 +248,23 @@ class Pipeline:
         else:
             client.abandon()
         return None
+
+    def _drain(self, grant: Grant, exchange: Exchange, within_s: float) -> None:
+        """Keep the slot of a stream whose client left until the instance is done with it, proven by its last byte."""
+
+        async def drained() -> None:
+            is_done = False
+            try:
+                is_done = await drain(self._connections, grant.instance, exchange, within_s)
+            finally:
+                if is_done:
+                    self._admission.unused(grant)
+                else:
+                    self._admission.gone(grant, is_answering=True)
+
+        task = asyncio.get_running_loop().create_task(drained())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
 
     def _give_back(self, grant: Grant, why: BaseException, trace: Trace, *, is_answering: bool) -> None:
         """The slot of a call that was not answered, with a word on whose fault it was."""

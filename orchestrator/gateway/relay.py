@@ -7,6 +7,7 @@ either whole or visibly not.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -119,16 +120,21 @@ class _Kept:
 
 
 async def relay(
-    connections: Connections, order: Order, client: ClientStream | None, on_answer: Callable[[], None]
+    connections: Connections,
+    order: Order,
+    client: ClientStream | None,
+    on_answer: Callable[[], None],
+    on_left: Callable[[Exchange], None] | None = None,
 ) -> Relayed | Refused:
     """Carry one call to its instance; a stream goes to `client` as it comes, a whole body is returned.
 
-    `on_answer` is called when the instance has begun to answer a stream, or has answered a whole body.
+    `on_answer` is called when the instance has begun to answer a stream, or has answered a whole body. Where the client
+    leaves within a stream, `on_left` is handed the exchange to read on (`drain`); without it the stream is cut.
     Raises InstanceError, and where a stream was under way the client has had an error frame; ClientGoneError;
     CallerError where the engine's refusal had to be put into other words.
     """
     instance = order.instance
-    exchange = connections.idle(instance.host, instance.port)
+    exchange: Exchange | None = connections.idle(instance.host, instance.port)
     was_used = exchange is not None
     if exchange is None:
         exchange = await connections.connect(instance.id, instance.host, instance.port)
@@ -150,11 +156,33 @@ async def relay(
             on_answer()
             return relayed
         return await _stream(exchange, order, client, on_answer)
-    except BaseException:
-        exchange.is_reusable = False
+    except BaseException as why:
+        is_left = isinstance(why, asyncio.CancelledError | ClientGoneError) and client is not None and client.is_started
+        if on_left is not None and is_left and exchange.stage is Stage.BODY:
+            handed_over, exchange = exchange, None
+            on_left(handed_over)
+        else:
+            exchange.is_reusable = False
         raise
     finally:
+        if exchange is not None:
+            connections.give_back(instance.host, instance.port, exchange)
+
+
+async def drain(connections: Connections, instance: Instance, exchange: Exchange, within_s: float) -> bool:
+    """Read a stream nobody wants any more to its end, or cut it after `within_s`; whether it came to its end."""
+    exchange.attach(lambda _: None)
+    exchange.allow_silence(within_s)
+    exchange.resume()
+    try:
+        async with asyncio.timeout(within_s):
+            await exchange.until(Stage.DONE)
+    except (TimeoutError, InstanceError):
+        return False
+    finally:
+        # Not whole, it is not reusable: then it is closed.
         connections.give_back(instance.host, instance.port, exchange)
+    return True
 
 
 async def _ask(exchange: Exchange, order: Order) -> None:

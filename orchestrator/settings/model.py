@@ -195,6 +195,13 @@ class LimitSettings(Section):
     between_bytes_s: float = Field(
         default=60.0, gt=0, le=86_400, description="An instance silent this long within an answer has failed."
     )
+    drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="A stream of Ollama whose client left is read on for so long, then cut; 0: cut at once. Cutting "
+        "frees the slot sooner, and can cost the instance that slot for good.",
+    )
     body_bytes: int = Field(
         default=16 * 2**20, ge=1024, le=2**30, description="Larger request bodies are answered 413."
     )

@@ -31,7 +31,12 @@ def tool_caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _apart(script: str, folder: Path) -> AbstractContextManager[Player]:
     """A player of `apart/`. Neither library shall ask the network for anything but the endpoint."""
-    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR"}
+    env = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "LITELLM_LOG": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+    }
     return player([python_apart(), HERE / "apart" / script], folder / f"{script}.log", env)
 
 

@@ -122,6 +122,8 @@ def test_an_unknown_model_is_the_clients_own_error(client: anthropic.Anthropic, 
         client.messages.create(model=UNKNOWN, max_tokens=SHORT, messages=ASKED, stream=stream)
     assert told.value.status_code == 404
     assert REQUEST_ID.fullmatch(told.value.response.headers["X-Request-Id"])
+    assert isinstance(told.value.body, dict)
+    assert told.value.body["request_id"] == told.value.response.headers["X-Request-Id"]
     assert told.value.type == "not_found_error"
 
 

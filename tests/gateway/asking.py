@@ -94,3 +94,13 @@ def request_bytes(path: str, body: Mapping[str, Any] | bytes, headers: Mapping[s
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(raw)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode() + raw
+
+
+async def until_queued(url: str, n: int) -> None:
+    """Wait until so many calls stand in queues."""
+    async with asyncio.timeout(15), aiohttp.ClientSession() as http:
+        while True:
+            async with http.get(f"{url}/status.json") as reply:
+                if sum(pool["queue_depth"] for pool in (await reply.json())["pools"]) == n:
+                    return
+            await asyncio.sleep(0.02)

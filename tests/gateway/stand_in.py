@@ -48,6 +48,7 @@ class StandIn:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     written: int = 0
+    whole: int = 0  # streams that waited midway and came to their end
     _server: asyncio.Server | None = None
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -182,6 +183,15 @@ async def _hang_midway(here: StandIn, asked: Asked) -> None:
     await asyncio.Event().wait()
 
 
+async def _wait_midway(here: StandIn, asked: Asked) -> None:
+    await _begin(here, asked)
+    await here.gate.wait()
+    for frame in frames(asked.call)[2:]:
+        await _chunk(here, asked, frame)
+    asked.writer.write(b"0\r\n\r\n")
+    here.whole += 1
+
+
 async def _endless(here: StandIn, asked: Asked) -> None:
     await _stream_head(asked)
     now = datetime.now(UTC)
@@ -230,6 +240,7 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "end": _end_early,
     "hang": _hang,
     "hang-midway": _hang_midway,
+    "wait-midway": _wait_midway,
     "endless": _endless,
     "callers-500": _status(500, 'option "num_ctx" must be of type integer'),
     "callers-400": _status(400, "invalid image input"),

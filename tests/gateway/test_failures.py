@@ -17,7 +17,7 @@ from orchestrator.core.model import Instance, InstanceState
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.embedded import find_server
 from orchestrator.store.pools import pool_load
-from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes
+from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of, serving, start_gateway
 from tests.gateway.stand_in import BULKY_FRAMES, WORDS, StandIn, standing_in
 from tests.store.playing import Server
@@ -189,7 +189,7 @@ async def test_connections_to_an_instance_are_kept_and_used_again(start):
 
 @pytest.mark.parametrize(("question", "is_stream"), [("hang-midway", True), ("hang", True), ("hang", False)])
 async def test_a_client_that_leaves_frees_its_slot_on_instance_and_in_count(start, question, is_stream):
-    world, (instance,) = await start()
+    world, (instance,) = await start(drain_s=0.5)
     for path in ("/api/chat", "/v1/completions"):
         async with connected(world.url) as (reader, writer):
             writer.write(request_bytes(path, body_for(path, question, stream=is_stream)))
@@ -198,6 +198,32 @@ async def test_a_client_that_leaves_frees_its_slot_on_instance_and_in_count(star
                 await reader.readuntil(b"two")
         await instance.until(active=0)
         await world.until_idle()
+
+
+async def test_a_stream_whose_client_left_is_read_to_its_end_and_its_slot_is_taken_until_then(start):
+    """Cut in the middle, a real Ollama can lose the slot for good."""
+    world, (instance,) = await start(slots=1)
+    async with connected(world.url) as (reader, writer):
+        writer.write(request_bytes("/api/chat", body_for("/api/chat", "wait-midway", stream=True)))
+        await reader.readuntil(b"two")
+    waiting = asyncio.create_task(ask(world.url, "/api/chat", "hi"))
+    await until_queued(world.url, 1)
+    assert instance.active == 1
+    instance.gate.set()
+    assert (await waiting).status == 200
+    assert instance.whole == 1
+    await world.until_idle()
+
+
+@pytest.mark.parametrize("drain_s", [0, 0.3])
+async def test_a_stream_whose_client_left_is_cut_at_its_bound(start, drain_s):
+    world, (instance,) = await start(slots=1, drain_s=drain_s)
+    async with connected(world.url) as (reader, writer):
+        writer.write(request_bytes("/api/chat", body_for("/api/chat", "endless", stream=True)))
+        await reader.readuntil(b"xxx")
+    await instance.until(active=0)
+    assert (await ask(world.url, "/api/chat", "hi")).status == 200
+    await world.until_idle()
 
 
 async def test_a_slot_is_counted_a_little_longer_than_its_client_stays(start):

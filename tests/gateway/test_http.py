@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.settings import ClusterSettings
-from tests.gateway.asking import Reply, ask, body_for, connected, request_bytes
+from tests.gateway.asking import Reply, ask, body_for, connected, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
 
@@ -160,7 +160,7 @@ async def test_who_waited_is_told_behind_how_many(world, instance):
     first = asyncio.create_task(ask(world.url, "/api/chat", "wait"))
     await instance.until(active=1)
     second = asyncio.create_task(ask(world.url, "/api/chat", "hi"))
-    await until_queued(world, 1)
+    await until_queued(world.url, 1)
     instance.gate.set()
     assert (await second).headers["X-Queue-Position"] == "0"
     assert "X-Queue-Position" not in (await first).headers
@@ -190,12 +190,3 @@ async def test_a_deadline_that_passes_after_the_first_word_ends_the_stream_with_
 async def test_a_queue_header_that_is_no_number_is_named(world, header):
     reply = await ask(world.url, "/api/chat", "hi", headers=header)
     assert (reply.status, next(iter(header)) in reply.json()["error"]) == (400, True)
-
-
-async def until_queued(world: Played, n: int) -> None:
-    async with asyncio.timeout(15), aiohttp.ClientSession() as http:
-        while True:
-            async with http.get(f"{world.url}/status.json") as reply:
-                if sum(pool["queue_depth"] for pool in (await reply.json())["pools"]) == n:
-                    return
-            await asyncio.sleep(0.02)

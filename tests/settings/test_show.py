@@ -67,6 +67,12 @@ def test_a_redis_password_is_masked(url, shown):
     assert parse(show(parse(f"models: {{a: }}\nredis: '{url}'", "c")), "c").redis == shown
 
 
+def test_servers_that_run_already_read_back_as_shown():
+    text = "instances: [{url: 'http://a:1', slots: 4}, {url: 'http://b:1', model: [x, y], name: b, loaded_models: 2}]"
+    cluster = parse(text, "cluster.yaml")
+    assert parse(show(cluster), "cluster.yaml") == cluster
+
+
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,20}", fullmatch=True)
 models = st.builds(
     ModelSettings,
