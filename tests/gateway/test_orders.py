@@ -16,7 +16,7 @@ from orchestrator.gateway.relay import Order, is_callers_mistake
 from tests.gateway.asking import body_for
 from tests.gateway.played import pool_of
 
-LIMITS = Limits(1, 1.0, 1.0, 1.0, 2**20)
+LIMITS = Limits(1, 1.0, 1.0, 1.0, 0.0, 2**20)
 OLLAMA = pool_of("m", [1])
 LLAMA = pool_of("m", [1], engine=Engine.LLAMA_CPP)
 LLAMA_EMBEDS = pool_of("m", [1], engine=Engine.LLAMA_CPP, is_embedding=True)
