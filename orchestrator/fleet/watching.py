@@ -132,24 +132,34 @@ class Watched:
 
     async def _seen(self) -> Sight:
         last = self.sight
-        is_back = not last.is_up
-        engine = last.engine
         try:
             async with asyncio.timeout(ALIVE_WITHIN_S):
-                if self.server.engine is not None:
-                    engine = self.server.engine
-                elif engine is None or is_back:
-                    engine = await self._api.engine_of(self.server.instance())
-                at = self.server.instance(engine=engine)
-                version = await self._api.lives(at)
+                engine, version = await self._alive(last)
         except TimeoutError as why:
             raise InstanceError(self.name, f"did not answer within {ALIVE_WITHIN_S:g} s") from why
         seen = replace(last, state=InstanceState.SERVING, reason="", engine=engine, version=version)
-        if is_back or time.monotonic() - self._listed_s >= LIST_EVERY_S:
-            slots, context = await self._api.slots_and_context(at)
-            seen = replace(seen, models=await self._models(engine, last), slots=slots, context=context)
-            self._listed_s = time.monotonic()
+        if not last.is_up or time.monotonic() - self._listed_s >= LIST_EVERY_S:
+            seen = await self._with_models(seen, last, engine)
         return replace(seen, running=await self._running(engine, last))
+
+    async def _alive(self, last: Sight) -> tuple[Engine, str]:
+        """What it is, asked anew after each time that it was away, and its version."""
+        engine = self.server.engine or (last.engine if last.is_up else None)
+        if engine is None:
+            engine = await self._api.engine_of(self.server.instance())
+        return engine, await self._api.lives(self.server.instance(engine=engine))
+
+    async def _with_models(self, seen: Sight, last: Sight, engine: Engine) -> Sight:
+        try:
+            slots, context = await self._api.slots_and_context(self.server.instance(engine=engine))
+            models = await self._models(engine, last)
+        except InstanceError as why:
+            if why.is_unreachable or not last.is_up:
+                raise
+            log.info("%s", why)  # it answers, and is slow to list what it has: what it had stands
+            return seen
+        self._listed_s = time.monotonic()
+        return replace(seen, models=models, slots=slots, context=context)
 
     async def _models(self, engine: Engine, last: Sight) -> Mapping[str, Model]:
         """What it has of ours; a model that is as it was is not described anew."""

@@ -1,4 +1,4 @@
-"""One cluster and one gateway for all clients: starting them costs more than asking them."""
+"""One cluster, one gateway and one process a foreign client for all tests of clients; gone before other tests begin."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.clients.worlds import a_cluster, a_tool_caller
 from tests.cluster.running import Up, needs_redis
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     needs_redis()
     with a_cluster(tmp_path_factory.mktemp("clients")) as up:
         yield up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tool_caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an endpoint whose model calls tools."""
     needs_redis()
@@ -40,19 +40,19 @@ def _apart(script: str, folder: Path) -> AbstractContextManager[Player]:
     return player([python_apart(), HERE / "apart" / script], folder / f"{script}.log", env)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def litellm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
     with _apart("litellm_player.py", tmp_path_factory.mktemp("litellm")) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def llama_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
     with _apart("llama_index_player.py", tmp_path_factory.mktemp("llama_index")) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
     program, scenes = node_with_clients()
     with player([program, scenes / "player.mjs"], tmp_path_factory.mktemp("node") / "log") as client:

@@ -34,7 +34,12 @@ QUESTION = "Tell me about the sea."
 LONG = 1000
 SHORT = 16
 CONTEXT, SLOTS = 4096, 4
-SETTINGS = f"models: {{'{MODEL}': {{slots: {SLOTS}, context: {CONTEXT}}}, {EMBEDDER}: {{}}}}\n"
+# A stream whose client left is read on for so long only that the tests need not wait for its natural end.
+DRAIN_S = 0.5
+SETTINGS = f"""
+models: {{'{MODEL}': {{slots: {SLOTS}, context: {CONTEXT}}}, {EMBEDDER}: {{}}}}
+limits: {{drain_s: {DRAIN_S}}}
+"""
 REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 
 # What every client is given as its tool, in the words of OpenAI's API; what the tool answers, and the model then.
