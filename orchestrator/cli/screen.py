@@ -108,7 +108,7 @@ def _print_notes(told: Ready) -> None:
 
 def _print_next_steps(told: Ready) -> None:
     called = program()
-    console.print(f"\n  endpoint     {told.endpoint}   speaks Ollama's API and OpenAI's (/v1)")
+    console.print(f"\n  endpoint     {told.endpoint}   speaks Ollama's, OpenAI's and Anthropic's API")
     console.print(f"  status page  {told.endpoint}/status")
     console.print(f"  logs         {escape(told.state)}/logs", soft_wrap=True)
     console.print("  try")

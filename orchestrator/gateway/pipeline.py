@@ -16,7 +16,7 @@ from orchestrator.core.dialects.conversation import wants_format
 from orchestrator.core.dialects.errors import error_frame
 from orchestrator.core.dialects.frames import Stats, body_type, stream_type
 from orchestrator.core.dialects.outcome import read_answer
-from orchestrator.core.dialects.parse import is_load_request, is_unload_request, parse_call, turns, unknown_model
+from orchestrator.core.dialects.parse import is_load_request, is_unload_request, turns, unknown_model
 from orchestrator.core.dialects.render import render_body, render_frames, render_load
 from orchestrator.core.difficulty import score
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError
@@ -25,7 +25,7 @@ from orchestrator.core.model import Answer, Call, Endpoint, Engine, InstanceStat
 from orchestrator.core.routing import choose_tier, tiers_to_try
 from orchestrator.gateway.admission import Admission, Grant, Hit
 from orchestrator.gateway.asked import Asked, client_of, on_queued, wanted_of
-from orchestrator.gateway.bodies import PARSE_ON_LOOP_BYTES, parse
+from orchestrator.gateway.bodies import parse
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live, Rules, Tier
@@ -70,7 +70,7 @@ class Pipeline:
         """
         rules = self._live.rules
         raw = await request.body(rules.limits.body_bytes, rules.limits.between_bytes_s)
-        call = await parse(endpoint, raw) if len(raw) > PARSE_ON_LOOP_BYTES else parse_call(endpoint, raw)
+        call = await parse(endpoint, raw)
         name = self._known(call, rules)
         if is_load_request(call):
             # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.

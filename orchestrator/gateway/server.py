@@ -187,7 +187,7 @@ class Server:
             return Reply(403, "")
         if origin and request.method == "OPTIONS":
             return preflight(origin, path.methods if path else ())
-        if self._is_local and self._keys.is_open and not self._is_host_allowed(host):
+        if self._is_local and self._keys.is_open and not _is_host_allowed(host, self._own_name):
             return Reply(403, "")
         if path is not None:
             return None if request.method in path.methods else method_not_allowed(path.methods)
@@ -195,9 +195,6 @@ class Server:
         if slashless is not None and request.method in slashless.methods:
             return redirect(request, request.path.rstrip("/"), 301 if request.method == "GET" else 307)
         return not_found()
-
-    def _is_host_allowed(self, host: str) -> bool:
-        return _is_host_allowed(host, self._own_name)
 
     def _authorised(self, request: Request, access: Access) -> Caller:
         """Who asks. Raises CallerError 401, 403."""
