@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pytest
 
 from orchestrator.core.model import Endpoint
@@ -90,3 +91,22 @@ def _recorded(name: str, request: dict, response: dict) -> Recorded:
         any("omitted" in each for each in kept or ()),
         response["end"],
     )
+
+
+def answers(endpoint: Endpoint, kind: str) -> list[Recorded]:
+    skip_without_recordings()
+    found = [each for each in recordings() if each.endpoint is endpoint and each.status == 200]
+    return [each for each in found if each.is_stream == (kind == "stream") and not each.name.startswith("kill")]
+
+
+def events(data: bytes) -> list[dict]:
+    return [orjson.loads(line[6:]) for line in data.split(b"\n") if line.startswith(b"data: ")]
+
+
+def llama_events(*deltas: dict, finish: str = "stop") -> bytes:
+    """A stream as llama.cpp writes it."""
+    head = {"created": 1795237134, "id": "chatcmpl-x"}
+    frames = [{"choices": [{"finish_reason": None, "index": 0, "delta": delta}]} | head for delta in deltas]
+    frames.append({"choices": [{"finish_reason": finish, "index": 0, "delta": {}}]} | head)
+    frames.append({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}} | head)
+    return b"".join(b"data: " + orjson.dumps(frame) + b"\n\n" for frame in frames) + b"data: [DONE]\n\n"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import orjson
 import pytest
-from dialects_recordings import Recorded, recorded, recordings, skip_without_recordings, without_passing
+from dialects_recordings import answers, events, llama_events, recorded, without_passing
 
 from orchestrator.core.cachekey import answer_key, is_cacheable, is_deterministic
 from orchestrator.core.dialects.as_chat import as_chat
@@ -49,30 +49,11 @@ def refused(**more: object) -> str:
     return caught.value.message
 
 
-def answers(kind: str) -> list[Recorded]:
-    skip_without_recordings()
-    found = [each for each in recordings() if each.endpoint is MESSAGES and each.status == 200]
-    return [each for each in found if each.is_stream == (kind == "stream") and not each.name.startswith("kill")]
-
-
-def events(data: bytes) -> list[dict]:
-    return [orjson.loads(line[6:]) for line in data.split(b"\n") if line.startswith(b"data: ")]
-
-
-def llama_events(*deltas: dict, finish: str = "stop") -> bytes:
-    """A stream as llama.cpp writes it."""
-    head = {"created": 1795237134, "id": "chatcmpl-x"}
-    frames = [{"choices": [{"finish_reason": None, "index": 0, "delta": delta}]} | head for delta in deltas]
-    frames.append({"choices": [{"finish_reason": finish, "index": 0, "delta": {}}]} | head)
-    frames.append({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}} | head)
-    return b"".join(b"data: " + orjson.dumps(frame) + b"\n\n" for frame in frames) + b"data: [DONE]\n\n"
-
-
 # --- written as recorded ----------------------------------------------------------------------------------------------
 
 
 def test_every_recorded_body_is_written_again_byte_for_byte():
-    for each in answers("body"):
+    for each in answers(MESSAGES, "body"):
         call, answer = parse_call(MESSAGES, each.request), read_answer(MESSAGES, False, each.body)
         stats = Stats(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
         body = answer_body(head_of(call, call.model, MADE_AT), MADE_AT, answer, answer.finish, stats)
@@ -80,7 +61,7 @@ def test_every_recorded_body_is_written_again_byte_for_byte():
 
 
 def test_every_recorded_stream_is_written_again_byte_for_byte():
-    for each in answers("stream"):
+    for each in answers(MESSAGES, "stream"):
         call, answer = parse_call(MESSAGES, each.request), read_answer(MESSAGES, True, each.body)
         stream = open_stream(head_of(call, call.model, MADE_AT))
         written = []
