@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import signal
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Ended by SIGTERM, as by Ctrl-C: fixtures take down what they put up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
