@@ -17,8 +17,9 @@ from orchestrator.core.errors import CapacityError, StoreError
 from orchestrator.core.model import Instance, InstanceState, LeaseId, Pool, PoolName
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.shared_slots import SharedSlots
+from orchestrator.store.batch import Held
 from orchestrator.store.connection import Connection
-from orchestrator.store.leases import Held, Leases
+from orchestrator.store.leases import Leases
 
 log = logging.getLogger(__name__)
 

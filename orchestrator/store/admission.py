@@ -18,13 +18,14 @@ class AdmitRequest(NamedTuple):
     queue_limit: int = 1000
     wait_s: float = 60.0
     priority: int = 0  # class 0 to 9, 0 goes first; a ticket rises one for each `priority_weight_s` of waiting
-    affinity: str = ""  # what calls of one conversation share
+    affinity: str = ""  # which instance it would rather have: the one that is remembered under this
     excluded: tuple[InstanceId, ...] = ()  # tried already
     answer_key: str = ""  # digest of the whole call; empty: the cache is not asked
     may_queue: bool = True
     day: str = ""  # UTC, "2026-11-21": where cache hits and misses are counted; needed with `answer_key`
     caller: str = ""  # API key: within a class the queue is fair between these
     prompt_tokens: int = 0  # as far as one can tell; charged to the caller until the true count is known
+    remembered: str = ""  # what its own instance is remembered under, once it has answered; '': as `affinity` says
 
 
 class Why(StrEnum):

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 1.0
 
 
+# What became of a script that was sent: its reply, or why there is none.
+Told = Callable[[Any, StoreError | None], None]
+
+
 class Connection:
     """Commands to one Redis. `open` it once; from then on it keeps itself up, and says by `is_up` whether it is.
 
@@ -41,7 +45,7 @@ class Connection:
         self._listeners: dict[bytes, Callable[[bytes], None]] = {}
         self._on_up: list[Callable[[], None]] = []
         self._loading: dict[str, asyncio.Task[Any]] = {}
-        self._posting: set[asyncio.Task[None]] = set()
+        self._repeating: set[asyncio.Task[None]] = set()
 
     @property
     def is_up(self) -> bool:
@@ -68,9 +72,9 @@ class Connection:
                 raise StoreError(self.problem) from why
 
     async def close(self) -> None:
-        """Let what was posted be done first, as far as Redis answers; then let go."""
-        if self._posting:
-            await asyncio.wait(self._posting)
+        """Let what was sent be done first, as far as Redis answers; then let go."""
+        if self._repeating:
+            await asyncio.wait(self._repeating)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -96,39 +100,40 @@ class Connection:
                 raise
         return await self._run_again(script, packed)
 
-    def post(
-        self, what: str, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg], *, is_urgent: bool = True
-    ) -> None:
-        """Run a script that answers repeats identically, and do not wait: no task, no second turn of the loop.
+    def send(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg], told: Told) -> None:
+        """Run a script that answers repeats identically: it has left when this returns, no task, no turn of the loop.
 
-        It is asked again like `script` with `repeat`; where that fails too, the log says that `what` was not done.
+        It is asked again like `script` with `repeat`. `told` is called once.
         """
-        self._post(what, script, pack((b"EVALSHA", script.sha, len(keys), *keys, *args)), is_urgent=is_urgent)
+        self._send(script, pack((b"EVALSHA", script.sha, len(keys), *keys, *args)), told)
+
+    def post(self, what: str, script: Script, keys: Sequence[str | bytes], args: Sequence[Arg]) -> None:
+        """`send`, and do not wait; where it fails, the log says that `what` was not done."""
+        self.send(script, keys, args, _log_failure_of(what))
 
     def post_command(self, what: str, *args: Arg) -> None:
         """`post` of a command that may be repeated."""
-        self._post(what, None, pack(args), is_urgent=True)
+        self._send(None, pack(args), _log_failure_of(what))
 
-    def _post(self, what: str, script: Script | None, packed: bytes, *, is_urgent: bool) -> None:
-        def posted(reply: asyncio.Future[Any]) -> None:
-            if not reply.cancelled() and reply.exception() is not None:
-                self._post_again(what, script, packed)
-
+    def _send(self, script: Script | None, packed: bytes, told: Told) -> None:
         if self._link is None:
-            self._post_again(what, script, packed)
+            self._repeat(script, packed, told)
         else:
-            self._link.ask(packed, is_urgent=is_urgent).add_done_callback(posted)
+            self._link.ask_for(_Sent(lambda: self._repeat(script, packed, told), told), packed)
+            self._link.flush()
 
-    def _post_again(self, what: str, script: Script | None, packed: bytes) -> None:
-        async def post() -> None:
+    def _repeat(self, script: Script | None, packed: bytes, told: Told) -> None:
+        async def repeat() -> None:
             try:
-                await self._run_again(script, packed)
+                reply = await self._run_again(script, packed)
             except StoreError as why:
-                log.warning("%s: not done: %s", what, why)
+                told(None, why)
+            else:
+                told(reply, None)
 
-        task = asyncio.ensure_future(post())
-        self._posting.add(task)
-        task.add_done_callback(self._posting.discard)
+        task = asyncio.ensure_future(repeat())
+        self._repeating.add(task)
+        task.add_done_callback(self._repeating.discard)
 
     async def load(self, *scripts: Script) -> None:
         """Let Redis know scripts before they are asked for; while it is away, they are loaded when they are missed."""
@@ -252,6 +257,35 @@ class Connection:
         listener = self._listeners.get(channel)
         if listener is not None:
             listener(payload)
+
+
+class _Sent:
+    """A script on its way; asked again where nobody can say whether it ran, or Redis does not know it."""
+
+    __slots__ = ("_repeat", "_told")
+
+    def __init__(self, repeat: Callable[[], None], told: Told) -> None:
+        self._repeat, self._told = repeat, told
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        self._told(reply, None)
+
+    def set_exception(self, why: StoreError) -> None:
+        if isinstance(why, LinkLostError | UnknownScriptError):
+            self._repeat()
+        else:
+            self._told(None, why)
+
+
+def _log_failure_of(what: str) -> Told:
+    def told(_: Any, why: StoreError | None) -> None:
+        if why is not None:
+            log.warning("%s: not done: %s", what, why)
+
+    return told
 
 
 async def _ask_all(link: Link, commands: Sequence[Sequence[Arg]]) -> None:

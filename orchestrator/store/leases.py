@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
@@ -31,30 +31,19 @@ from orchestrator.store.admission import (
     admission_of,
     ms,
 )
+from orchestrator.store.batch import Batch, Held, on_one_line, terms
 from orchestrator.store.connection import Connection
-from orchestrator.store.link import Arg
-from orchestrator.store.schema import grants, pool_affinity, pool_answer, pool_keys, pool_usage
+from orchestrator.store.schema import grants, pool_keys
 
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 1.0  # pub/sub may lose a grant's message; a ticket nobody asks for within a lease's time is dropped
 HOLD_OVER_S = 0.005  # behind the end of a hold, by Redis' clock
-USAGE_KEPT_S = 40 * 86_400
-# What a token of an answer counts beside one of a prompt: it takes a turn of the engine by itself (weights of Sheng et
-# al., "Fairness in Serving Large Language Models", OSDI 2024).
-ANSWER_TOKEN = 2
-LAST_CLASS = 9
+# A slot given back leaves with the next call that comes, or after this: one write and one waking of Redis for both.
+# Against seconds of an answer nothing; between a call's end and the next one's beginning, in a busy gateway, a lot.
+LATER_S = 0.001
 
 T = TypeVar("T")
-
-
-class Held(NamedTuple):
-    """A lease of this gateway, on a call that has not been settled."""
-
-    pool: PoolName
-    instance: InstanceId
-    affinity: str = ""
-    caller: str = ""
 
 
 class Count(Protocol):
@@ -97,9 +86,15 @@ class Leases:
         self._holder = holder
         self._ttl_s = lease_ttl_s
         self._count = count
-        self._ejection = ejection or Ejection()
-        self._priority_weight_s = priority_weight_s
-        self._affinity_ttl_s = affinity_ttl_s
+        self._by = terms(
+            holder,
+            lease_ttl_s,
+            priority_weight_s=priority_weight_s,
+            ejection=ejection or Ejection(),
+            affinity_ttl_s=affinity_ttl_s,
+        )
+        self._batches: dict[PoolName, Batch] = {}  # what has not left yet
+        self._leaves_soon = self._leaves_later = False
         self._tickets: dict[LeaseId, _Ticket] = {}
         self._unwanted: dict[PoolName, list[LeaseId]] = {}
         self._has_unwanted = asyncio.Event()
@@ -109,8 +104,7 @@ class Leases:
 
     async def start(self) -> None:
         """Listen for grants, and begin to renew."""
-        # An answer is kept by `settle`: where that had to be loaded first, the next caller would be there before it.
-        await self._connection.load(scripts.ADMIT, scripts.SETTLE, scripts.RENEW, scripts.CANCEL)
+        await self._connection.load(scripts.CALLS, scripts.RENEW, scripts.CANCEL)
         self._connection.on_up(self._note_up)
         await self._connection.subscribe(grants(self._holder), self._granted)
         work = (
@@ -177,17 +171,17 @@ class Leases:
         the latest, since it is no longer renewed.
         """
         if (held := self._let_go(lease, hold_s)) is not None:
-            keys, args = self._settling(held, lease, outcome, hold_s, answer, usage)
-            await self._connection.script(scripts.SETTLE, keys, args, repeat=True)
+            done = asyncio.get_running_loop().create_future()
+            batch = self._leaving(held.pool, is_urgent=True)
+            batch.settle(lease, held, outcome, hold_s, answer, usage, done)
+            await done
 
     def settle_soon(
         self, lease: LeaseId, outcome: Outcome, hold_s: float, answer: Kept | None, usage: Usage | None
     ) -> None:
-        """`settle`, sent at once and not waited for; where Redis does not take it, the log says so."""
+        """`settle`, not waited for; where Redis does not take it, the log says so."""
         if (held := self._let_go(lease, hold_s)) is not None:
-            keys, args = self._settling(held, lease, outcome, hold_s, answer, usage)
-            # An answer that is kept may be asked for at once, a slot can wait a millisecond.
-            self._connection.post(lease, scripts.SETTLE, keys, args, is_urgent=answer is not None)
+            self._leaving(held.pool, is_urgent=False).settle(lease, held, outcome, hold_s, answer, usage)
             if hold_s > 0:
                 # No call's end gives this slot on: whoever waits for it would be told a second later.
                 asyncio.get_running_loop().call_later(hold_s + HOLD_OVER_S, self._sweep, held.pool)
@@ -195,26 +189,6 @@ class Leases:
     def _sweep(self, pool: PoolName) -> None:
         if self._loops:
             self._connection.post(f"a sweep of {pool}", scripts.SWEEP, pool_keys(pool), ())
-
-    def _settling(
-        self, held: Held, lease: LeaseId, outcome: Outcome, hold_s: float, answer: Kept | None, usage: Usage | None
-    ) -> tuple[list[str | bytes], list[Arg]]:
-        eject, pool = self._ejection, held.pool
-        keys: list[str | bytes] = [*pool_keys(pool), pool_usage(pool, usage.day if usage else "")]
-        args: list[Arg] = [lease, held.instance, outcome.value, ms(hold_s)]
-        args += [eject.after_failures, ms(eject.for_s), ms(eject.at_most_s), ms(eject.dead_for_s)]
-        if answer is not None:
-            keys.append(pool_answer(pool, answer.key))
-            args += [1, answer.answer, ms(answer.ttl_s)]
-        else:
-            args += [0, b"", 0]
-        if held.affinity:
-            keys.append(pool_affinity(pool, held.affinity))
-        args += [1 if held.affinity else 0, ms(self._affinity_ttl_s), held.caller, _weighed(usage), USAGE_KEPT_S]
-        if usage is not None:
-            for name, amount in usage.counts.items():
-                args += [name, amount]
-        return keys, args
 
     async def cancel(self, pool: PoolName, lease: LeaseId) -> None:
         """Withdraw a ticket, or give back the lease it became; twice is harmless. Raises StoreError."""
@@ -228,6 +202,7 @@ class Leases:
 
     async def close(self) -> None:
         """Give everything back. Calls still under way must have been ended before."""
+        self._leave()
         for each in self._loops:
             each.cancel()
         if self._loops:
@@ -246,29 +221,34 @@ class Leases:
     # --- asking ---
 
     async def _admit(self, request: AdmitRequest, waited_s: float = 0.0) -> Admission:
-        keys: list[str | bytes] = [*pool_keys(request.pool)]
-        if request.answer_key:
-            keys += [pool_usage(request.pool, request.day), pool_answer(request.pool, request.answer_key)]
-        if request.affinity:
-            keys.append(pool_affinity(request.pool, request.affinity))
-        args: tuple[Arg, ...] = (
-            request.lease,
-            self._holder,
-            ms(self._ttl_s),
-            request.queue_limit,
-            ms(request.wait_s),
-            ms(waited_s),
-            min(max(request.priority, 0), LAST_CLASS),
-            round(self._priority_weight_s * 1_000_000),
-            _on_one_line(request.caller),
-            request.prompt_tokens,
-            "\t".join(("", *request.excluded, "")) if request.excluded else "",
-            1 if request.may_queue else 0,
-            1 if request.answer_key else 0,
-            1 if request.affinity else 0,
-        )
-        reply = await self._connection.script(scripts.ADMIT, keys, args, repeat=True)
-        return admission_of(reply, request.lease)
+        reply = asyncio.get_running_loop().create_future()
+        self._leaving(request.pool, is_urgent=True).admit(request, waited_s, reply)
+        return admission_of(await reply, request.lease)
+
+    def _leaving(self, pool: PoolName, *, is_urgent: bool) -> Batch:
+        """The pool's calls that leave next: at the end of this turn of the loop, or a little later."""
+        batch = self._batches.get(pool)
+        if batch is None or batch.is_full:
+            self._leave()
+            batch = self._batches[pool] = Batch(pool, self._by)
+        if is_urgent:
+            if not self._leaves_soon:
+                self._leaves_soon = True
+                asyncio.get_running_loop().call_soon(self._leave)
+        elif not self._leaves_later:
+            self._leaves_later = True
+            asyncio.get_running_loop().call_later(LATER_S, self._leave_at_last)
+        return batch
+
+    def _leave_at_last(self) -> None:
+        self._leaves_later = False
+        self._leave()
+
+    def _leave(self) -> None:
+        self._leaves_soon = False
+        batches, self._batches = self._batches, {}
+        for each in batches.values():
+            self._connection.send(scripts.CALLS, *each.asked(), each.told)
 
     def _granted(self, payload: bytes) -> None:
         lease, _, instance = payload.decode().partition("\n")
@@ -381,21 +361,9 @@ async def drop_holder(connection: Connection, pool: PoolName, prefix: str, *, al
     return leases, tickets
 
 
-def _on_one_line(caller: str) -> str:
-    """As the scripts can keep it among other fields."""
-    return caller if caller.isprintable() else "".join(each if each.isprintable() else " " for each in caller)
-
-
 def _held(request: AdmitRequest, leased: Leased) -> Held:
-    return Held(request.pool, leased.instance, request.affinity, _on_one_line(request.caller))
-
-
-def _weighed(usage: Usage | None) -> int:
-    """The tokens that a call's key is charged; -1: nobody knows."""
-    if usage is None or usage.tokens is None:
-        return -1
-    prompt, answer = usage.tokens
-    return prompt + ANSWER_TOKEN * answer
+    remembered = request.remembered or request.affinity
+    return Held(request.pool, leased.instance, remembered, on_one_line(request.caller))
 
 
 def _tell(ticket: _Ticket, place: Queued) -> None:

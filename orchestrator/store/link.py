@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
 from orchestrator.core.errors import StoreError
 
 Arg = str | bytes | int | float
-
-# Against seconds of an answer nothing; between a call's end and the next one's beginning, in a busy gateway, a lot.
-LATER_S = 0.001
 
 _NO_MORE = object()
 # Replies that say "not now": this server is starting, is not the master (any more), or lost touch with its cluster.
@@ -38,6 +35,18 @@ def pack(args: tuple[Arg, ...]) -> bytes:
     return packed
 
 
+class Waiter(Protocol):
+    """Who is told a reply, once, as it is read. A future is one; another spares the loop a turn."""
+
+    def done(self) -> bool:
+        """It does not want the reply any more."""
+        ...
+
+    def set_result(self, reply: Any, /) -> None: ...
+
+    def set_exception(self, why: StoreError, /) -> None: ...
+
+
 class Link(asyncio.Protocol):
     """The socket's protocol. Each command has a place in the line of replies, which a caller that left keeps."""
 
@@ -48,7 +57,7 @@ class Link(asyncio.Protocol):
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._waiting: deque[tuple[Waiter, float]] = deque()
         self._out: list[bytes] = []
         self._is_leaving = False  # at the end of this turn of the loop
         self._is_paused = False
@@ -61,25 +70,30 @@ class Link(asyncio.Protocol):
     def is_lost(self) -> bool:
         return self.lost.done()
 
-    def ask(self, packed: bytes, *, is_urgent: bool = True) -> asyncio.Future[Any]:
-        """Send one packed command; what is asked within one turn of the loop leaves in one write.
-
-        What is not urgent leaves with the next that is, or after LATER_S: one write and one waking of Redis for both.
-        """
+    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+        """Send one packed command; what is asked within one turn of the loop leaves in one write."""
         future = self._loop.create_future()
-        if self.lost.done():
-            future.set_exception(self._lost_error())
-            return future
-        self._last_sent = now = self._loop.time()
-        self._waiting.append((future, now))
-        self._out.append(packed)
-        if is_urgent:
-            if not self._is_leaving:
-                self._is_leaving = True
-                self._loop.call_soon(self._flush)
-        elif len(self._out) == 1:
-            self._loop.call_later(LATER_S, self._flush)
+        self.ask_for(future, packed)
         return future
+
+    def ask_for(self, waiter: Waiter, packed: bytes) -> None:
+        """`ask`, for one who is told in another way."""
+        if self.lost.done():
+            waiter.set_exception(self._lost_error())
+            return
+        self._last_sent = now = self._loop.time()
+        self._waiting.append((waiter, now))
+        self._out.append(packed)
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send now what was asked; it leaves by itself at the end of this turn of the loop."""
+        self._is_leaving = False
+        if self._out and not self._is_paused and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
 
     def close(self, why: str = "closed") -> None:
         """Let go of the socket; everybody who waits is told why."""
@@ -92,9 +106,9 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         self._out.clear()
         while self._waiting:
-            future, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(self._lost_error())
+            waiter, _ = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(self._lost_error())
         if self.on_lost is not None:
             self.on_lost()
 
@@ -112,7 +126,7 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        self._flush()
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -130,26 +144,20 @@ class Link(asyncio.Protocol):
     def _lost_error(self) -> LinkLostError:
         return LinkLostError(f"Redis at {self._where} does not answer: {self.lost.result()}")
 
-    def _flush(self) -> None:
-        self._is_leaving = False
-        if self._out and not self._is_paused and self._transport is not None:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
-
     def _answered(self, reply: Any) -> None:
         if not self._waiting:
             # Redis says why it hangs up (too many clients, timeout) without having been asked.
             self.close(f"Redis: {reply}")
             return
-        future, _ = self._waiting.popleft()
-        if future.done():
+        waiter, _ = self._waiting.popleft()
+        if waiter.done():
             return  # The caller left; its place in the line did not.
         if isinstance(reply, hiredis.ReplyError):
-            future.set_exception(_as_error(str(reply)))
+            waiter.set_exception(_as_error(str(reply)))
             if str(reply).startswith("READONLY"):
                 self.close("no longer the master")
         else:
-            future.set_result(reply)
+            waiter.set_result(reply)
 
     def _pushed(self, push: list[Any]) -> None:
         kind = push[0]

@@ -20,9 +20,11 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str, *, of_pool: bool = True) -> Script:
-        """Read lua/<name>.lua; a script of a pool has what all of them share around it."""
-        source = _in_pool(_read(f"{name}.lua")) if of_pool else _read(f"{name}.lua")
+    def load(cls, name: str, *parts: str, of_pool: bool = True) -> Script:
+        """Read lua/<name>.lua, its parts in front; a script of a pool has what all of them share around it."""
+        source = "".join(_read(f"{each}.lua") for each in (*parts, name))
+        if of_pool:
+            source = _in_pool(source)
         return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -46,8 +48,7 @@ def _read(path: str) -> str:
 
 
 PUBLISH = Script.load("publish")
-ADMIT = Script.load("admit")
-SETTLE = Script.load("settle")
+CALLS = Script.load("calls", "settle", "admit")
 CANCEL = Script.load("cancel")
 RENEW = Script.load("renew")
 SWEEP = Script.load("sweep")

@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
-from orchestrator.core.model import InstanceId
+from orchestrator.core.model import InstanceId, LeaseId
 from orchestrator.store import scripts
 from orchestrator.store.admission import Cached, Kept, Leased, Outcome, Queued, Refused, Usage, Why
+from orchestrator.store.batch import Batch, Held
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool, sweep
-from orchestrator.store.schema import grants, pool_keys
+from orchestrator.store.schema import grants
 from orchestrator.store.usage import fields, read
 from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request, taken, until
 
@@ -48,9 +49,10 @@ async def test_a_repeated_settle_releases_counts_and_judges_once(store: Connecti
     leases = await gateway()
     await lease(leases, "a")
     await lease(leases, "b")
-    keys = [*pool_keys(POOL), "olm:pool:{llama3.2:3b}:usage:2026-11-21"]
-    args = ["a", ONE, "failed", 0, 3, 1000, 1000, 1000, 0, "", 0, 0, 0, "", -1, 60, "small\t\t\trequests", 1]
-    assert [await store.script(scripts.SETTLE, keys, args) for _ in range(3)] == [1, 1, 1]
+    batch = Batch(POOL, ["gw0.x", 30_000, 0, 3, 1000, 1000, 1000, 0, 60])
+    usage = Usage("2026-11-21", {"small\t\t\trequests": 1})
+    batch.settle(LeaseId("a"), Held(POOL, ONE), Outcome.FAILED, 0, None, usage)
+    assert [await store.script(scripts.CALLS, *batch.asked()) for _ in range(3)] == [[], [], []]
     (instance,) = (await look(store)).instances
     assert (instance.in_flight, instance.failures) == (1, 1)
     assert await read(store, "2026-11-21") == {POOL: {"tier:small:requests": 1}}
@@ -110,6 +112,23 @@ async def test_a_conversation_returns_to_its_instance_while_that_has_a_slot(
         await leases.settle(POOL, again.lease, Outcome.OK)
     await lease(leases, affinity="talk")
     assert (await lease(leases, affinity="talk")).instance != first.instance
+
+
+async def test_an_instance_is_found_under_what_its_last_call_is_remembered_by(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=1, gpu_2=1, gpu_3=1)
+    leases = await gateway()
+    one = await lease(leases, affinity="q1", remembered="q1 q2")
+    other = await lease(leases, affinity="q1", remembered="q1 p2")
+    assert one.instance != other.instance
+    for each in (one, other):
+        await leases.settle(POOL, each.lease, Outcome.OK)
+    for _ in range(3):
+        for talk, first in (("q1 q2", one), ("q1 p2", other)):
+            again = await lease(leases, affinity=talk)
+            assert again.instance == first.instance
+            await leases.settle(POOL, again.lease, Outcome.OK)
 
 
 async def test_a_retry_goes_to_an_instance_not_tried_yet(store: Connection, gateway: MakeGateway) -> None:

@@ -8,8 +8,8 @@ local freed = false
 local function refund(record)
   local _, _, charged, key = match(record, LEASE)
   if not charged then return end
-  local tokens = math.max(0, (tonumber(call('HGET', LOAD, '\tk' .. key)) or 0) - charged)
-  call('HSET', LOAD, '\tk' .. key, tokens)
+  local tokens = math.max(0, load_of('\tk' .. key) - charged)
+  set_load('\tk' .. key, tokens)
   queue().reorder(key, tokens)
 end
 
@@ -17,7 +17,7 @@ for _, id in ipairs(ARGV) do
   local record = call('HGET', RECORDS, id)
   local kind = record and sub(record, 1, 1)
   if kind == 'L' then
-    call('HINCRBY', LOAD, match(record, '^.\n([^\n]*)'), -1)
+    add_load(match(record, '^.\n([^\n]*)'), -1)
     refund(record)
     freed = true
   elseif kind == 'T' then
@@ -25,5 +25,6 @@ for _, id in ipairs(ARGV) do
   end
   if kind ~= 'D' and kind ~= 'X' then finish(id) end
 end
+write()
 if freed then grant() end
 return 1

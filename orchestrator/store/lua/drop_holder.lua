@@ -14,7 +14,7 @@ for at = 1, #records, 2 do
   if kind == 'T' then holder = match(record, TICKET) end
   if holder and holder ~= alive and sub(holder, 1, #prefix) == prefix then
     if kind == 'L' then
-      call('HINCRBY', LOAD, match(record, '^.\n([^\n]*)'), -1)
+      add_load(match(record, '^.\n([^\n]*)'), -1)
       leases = leases + 1
     else
       queue().leave(record)
@@ -23,5 +23,6 @@ for at = 1, #records, 2 do
     finish(id)
   end
 end
+write()
 grant()
 return {leases, tickets}

@@ -32,5 +32,6 @@ for at = 1, #load, 2 do
   if load[at + 1] == '0' and is_instance and not published[field] then call('HDEL', LOAD, field) end
 end
 drop_expired(10)
+write()
 grant()
 return 1

@@ -12,16 +12,15 @@ for at = 3, #ARGV, 2 do
     call('ZADD', EXPIRY, ends, id)
   elseif kind ~= 'D' and kind ~= 'X' then
     if kind == 'T' then queue().leave(record) end -- Redis came back with older data: the ticket was granted since
-    call('HINCRBY', LOAD, instance, 1)
-    call('HSET', RECORDS, id, 'L\n' .. instance .. '\n' .. holder)
-    call('ZADD', EXPIRY, ends, id)
+    add_load(instance, 1)
+    keep(id, 'L\n' .. instance .. '\n' .. holder, ends)
     anew[#anew + 1] = id
   end
 end
-call('HSET', LOAD, '@', now)
+set_load('@', now)
 look()
 local crowded = {}
-for at = 1, count do crowded[ids[at]] = used[at] > caps[at] end
+for at = 1, count do crowded[ids[at]] = load[ids[at]] > caps[at] end
 for at = 3, #ARGV, 2 do
   if crowded[ARGV[at + 1]] then over[#over + 1] = ARGV[at] end
 end

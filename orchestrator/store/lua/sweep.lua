@@ -11,7 +11,8 @@ local function forget_keys()
 end
 
 local leases, tickets = drop_expired(50)
-call('HSET', LOAD, '@', now)
+set_load('@', now)
+write()
 queue().forget_ended(50)
 local granted, waiting = grant()
 if waiting == 0 and call('HLEN', LOAD) > 4096 then forget_keys() end

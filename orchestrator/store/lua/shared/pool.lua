@@ -1,13 +1,70 @@
--- pool: looking at a pool, choosing an instance, leasing it. Changes nothing by itself.
+-- pool: looking at a pool, choosing an instance, leasing it. What changes is kept here and written once, by `write`: every
+-- script ends with it.
 local made, queue -- see queue.lua
 
+local function write()
+  if not is_dirty then return end
+  is_dirty = false
+  local fields, n = {}, 0
+  for field in pairs(is_loaded) do
+    fields[n + 1], fields[n + 2] = field, load[field]
+    n = n + 2
+  end
+  if n > 0 then
+    call('HSET', LOAD, unpack(fields, 1, n))
+    is_loaded = {}
+  end
+  for instance in pairs(is_paced) do call('HSET', SLOTS, '\tp' .. instance, paces[instance]) end
+  is_paced = {}
+  if new_records[1] then call('HSET', RECORDS, unpack(new_records)) end
+  if old_ends[1] then call('ZREM', EXPIRY, unpack(old_ends)) end
+  if new_ends[1] then call('ZADD', EXPIRY, unpack(new_ends)) end
+  if new_ended[1] then call('ZADD', ENDED, unpack(new_ended)) end
+  new_records, new_ends, old_ends, new_ended = {}, {}, {}, {}
+end
+
+local function load_of(field)
+  local known_load = load[field]
+  if not known_load then
+    known_load = tonumber(call('HGET', LOAD, field)) or 0
+    load[field] = known_load
+  end
+  return known_load
+end
+
+local function set_load(field, value)
+  load[field], is_loaded[field], is_dirty = value, true, true
+end
+
+local function add_load(field, change)
+  set_load(field, load_of(field) + change)
+end
+
+-- A lease, or a slot that drains, and when it ends by itself.
+local function keep(id, record, ends)
+  local n, m = #new_records, #new_ends
+  new_records[n + 1], new_records[n + 2] = id, record
+  new_ends[m + 1], new_ends[m + 2] = ends, id
+  is_dirty = true
+end
+
+local function finish(id)
+  local n, m = #new_records, #new_ended
+  new_records[n + 1], new_records[n + 2] = id, 'X'
+  new_ended[m + 1], new_ended[m + 2] = now, id
+  old_ends[#old_ends + 1] = id
+  is_dirty = true
+end
+
 -- How fast each instance is. One with few samples is taken for what the others are; too small a difference is chance.
-local function compare(paces)
+local function compare()
   local sum, fastest = 0, nil
   for at = 1, count do
-    local kept = paces[ids[at]] or 0
-    local n = kept % 1024
-    sum, measured = sum + (kept - n) / 1024 * n, measured + n
+    local kept = paces[ids[at]]
+    if kept then
+      local n = kept % 1024
+      sum, measured = sum + (kept - n) / 1024 * n, measured + n
+    end
   end
   if measured == 0 then return end
   local typical = sum / measured
@@ -33,45 +90,53 @@ local function bar(at, state)
     if back_at == 0 or ends < back_at then back_at = ends end
     room[at] = 0
   elseif times ~= '0' then
-    room[at] = math.min(room[at], math.max(0, 1 - used[at]))
+    room[at] = math.min(room[at], math.max(0, 1 - load[ids[at]]))
   end
   if now - ends < FORGIVEN_MS then is_failing[at], dear[at] = true, 1 + failures end
 end
 
--- Reads slots, load and health. Whoever gives slots back does so before, never between `look` and `take`.
-local function look()
-  count, ejected, free, known, back_at, measured = 0, 0, 0, false, 0, 0
-  local open, paces = true, nil
+-- Reads slots, health and load, of the latter what concerns these API keys.
+local function read(callers)
+  write()
+  count, known, is_open, paces, troubles, load, place_of = 0, false, true, {}, {}, {}, {}
   local slots = call('HGETALL', SLOTS)
+  local fields = {'', '\tv', '\tw', '@'}
   for at = 1, #slots, 2 do
     local field = slots[at]
     if field == '' then
       known = true
-      open = tonumber(match(slots[at + 1], '%d+$')) <= now
+      is_open = tonumber(match(slots[at + 1], '%d+$')) <= now
     elseif sub(field, 1, 2) == '\tp' then
-      paces = paces or {}
       paces[sub(field, 3)] = tonumber(slots[at + 1])
     else
       count = count + 1
-      ids[count], caps[count] = field, tonumber(slots[at + 1])
+      ids[count], caps[count], place_of[field], fields[count + 4] = field, tonumber(slots[at + 1]), count, field
     end
   end
-  local load = call('HMGET', LOAD, '', '\tv', '\tk' .. whose, unpack(ids, 1, count))
-  turn, virtual, owed = tonumber(load[1]) or 0, tonumber(load[2]) or 0, tonumber(load[3]) or 0
-  local troubles
+  for caller in pairs(callers) do fields[#fields + 1] = '\tk' .. caller end
+  local values = call('HMGET', LOAD, unpack(fields))
+  for at = 1, #fields do load[fields[at]] = tonumber(values[at]) or 0 end
   local trouble = call('HGETALL', HEALTH)
-  for at = 1, #trouble, 2 do
-    troubles = troubles or {}
-    troubles[trouble[at]] = trouble[at + 1]
-  end
+  for at = 1, #trouble, 2 do troubles[trouble[at]] = trouble[at + 1] end
+end
+
+-- What may be leased where, by what was read and has changed since.
+local function weigh()
+  ejected, free, back_at, measured = 0, 0, 0, 0
   for at = 1, count do
-    used[at], dear[at], is_barred[at], is_failing[at] = tonumber(load[at + 3]) or 0, 1, false, false
-    local spare = caps[at] - used[at]
-    room[at] = (open and spare > 0) and spare or 0
-    if troubles and troubles[ids[at]] then bar(at, troubles[ids[at]]) end
+    local id = ids[at]
+    dear[at], is_barred[at], is_failing[at] = 1, false, false
+    local spare = caps[at] - load[id]
+    room[at] = (is_open and spare > 0) and spare or 0
+    if troubles[id] then bar(at, troubles[id]) end
     free = free + room[at]
   end
-  if paces then compare(paces) end
+  if next(paces) then compare() end
+end
+
+local function look()
+  read({})
+  weigh()
 end
 
 -- The place in the lists of the instance to lease: `prefer` if it has room and no trouble, otherwise the cheapest: the
@@ -79,11 +144,12 @@ end
 -- '\tone\tanother\t'. nil: none has room.
 local function choose(prefer, excluded)
   local best, best_cost
+  local turn = load['']
   for step = 0, count - 1 do
     local at = (turn + step) % count + 1
     if room[at] > 0 and not (excluded ~= '' and find(excluded, '\t' .. ids[at] .. '\t', 1, true)) then
       if ids[at] == prefer and not is_failing[at] then return at end
-      local cost = dear[at] * (1 + used[at] / caps[at])
+      local cost = dear[at] * (1 + load[ids[at]] / caps[at])
       if not best or cost < best_cost or (cost == best_cost and room[at] > room[best]) then
         best, best_cost = at, cost
       end
@@ -95,22 +161,17 @@ end
 -- Leases a slot of `ids[at]` to a call of an API key that was charged `tokens` so far. The prompt is charged at once,
 -- so that a burst does not pass everybody before its first call has ended. Answers what the key is charged now.
 local function take(id, holder, at, ttl, key, tokens, estimate)
-  local charge = math.max(1, estimate)
-  used[at], room[at], free, turn = used[at] + 1, room[at] - 1, free - 1, turn + 1
-  virtual = math.max(virtual, tokens)
-  call('HSET', LOAD, ids[at], used[at], '', turn, '@', now, '\tv', virtual, '\tk' .. key, tokens + charge)
-  call('HSET', RECORDS, id, 'L\n' .. ids[at] .. '\n' .. holder .. '\n' .. now .. '\n' .. charge .. '\n' .. key)
-  call('ZADD', EXPIRY, now + ttl, id)
-  if key == whose then owed = tokens + charge end
+  local instance, charge, turn = ids[at], math.max(1, estimate), load[''] + 1
+  room[at], free = room[at] - 1, free - 1
+  set_load(instance, load[instance] + 1)
+  set_load('', turn)
+  set_load('@', now)
+  set_load('\tv', math.max(load['\tv'], tokens))
+  set_load('\tk' .. key, tokens + charge)
+  keep(id, 'L\n' .. instance .. '\n' .. holder .. '\n' .. now .. '\n' .. charge .. '\n' .. key, now + ttl)
   if turn % 64 == 0 then
     queue().forget_ended(2)
     queue().fade()
   end
   return tokens + charge
-end
-
-local function finish(id)
-  call('HSET', RECORDS, id, 'X')
-  call('ZREM', EXPIRY, id)
-  call('ZADD', ENDED, now, id)
 end

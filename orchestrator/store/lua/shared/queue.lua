@@ -31,10 +31,10 @@ function queue()
   -- What a key counts as when it joins a class: what it was charged, or the least of those that wait there; nobody
   -- waiting, the count of the key served last.
   local function joining(class, key)
-    local tokens = tonumber(call('HGET', LOAD, '\tk' .. key)) or 0
+    local tokens = load_of('\tk' .. key)
     local bounds = {string.format('%.0f', class * CLASS), string.format('(%.0f', (class + 1) * CLASS)}
     local least = call('ZRANGE', TURNS, bounds[1], bounds[2], 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
-    return math.max(tokens, least and least - class * CLASS or virtual), tokens
+    return math.max(tokens, least and least - class * CLASS or load_of('\tv')), tokens
   end
 
   -- The tokens that a flow's turn is decided by.
@@ -51,7 +51,7 @@ function queue()
       local tokens, before = joining(class, key)
       call('ZADD', TURNS, string.format('%.0f', class * CLASS + tokens), flow)
       if tokens ~= before then
-        call('HSET', LOAD, '\tk' .. key, string.format('%.0f', tokens))
+        set_load('\tk' .. key, tokens)
         reorder(key, tokens)
       end
     end
@@ -92,7 +92,7 @@ function queue()
     local ahead = call('ZLEXCOUNT', QUEUE, '[' .. flow .. '\t', '(' .. place)
     local turns = call('ZRANGE', TURNS, 0, LOOKED_AT - 1, 'WITHSCORES')
     if #turns == 0 or (#turns == 2 and turns[1] == flow) then return ahead end
-    local each = math.max(1, tonumber(call('HGET', LOAD, '\tw')) or 1)
+    local each = math.max(1, load_of('\tw'))
     local total = ahead
     for at = 1, #turns, 2 do
       local other = turns[at]
@@ -153,6 +153,7 @@ function queue()
         from = from + 1 -- it stays in front of those yet to be asked: its count does not change
       end
     end
+    write()
     return granted
   end
 
@@ -174,7 +175,7 @@ function queue()
       return nil
     end
     if kind == 'L' or kind == 'D' then
-      call('HINCRBY', LOAD, match(record, '^.\n([^\n]*)'), -1)
+      add_load(match(record, '^.\n([^\n]*)'), -1)
     elseif kind == 'T' then
       leave(record)
     end
@@ -196,9 +197,9 @@ function queue()
   -- Lets measurements fade that are not made anew: what was slow once, and is left alone for it, is tried again.
   local function fade()
     for at = 1, count do
-      local kept = tonumber(call('HGET', SLOTS, '\tp' .. ids[at])) or 0
+      local kept = paces[ids[at]] or 0
       local n = kept % 1024
-      if n > 0 then call('HSET', SLOTS, '\tp' .. ids[at], kept - math.min(n, 1 + math.floor(n / 16))) end
+      if n > 0 then paces[ids[at]], is_paced[ids[at]] = kept - math.min(n, 1 + math.floor(n / 16)), true end
     end
   end
 
@@ -219,8 +220,8 @@ local function drop_expired(rounds)
     local due = call('ZRANGE', EXPIRY, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
     if #due == 0 then break end
     if was_away == nil then
-      was_away = now - (tonumber(call('HGET', LOAD, '@')) or 0) > AWAY_MS
-      if was_away then call('HSET', LOAD, '@', now) end
+      was_away = now - load_of('@') > AWAY_MS
+      if was_away then set_load('@', now) end
     end
     local records = call('HMGET', RECORDS, unpack(due))
     for at = 1, #due do

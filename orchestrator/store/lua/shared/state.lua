@@ -43,9 +43,16 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
--- The pool as `look` last saw it: lists in one order, an entry an instance. `room` is what may be leased now, `dear`
--- what a call there costs beside an idle instance of the fastest kind, `took` the us that one is expected to take.
-local ids, caps, used, room, dear, took, is_barred, is_failing = {}, {}, {}, {}, {}, {}, {}, {}
-local count, ejected, free, turn, known, back_at = 0, 0, 0, 0, false, 0
-local measured, virtual = 0, 0 -- samples of all instances; the tokens of the key served last
-local whose, owed = '', 0 -- an API key, and the tokens it was charged: the caller's of this script
+-- The pool as `look` last saw it: lists in one order, an entry an instance, and each one's place in them. `room` is what
+-- may be leased now, `dear` what a call there costs beside an idle instance of the fastest kind, `took` the us that one
+-- is expected to take.
+local ids, caps, room, dear, took, is_barred, is_failing, place_of = {}, {}, {}, {}, {}, {}, {}, {}
+local count, ejected, free, known, is_open, back_at, measured = 0, 0, 0, false, true, 0, 0
+-- Of Redis what this script has read, changed here first: SLOTS' means, HEALTH, and LOAD's fields as numbers. What of it
+-- has changed, and records with their ends, until `write`.
+local paces, troubles, load = {}, {}, {}
+local is_paced, is_loaded, is_dirty = {}, {}, false
+local new_records, new_ends, old_ends, new_ended = {}, {}, {}, {}
+-- What calls.lua is told of the gateway that asks, for admit.lua and settle.lua; and how many tickets wait.
+local HOLDER, TTL, STEP, FAILURES_EJECT, EJECTED_FOR, EJECTED_AT_MOST, DEAD_FOR
+local waiting = 0

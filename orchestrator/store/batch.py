@@ -1,0 +1,155 @@
+"""What one gateway's calls want of a pool in one turn of its loop, gathered for one run of the script `calls`.
+
+It knows how the script is asked; what is asked, and when it leaves, is left to `leases`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, NamedTuple
+
+import orjson
+
+from orchestrator.core.errors import StoreError
+from orchestrator.core.model import InstanceId, LeaseId, PoolName
+from orchestrator.store.admission import AdmitRequest, Ejection, Kept, Outcome, Usage, ms
+from orchestrator.store.link import Arg
+from orchestrator.store.schema import pool_affinity, pool_answer, pool_keys, pool_usage
+
+log = logging.getLogger(__name__)
+
+USAGE_KEPT_S = 40 * 86_400
+# What a token of an answer counts beside one of a prompt: it takes a turn of the engine by itself (weights of Sheng et
+# al., "Fairness in Serving Large Language Models", OSDI 2024).
+ANSWER_TOKEN = 2
+LAST_CLASS = 9
+# Lua takes some thousand values at once, and a longer run would hold up everybody's.
+CALLS_AT_MOST = 256
+
+
+class Held(NamedTuple):
+    """A lease of this gateway, on a call that has not been settled."""
+
+    pool: PoolName
+    instance: InstanceId
+    affinity: str = ""
+    caller: str = ""
+
+
+def terms(
+    holder: str, ttl_s: float, *, priority_weight_s: float, ejection: Ejection, affinity_ttl_s: float
+) -> list[Any]:
+    """What the script is told of the gateway that asks: `by`, as its head says."""
+    return [
+        holder,
+        ms(ttl_s),
+        round(priority_weight_s * 1_000_000),
+        ejection.after_failures,
+        ms(ejection.for_s),
+        ms(ejection.at_most_s),
+        ms(ejection.dead_for_s),
+        ms(affinity_ttl_s),
+        USAGE_KEPT_S,
+    ]
+
+
+class Batch:
+    """The calls of one pool that leave together."""
+
+    __slots__ = ("_answers", "_by", "_came", "_ended", "_keys", "_pool", "_replies", "_settled")
+
+    def __init__(self, pool: PoolName, by: list[Any]) -> None:
+        self._pool, self._by = pool, by
+        self._keys: dict[str | bytes, int] = {key: place for place, key in enumerate(pool_keys(pool), 1)}
+        self._ended: list[list[Any]] = []
+        self._came: list[list[Any]] = []
+        self._answers: list[bytes] = []
+        self._replies: list[asyncio.Future[Any]] = []  # for each that came
+        self._settled: list[asyncio.Future[None]] = []  # for each that ended and is waited for
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._ended) + len(self._came) >= CALLS_AT_MOST
+
+    def admit(self, request: AdmitRequest, waited_s: float, reply: asyncio.Future[Any]) -> None:
+        key, pool = self._key, request.pool
+        self._came.append(
+            [
+                request.lease,
+                request.queue_limit,
+                ms(request.wait_s),
+                ms(waited_s),
+                min(max(request.priority, 0), LAST_CLASS),
+                on_one_line(request.caller),
+                request.prompt_tokens,
+                "\t".join(("", *request.excluded, "")) if request.excluded else "",
+                1 if request.may_queue else 0,
+                key(pool_affinity(pool, request.affinity)) if request.affinity else 0,
+                key(pool_answer(pool, request.answer_key)) if request.answer_key else 0,
+                key(pool_usage(pool, request.day)) if request.answer_key else 0,
+            ]
+        )
+        self._replies.append(reply)
+
+    def settle(
+        self,
+        lease: LeaseId,
+        held: Held,
+        outcome: Outcome,
+        hold_s: float,
+        answer: Kept | None,
+        usage: Usage | None,
+        done: asyncio.Future[None] | None = None,
+    ) -> None:
+        key, pool = self._key, held.pool
+        op: list[Any] = [
+            lease,
+            held.instance,
+            outcome.value,
+            ms(hold_s) if hold_s else 0,
+            held.caller,
+            -1 if usage is None or usage.tokens is None else usage.tokens[0] + ANSWER_TOKEN * usage.tokens[1],
+            key(pool_affinity(pool, held.affinity)) if held.affinity else 0,
+        ]
+        if usage is None:
+            op += (0, ())
+        else:
+            op += (key(pool_usage(pool, usage.day)), [each for pair in usage.counts.items() for each in pair])
+        if answer is None:
+            op += (0, 0, 0)
+        else:
+            self._answers.append(answer.answer)
+            op += (key(pool_answer(pool, answer.key)), len(self._answers) + 1, ms(answer.ttl_s))
+        self._ended.append(op)
+        if done is not None:
+            self._settled.append(done)
+
+    def asked(self) -> tuple[list[str | bytes], list[Arg]]:
+        """Keys and arguments of the script."""
+        return list(self._keys), [orjson.dumps((self._by, self._ended, self._came)), *self._answers]
+
+    def told(self, replies: Any, why: StoreError | None) -> None:
+        """What the script answered, or why it did not: to all who wait for it and have not left."""
+        if why is not None:
+            for each in (*self._replies, *self._settled):
+                if not each.done():
+                    each.set_exception(why)
+            if len(self._settled) < len(self._ended):
+                log.warning("%s: %d calls ended, and Redis was not told: %s", self._pool, len(self._ended), why)
+            return
+        for waiter, reply in zip(self._replies, replies, strict=True):
+            if not waiter.done():
+                waiter.set_result(reply)
+        for each in self._settled:
+            if not each.done():
+                each.set_result(None)
+
+    def _key(self, key: str) -> int:
+        """A key's place among those of the script."""
+        return self._keys.setdefault(key, len(self._keys) + 1)
+
+
+def on_one_line(caller: str) -> str:
+    """As the scripts can keep it among other fields."""
+    return caller if caller.isprintable() else "".join(each if each.isprintable() else " " for each in caller)
