@@ -55,6 +55,7 @@ SCENARIOS = {
     "M16": Scenario("M16. Four models, one resident", balance.MODELS, (balance.closed_loop(balance.MODELS),), 16),
     "E": Scenario("E. Failures", failures.SETUP, tuple(failures.errors_of(each) for each in failures.FAILURES)),
     "F": Scenario("F. 2,000 open idle streams", failures.MANY, (failures.held,)),
+    "L": Scenario("L. A million calls", costs.SETUP, (costs.endured,), 4),
 }
 
 DEFAULT_SCENARIOS = ("A", "B", "C", "P", "D", "U", "E", "F")  # what takes five minutes

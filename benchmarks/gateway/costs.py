@@ -13,6 +13,7 @@ from benchmarks.gateway.table import OURS, Table
 SETUP = Setup(slots=64)
 CALLERS = (1, 16, 64)
 LARGE_PROMPT_BYTES = 32 * 1024
+MANY_CALLS = 1_000_000
 
 
 async def calls(rig: Rig, table: Table, rounds: int, seconds: float) -> None:
@@ -93,6 +94,18 @@ async def many(rig: Rig, table: Table, rounds: int, seconds: float) -> None:
             await asyncio.sleep(seconds * 0.8)
             add_cost(table, "PSS MiB, 200 streams", contender, contender.pss_mib())
             _add_frames(table, "200 streams, 20 ms apart", contender, await running)
+
+
+async def endured(rig: Rig, table: Table, rounds: int, seconds: float) -> None:
+    """L: memory after the first tenth of a million calls, and after all of them."""
+    for contender in rig.contenders[1:] * rounds:
+        asked = 0
+        for name, most in (("a tenth", MANY_CALLS // 10), ("all", MANY_CALLS)):
+            while asked < most:
+                measured = await rig.run(contender, Job((), clients=64, seconds=seconds))
+                asked += len(measured.result.answers)
+                count_errors(table, contender, measured)
+            add_cost(table, f"PSS MiB, after {name} of {MANY_CALLS:,} calls", contender, contender.pss_mib())
 
 
 def _add_frames(table: Table, name: str, contender: Contender, measured: Measured) -> None:
