@@ -21,6 +21,9 @@ _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 CALLS = Counter(
     "olm_calls_total", "Calls ended, by tier, where the answer came from and outcome.", ("tier", "cache", "outcome")
 )
+FAQ_ANSWERS = Counter(
+    "olm_faq_answers_total", "Curated answers given, by how their question was found: words or paraphrase.", ("match",)
+)
 TOKENS = Counter("olm_tokens_total", "Tokens of prompts and answers, as the instances counted them.", ("tier", "kind"))
 CALL_SECONDS = Histogram(
     "olm_call_seconds", "A call from its first byte in to its last byte out.", ("tier",), buckets=_SECONDS
@@ -33,6 +36,14 @@ FIRST_BYTE_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 RETRIES = Counter("olm_retries_total", "Calls asked of another instance, because the first one failed.", ("pool",))
+GIVEN_UP = Counter(
+    "olm_given_up_total", "Calls taken from an instance that was silent for too long while others answered.", ("pool",)
+)
+KEPT_FROM_RELOADING = Counter(
+    "olm_reloading_options_total",
+    "What callers asked for that would have had a model loaded anew or unloaded, by API key, option and what was done.",
+    ("caller", "option", "done"),
+)
 STORE_ERRORS = Counter("olm_store_errors_total", "Commands that Redis did not answer.")
 INSTANCE_SLOTS = Gauge(
     "olm_instance_slots", "Slots an instance offers.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"

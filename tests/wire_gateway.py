@@ -18,7 +18,10 @@ from tests.wire_scenarios import Simulated, simulated
 
 # What the gateway tells beside Ollama's headers: of every answer, and of where an answer of a model came from.
 OURS = frozenset(
-    {"X-Request-Id", "X-Cache", "Server-Timing", "X-Tier", "X-Instance", "X-Simulated", "X-Queue-Position"}
+    {
+        *("X-Request-Id", "Request-Id", "X-Cache", "Server-Timing", "X-Tier", "X-Instance", "X-Simulated"),
+        *("X-Queue-Position", "Access-Control-Expose-Headers"),
+    }
 )
 
 

@@ -70,8 +70,9 @@ class Conversation(asyncio.Protocol):
         if mark is not None:
             if not self._fails():
                 self._serve(url.decode(), body, mark)
-        elif url.startswith((b"/api/chat", b"/api/generate", b"/v1/chat/")) and not self._fails():
-            self._serve_own(url.decode(), body)
+        elif url.startswith((b"/api/chat", b"/api/generate", b"/v1/chat/")):
+            if not self._fails():
+                self._serve_own(url.decode(), body)
         else:
             self.transport.write(self._instance.tell(url.decode(), self._parser.get_method() == b"HEAD"))
 

@@ -20,6 +20,7 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.core.cards import find_card
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.core.model import Engine, InstanceId, NodeFacts, Placement, PoolName, Snapshot
+from orchestrator.core.patience import Suspicion
 from orchestrator.core.residency import Pressure
 from orchestrator.fleet.engines import LocalEngine, find_engine, llama_cpp_unit, ollama_unit, simulator_unit
 from orchestrator.fleet.given import GivenFleet
@@ -33,7 +34,7 @@ from orchestrator.nodes.keeper_units import Unit
 from orchestrator.nodes.simulator.config import config_for
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings
-from orchestrator.store import cluster, demand, pools
+from orchestrator.store import cluster, demand, pools, suspicion
 from orchestrator.store.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Controller:
             want=self._want,
             unit_of=self._unit_of,
             notes=self._notes,
+            cures_an_hour=lambda: self._settings.limits.cures_an_hour,
         )
 
     def _find_engine(self) -> LocalEngine:
@@ -220,6 +222,14 @@ class PublishedCluster:
     async def pressure(self, instances: Mapping[PoolName, Sequence[InstanceId]]) -> dict[PoolName, Pressure]:
         """How pools are asked for."""
         return await demand.pressure(self._connection, instances)
+
+    async def suspected(self, instances: Mapping[PoolName, Sequence[InstanceId]]) -> dict[InstanceId, Suspicion]:
+        """Instances that gateways say answer nobody."""
+        return await suspicion.suspected(self._connection, instances)
+
+    async def acquit(self, pool: PoolName, instance: InstanceId) -> None:
+        """It was seen to."""
+        await suspicion.acquit(self._connection, pool, instance)
 
     async def resign(self) -> None:
         if self._leadership is not None and self._connection.is_up:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 
 import click
@@ -25,12 +26,14 @@ from orchestrator.core.model import PoolName, Snapshot
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.patience import Patience
 from orchestrator.gateway.pipeline import Pipeline
 from orchestrator.gateway.server import Server
 from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.upstream import Connections
 from orchestrator.settings.syntax import host_and_port
+from orchestrator.store import suspicion
 from orchestrator.store.cluster import watch
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
@@ -68,7 +71,9 @@ class Worker:
         alone = Alone(self._live, self._connection, self._leases, self._slots, Share(index, workers))
         self._admission = Admission(self._live, self._connection, self._leases, alone)
         self._upstream = Connections()
-        self._pipeline = Pipeline(self._live, self._admission, self._upstream, settings_in_use.cache_secret(paths))
+        self._patience = Patience(self._live, partial(suspicion.suspect, self._connection))
+        secret = settings_in_use.cache_secret(paths)
+        self._pipeline = Pipeline(self._live, self._admission, self._upstream, self._patience, secret)
         self._server = Server(self._live, self._pipeline, StatusPage(self._live, self._read_counts))
         self._dropped: set[str] = set()
         self._dropping: set[asyncio.Task[None]] = set()
@@ -83,6 +88,7 @@ class Worker:
         await self._leases.start()
         watching = await watch(self._connection, self._published)
         flushing = asyncio.create_task(self._admission.flush_counts())
+        watching_silence = asyncio.create_task(self._patience.watch())
         await self._server.start(*host_and_port(self._listen))
         log.info("serves on %s", self._listen)
         telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
@@ -92,6 +98,7 @@ class Worker:
         await self._server.stop()
         await self._pipeline.close()
         flushing.cancel()
+        watching_silence.cancel()
         await self._admission.flush()
         await watching.close()
         await self._leases.close()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from orchestrator.app.curated import faq_from
 from orchestrator.core.dialects.parse import canonical_model_name
-from orchestrator.core.errors import SettingsError
-from orchestrator.core.faq import Faq, FaqEntry, FaqError, load_faq
 from orchestrator.core.routing import RouteRule
 from orchestrator.gateway.identity import Keys
 from orchestrator.gateway.live import CacheRules, Limits, Route, Rules, Tier
@@ -34,23 +31,8 @@ def rules_from(settings: ClusterSettings) -> Rules:
             between_bytes_s=limits.between_bytes_s,
             drain_s=limits.drain_s,
             body_bytes=limits.body_bytes,
+            hang_s=limits.hang_s,
         ),
         keys=Keys((key.name, key.secret.get_secret_value(), key.admin) for key in settings.keys),
-        faq=faq_from(cache.faq),
+        faq=faq_from(cache.faq, paraphrases=cache.faq_paraphrases),
     )
-
-
-def faq_from(paths: tuple[Path, ...]) -> Faq:
-    """All curated answers of the files. Raises SettingsError, naming file and entry."""
-    entries: list[FaqEntry] = []
-    for path in paths:
-        try:
-            entries.extend(load_faq(path.read_text(encoding="utf-8"), str(path)))
-        except (OSError, UnicodeDecodeError) as why:
-            raise SettingsError(f"{path}: cannot be read: {why}") from why
-        except FaqError as why:
-            raise SettingsError(str(why)) from why
-    try:
-        return Faq.from_entries(entries)
-    except FaqError as why:
-        raise SettingsError(str(why)) from why

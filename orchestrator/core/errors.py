@@ -39,14 +39,24 @@ class InstanceError(OrchestratorError):
     """An instance did not answer as promised.
 
     `answered`: bytes of its answer already went to the client. `is_unreachable`: it did not even take the connection.
+    `is_hung`: it took the call and was silent, while others of its pool answered.
     """
 
-    def __init__(self, instance: str, message: str, *, answered: bool = False, is_unreachable: bool = False) -> None:
+    def __init__(
+        self,
+        instance: str,
+        message: str,
+        *,
+        answered: bool = False,
+        is_unreachable: bool = False,
+        is_hung: bool = False,
+    ) -> None:
         super().__init__(f"{instance}: {message}")
         self.instance = instance
         self.message = message
         self.answered = answered
         self.is_unreachable = is_unreachable
+        self.is_hung = is_hung
 
 
 class StoreError(OrchestratorError):

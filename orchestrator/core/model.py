@@ -102,6 +102,8 @@ class GpuProcess:
 
     pid: int
     vram_bytes: int | None
+    name: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,47 @@ class Accelerator:
     ecc: str = "unsupported"  # "on" | "off" | "unsupported"
     parent_uuid: str | None = None  # of a MIG device: the card it is a slice of
     is_simulated: bool = False
+    pci: str | None = None  # address as the system writes it; of a MIG device: its card's
+    numa_node: int | None = None
+    pcie_generation: int | None = None  # at its best: a resting card lowers both
+    pcie_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLink:
+    """How near two cards of a host are: the PCIe path in words, and NVLinks between them."""
+
+    uuids: tuple[str, str]
+    path: str
+    nvlinks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    node: int
+    cpus: str  # as the kernel lists them: `0-15,32-47`
+    ram_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaServer:
+    """An `ollama serve` that runs on a host, whoever started it. What its host would not tell is None."""
+
+    pid: int
+    port: int | None
+    user: str
+    models_dir: str | None
+    unit: str | None = None  # its systemd unit
+    is_ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOnDisk:
+    """A model whose files are all there."""
+
+    name: str
+    digest: str  # of its manifest, as Ollama tells it
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +184,23 @@ class NodeFacts:
     cuda_version: str | None = None
     problems: tuple[str, ...] = ()
     is_simulated: bool = False
+    gpu_links: tuple[GpuLink, ...] = ()
+    numa_nodes: tuple[NumaNode, ...] = ()
+    ollamas: tuple[OllamaServer, ...] = ()
+    models: tuple[ModelOnDisk, ...] = ()
 
 
 # --- models, sizes, placements ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayers:
+    """Layers that keep the same of each token: `key_width` and `value_width` numbers, of `window` tokens or (0) all."""
+
+    layers: int
+    key_width: int
+    value_width: int  # 0: V is read out of K (latent attention)
+    window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +224,47 @@ class ModelShape:
     sliding_window: int = 0  # tokens kept by the layers that look back only so far
     sliding_layers: int = 0  # how many layers those are
     host_bytes: int = 0  # of weights_bytes: the input table, kept in host memory where the rest is on a GPU
+    output_bytes: int = 0  # of weights_bytes: what is in no layer and goes with the output; 0: not known
+    caches: tuple[CacheLayers, ...] = ()  # by kind of layer; empty: every layer alike, from the numbers above
+    state_bytes: int = 0  # what recurrent layers keep of a text, however long it is
+    state_layers: int = 0  # how many layers those are
+    experts: int = 0  # in a layer that has some
+    experts_used: int = 0  # of them, by one token
+    expert_bytes: int = 0  # of weights_bytes: all experts together
+    attention_width: int = 0  # values of a token that attention holds at once; 0: three query widths
+    recurrent_width: int = 0  # the same of recurrent layers
+    carried_width: int = 0  # values of a token that are held besides, from the first layer to the last
+    vision_bytes: int = 0  # of weights_bytes: towers that read images or sound
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory one instance needs, in bytes by part; `runtime` is the CUDA context (0 on a CPU)."""
+    """Memory one instance needs, in bytes by part; `runtime` is the CUDA context (0 on a CPU).
+
+    The last three say how it splits over cards; they are in the parts above already.
+    """
 
     weights: int
-    kv_cache: int
+    kv_cache: int  # with what recurrent layers keep
     compute: int
     output: int
     runtime: int
+    step_inputs: int = 0  # of `compute`: what a step reads, of which every card holds copies
+    output_weights: int = 0  # of `weights`: what lies behind the last layer, whole on the last card
+    uneven: int = 0  # of `kv_cache`: what the layer that keeps most has above the mean of all layers
 
     @property
     def total(self) -> int:
         return self.weights + self.kv_cache + self.compute + self.output + self.runtime
+
+
+@dataclass(frozen=True, slots=True)
+class UsualCall:
+    """What a pool's calls are like: tokens read and written, and the seconds an answer may take (None: any)."""
+
+    prompt_tokens: int = 512
+    answer_tokens: int = 256
+    answer_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +279,13 @@ class Demand:
     replicas_min: int = 1
     replicas_max: int | None = 1
     share: float = 1.0  # of the room left over, against the other pools
+    load: float | None = None  # calls at work at once at its busiest: no copies beyond these; None: not known
+    usual: UsualCall | None = None  # with a goal only calls within it count as served
+    per_card: int | None = None  # the most instances of it that share an accelerator; None: as many as fit
+    hosts_min: int = 1  # different nodes that its copies should be on
+    nodes: tuple[NodeName, ...] = ()  # the only nodes it may go to; none: all
+    apart: tuple[PoolName, ...] = ()  # pools that it never shares an accelerator with
+    beside: tuple[PoolName, ...] = ()  # pools of which each accelerator it goes to must have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +308,7 @@ class PlacementPlan:
 
     placements: tuple[Placement, ...]
     refused: tuple[tuple[PoolName, str], ...] = ()
+    notes: tuple[tuple[PoolName, str], ...] = ()  # placed, but not all that was hoped for: load or hosts are short
 
 
 # --- the cluster as published to the gateways ------------------------------------------------------------------------
@@ -259,6 +350,7 @@ class Instance:
     vram_bytes: int = 0  # footprint promised by the placement
     engine_version: str = ""
     is_given: bool = False  # somebody else runs it: it is watched, its models are loaded and unloaded, no more
+    load_s: float = 0.0  # what a load of its model takes, as far as one can tell; 0: nobody can
 
     @property
     def slots_offered(self) -> int | None:

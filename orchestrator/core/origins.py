@@ -18,12 +18,24 @@ _LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 
 ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+# What a page may send: Ollama's list (server/routes.go, v0.33), what OpenAI's and Anthropic's clients send from a
+# browser besides, and what this endpoint reads. Whether the page may call at all is its Origin's matter.
 ALLOWED_HEADERS = ",".join((
     "Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "X-Api-Key", "X-Request-Id",
     "Openai-Beta", *(f"X-Stainless-{each}" for each in (
         "Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "Os", "Package-Version", "Poll-Helper",
-        "Retry-Count", "Runtime", "Runtime-Version", "Timeout",
+        "Retry-Count", "Runtime", "Runtime-Version", "Timeout", "Helper", "Stream-Helper", "Read-Timeout",
     )),
+    "Openai-Organization", "Openai-Project", "Idempotency-Key", "X-Client-Request-Id",
+    *(f"Anthropic-{each}" for each in (
+        "Version", "Beta", "Dangerous-Direct-Browser-Access", "Organization-Id", "Workspace-Id", "User-Profile-Id",
+    )),
+    "Cache-Control", "X-Priority", "X-Queue-Timeout", "X-Queue-Updates",
+))  # fmt: skip
+# What a page may read of an answer's head besides its type and length: what clients log, and what they wait by.
+EXPOSED_HEADERS = ",".join((
+    "Request-Id", "X-Request-Id", "Retry-After", "Server-Timing", "X-Cache", "X-FAQ", "X-Tier", "X-Instance",
+    "X-Queue-Position", "X-Simulated",
 ))  # fmt: skip
 
 

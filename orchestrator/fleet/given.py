@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from orchestrator.core.model import InstanceState, Pool, PoolName, Snapshot
-from orchestrator.fleet.loading import Asking, Loader, Place
+from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.model import InstanceId, InstanceState, Pool, PoolName, Snapshot
+from orchestrator.core.patience import Suspicion
+from orchestrator.fleet.curing import Suspicions, Ward
+from orchestrator.fleet.given_curing import GivenPatient
+from orchestrator.fleet.loading import Asking, Loader
 from orchestrator.fleet.offering import given_of, notes_of, pools_of
+from orchestrator.fleet.place import Place
 from orchestrator.fleet.publishing import Publisher, Publishing
 from orchestrator.fleet.servers import Server, servers_of
 from orchestrator.fleet.tasks import raise_first
@@ -29,7 +34,7 @@ log = logging.getLogger(__name__)
 FIRST_LOOKS_WITHIN_S = 5.0
 
 
-class GivenStore(Publishing, Asking, Protocol):
+class GivenStore(Publishing, Asking, Suspicions, Protocol):
     """What the store is asked for here."""
 
 
@@ -37,13 +42,14 @@ class GivenFleet:
     """One controller of servers that run already. `settings` answers those in force."""
 
     def __init__(self, *, store: GivenStore, settings: Callable[[], ClusterSettings]) -> None:
-        self._settings = settings
+        self._settings, self._store = settings, store
         self._api = GivenApi()
         self._places: dict[str, Place] = {}  # by URL
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._changed, self._replan = asyncio.Event(), asyncio.Event()
         self._publisher = Publisher(store, self._snapshot)
+        self._ward = Ward(store, lambda: settings().limits.cures_an_hour, self._on_change)
         self._loader = Loader(
             self._places,
             api=self._api,
@@ -69,6 +75,7 @@ class GivenFleet:
                 await self._until_all_were_looked_at()
                 self._group.create_task(self._publisher.keep(self._changed, self._pool_names), name="given: publish")
                 self._group.create_task(self._loader.run(), name="given: load")
+                self._group.create_task(self._ward.watch(self._serving, self._suspected), name="given: ward")
         except BaseExceptionGroup as several:
             raise_first(several)
 
@@ -111,6 +118,29 @@ class GivenFleet:
         self._changed.set()
         self._loader.stir()
 
+    # --- who answers nobody ------------------------------------------------------------------------------------------
+
+    def _serving(self) -> Mapping[PoolName, Sequence[InstanceId]]:
+        serving = InstanceState.SERVING
+        return {each.name: [one.id for one in each.instances if one.state is serving] for each in self._pools()}
+
+    def _suspected(self, pool: PoolName, instance: InstanceId, why: Suspicion) -> None:
+        assert self._group is not None
+        self._group.create_task(self._see_to(pool, instance, why), name=f"given: see to {instance}")
+
+    async def _see_to(self, pool: PoolName, instance: InstanceId, why: Suspicion) -> None:
+        place = next((p for p in self._places.values() if p.watched.server.instance(pool).id == instance), None)
+        if place is None:  # the settings name it no more
+            self._ward.drop(instance)
+            return
+        patient = GivenPatient(pool, place, api=self._api, counting=self._store, on_change=self._on_change)
+        try:
+            await self._ward.see_to(patient, why)
+        except OrchestratorError as fault:
+            log.info("%s: seen to no longer: %s", instance, fault)
+        finally:
+            patient.is_back()
+
     # --- what is published -------------------------------------------------------------------------------------------
 
     def _pools(self) -> tuple[Pool, ...]:
@@ -125,6 +155,6 @@ class GivenFleet:
             version,
             time.time_ns() // 1_000_000,
             self._pools(),
-            notes=tuple(notes_of(standings, self._settings())),
+            notes=(*notes_of(standings, self._settings()), *self._ward.events),
             given=tuple(map(given_of, standings)),
         )

@@ -11,14 +11,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.core.errors import InstanceError, OrchestratorError, StoreError
 from orchestrator.core.model import InstanceId, PoolName
 from orchestrator.core.residency import Held, Line, Mean, Move, Pressure, choose_moves, mean_over_s
-from orchestrator.fleet.offering import Standing, shape_bytes, slots_on
+from orchestrator.fleet.offering import shape_bytes, slots_on
+from orchestrator.fleet.place import Place
 from orchestrator.fleet.publishing import Publisher
+from orchestrator.fleet.slot_probe import SlotProbe
 from orchestrator.fleet.watching import Watched
 from orchestrator.nodes.given_api import GivenApi
 from orchestrator.settings import ClusterSettings
@@ -30,11 +31,10 @@ LOOK_EVERY_S = 0.05
 AGAIN_S = 1.0  # while Redis is away
 VACATED_WITHIN_S = 120.0
 UNLOADED_WITHIN_S = 30.0
-# Before any load was seen: from the page cache over PCIe, and no less than a runner's start. Rather too short than too
-# long: the first load tells better, and none is made that is thought too long.
+# For deciding on a load before any was seen: from the page cache over PCIe, and no less than a runner's start. Rather
+# too short than too long (callers are told otherwise, `core.loads`): the first load tells better, and none is made that
+# is thought too long.
 LOAD_BYTES_S, SHORTEST_LOAD_S = 4e9, 0.25
-# How many models fit is found out by one having to go. It may have gone for another reason, or others are smaller.
-FOUND_OUT_FOR_S = 600.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
 
@@ -43,49 +43,6 @@ class Asking(Protocol):
 
     async def queued(self, pools: Sequence[PoolName]) -> Mapping[PoolName, int]: ...
     async def pressure(self, instances: Mapping[PoolName, Sequence[InstanceId]]) -> Mapping[PoolName, Pressure]: ...
-
-
-@dataclass(slots=True)
-class Place:
-    """A server, and what is known of loading there."""
-
-    watched: Watched
-    move: Move | None = None
-    found_room: int | None = None
-    found_room_s: float = 0.0
-    troubles: dict[str, str] = field(default_factory=dict)
-    retry_s: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def room(self) -> int | None:
-        if self.watched.server.room is not None:
-            return self.watched.server.room
-        is_fresh = time.monotonic() - self.found_room_s < FOUND_OUT_FOR_S
-        return self.found_room if is_fresh else None
-
-    @property
-    def standing(self) -> Standing:
-        move = self.move
-        return Standing(
-            self.watched.server,
-            self.watched.sight,
-            self.room,
-            move.pool if move is not None else "",
-            frozenset(move.vacates) if move is not None else frozenset(),
-            dict(self.troubles),
-        )
-
-    def loadable(self) -> Sequence[str]:
-        """Models that could be brought into its memory, or are there."""
-        sight = self.watched.sight
-        if not sight.is_up or sight.running is None:
-            return ()
-        models = sight.models
-        return [
-            each
-            for each in self.standing.pools
-            if each in models and not models[each].remote_host and each not in self.troubles
-        ]
 
 
 class Loader:
@@ -103,11 +60,11 @@ class Loader:
     ) -> None:
         self._places, self._api, self._asking, self._publisher = places, api, asking, publisher
         self._settings, self._on_change = settings, on_change
+        self._probe = SlotProbe(api, on_change)
         self._stirred = asyncio.Event()
         self._stands_since: dict[str, float] = {}
         self._means: dict[PoolName, Mean] = {}
         self._looked_s = self._last_line_s = float("-inf")
-        self._load_s: dict[str, float] = {}
 
     def stir(self) -> None:
         """Something may be cold that was not."""
@@ -135,12 +92,13 @@ class Loader:
 
     async def _begin_moves(self, moves: asyncio.TaskGroup) -> bool:
         """Begin what the lines ask for; False where nothing can be cold, and so nothing is to be looked at."""
+        is_probing = self._begin_probes(moves)
         loadable = {url: place.loadable() for url, place in self._places.items()}
         resident = {url: place.watched.sight.resident for url, place in self._places.items()}
         cold = {pool for url, pools in loadable.items() for pool in pools if pool not in resident[url]}
         if not cold:
             self._stands_since.clear()
-            return False
+            return is_probing
         waiting = await self._asking.queued([PoolName(each) for each in sorted(cold)])
         now_s = time.monotonic()
         over_s = mean_over_s(max(map(self._expected_load_s, cold)))
@@ -164,6 +122,18 @@ class Loader:
             place.move = move
             moves.create_task(self._carry_out(place, move), name=f"load {move.pool} on {place.watched.name}")
         return True
+
+    def _begin_probes(self, moves: asyncio.TaskGroup) -> bool:
+        """Have models asked that were in memory already; whether one is yet to be."""
+        due = False
+        for url, place in self._places.items():
+            place.forget_what_a_restart_changes()
+            pool = place.unprobed() if place.move is None else ""
+            if pool and self._publisher.has_settled:
+                place.move, place.probing = Move(url, pool, vacates=(pool,), may_wait=True), pool
+                moves.create_task(self._carry_out(place, place.move), name=f"probe {pool} on {place.watched.name}")
+            due = due or bool(pool)
+        return due
 
     def _instances(self, pool: str, loadable: Mapping[str, Sequence[str]]) -> list[InstanceId]:
         return [self._places[url].watched.server.instance(pool).id for url, pools in loadable.items() if pool in pools]
@@ -193,8 +163,9 @@ class Loader:
         return lines
 
     def _expected_load_s(self, pool: str) -> float:
-        if pool in self._load_s:
-            return self._load_s[pool]
+        measured = [each.loads.took_s[pool] for each in self._places.values() if pool in each.loads.took_s]
+        if measured:
+            return sum(measured) / len(measured)
         size = max((shape_bytes(each.watched.sight.models.get(pool)) for each in self._places.values()), default=0)
         return max(SHORTEST_LOAD_S, size / LOAD_BYTES_S)
 
@@ -208,14 +179,19 @@ class Loader:
             if await self._is_vacated(place, move):
                 for pool in move.evicts:
                     await self._unload(watched, pool)
-                await self._load(place, move)
-                self._troubles_end(place, move.pool)
+                if not place.probing:
+                    await self._load(place, move)
+                    self._troubles_end(place, move.pool)
+                if place.is_to_be_probed(move.pool):
+                    await self._probe.find(place, move.pool)
+            elif place.probing:
+                self._probe.leave(place, move.pool, "calls were under way on it all the time")
         except StoreError as why:
             log.warning("%s is not loaded on %s: %s", move.pool, watched.name, why)
         except OrchestratorError as why:
             self._trouble(place, move.pool, why.message if isinstance(why, InstanceError) else str(why))
         finally:
-            place.move = None
+            place.move, place.probing = None, ""
             self._on_change()
 
     async def _is_vacated(self, place: Place, move: Move) -> bool:
@@ -254,18 +230,15 @@ class Loader:
         began_s = time.monotonic()
         at = watched.server.instance(move.pool, model.listed.name, before.engine)
         await self._api.load_as_it_is(at, is_embedding=bool(model.is_embedding))
-        self._measure(move.pool, time.monotonic() - began_s)
+        took_s = time.monotonic() - began_s
+        place.loads = place.loads.after(move.pool, took_s, shape_bytes(model))
         self._means.pop(PoolName(move.pool), None)  # who waited for the load says nothing of what comes after it
         after = await watched.look()
-        log.info("%s: loaded %s in %.1f s", watched.name, move.pool, self._load_s[move.pool])
+        log.info("%s: loaded %s in %.1f s", watched.name, move.pool, took_s)
         if move.pool not in after.resident:
             watched.does_not_tell_memory()
         elif watched.server.room is None:
             self._find_out_room(place, lost=before.resident - after.resident)
-
-    def _measure(self, pool: str, took_s: float) -> None:
-        before = self._load_s.get(pool, took_s)
-        self._load_s[pool] = before + (took_s - before) / 2
 
     def _find_out_room(self, place: Place, *, lost: frozenset[str]) -> None:
         """What had to go for a load tells how many fit; more at once than that tell that it was wrong."""

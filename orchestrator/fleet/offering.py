@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.core.dialects.parse import canonical_model_name
+from orchestrator.core.loads import Loads
 from orchestrator.core.model import Engine, Given, Instance, InstanceState, ModelShape, Pool, PoolName
 from orchestrator.fleet.servers import Server
 from orchestrator.fleet.watching import Model, Sight
@@ -30,6 +31,10 @@ class Standing:
     loading: str = ""
     vacating: frozenset[str] = frozenset()  # models that get no call, because another is loaded
     troubles: Mapping[str, str] = field(default_factory=dict)  # by model: why it could not be loaded a moment ago
+    loads: Loads = field(default_factory=Loads)
+    found_slots: Mapping[str, int] = field(default_factory=dict)  # by model, as probed
+    probing: str = ""  # the model that is asked for it just now
+    silent: Mapping[str, str] = field(default_factory=dict)  # by model: that it answers nobody, and what is done
 
     @property
     def pools(self) -> tuple[str, ...]:
@@ -97,6 +102,7 @@ def _instance(name: str, standing: Standing, model: ModelSettings | None, *, is_
         state=state,
         reason=reason,
         engine_version=sight.version,
+        load_s=round(standing.loads.expected_s(name, shape_bytes(seen)), 1) if seen is not None else 0.0,
     )
 
 
@@ -113,8 +119,12 @@ def _state(name: str, standing: Standing) -> tuple[InstanceState, str]:
         return InstanceState.DOWN, f"has no such model; `ollama pull {_spelled(name, standing.server)}` there"
     if seen.remote_host:
         return InstanceState.DOWN, f"is served by {seen.remote_host}: prompts would leave the house"
+    if name in standing.silent:
+        return InstanceState.DOWN, standing.silent[name]
     if sight.running is None:
         return InstanceState.SERVING, ""
+    if name == standing.probing:
+        return InstanceState.LOADING, "is asked how many calls it serves at once"
     if name == standing.loading:
         return InstanceState.LOADING, f"loading {seen.listed.name}"
     if name in standing.vacating:
@@ -129,12 +139,13 @@ def _state(name: str, standing: Standing) -> tuple[InstanceState, str]:
 def _slots(name: str, standing: Standing, model: ModelSettings | None, *, is_embedding: bool) -> int:
     """As configured, and no more than the server tells: a call beyond them would wait where nobody sees it."""
     entry = standing.server.entry_of(name)
-    wished = entry.slots if entry is not None and entry.slots else model.slots if model is not None else None
+    named = entry.slots if entry is not None else None
+    wished = named if isinstance(named, int) else model.slots if model is not None and named is None else None
     if standing.sight.engine is Engine.LLAMA_CPP:
         told = standing.sight.slots
         return min(wished, told) if wished and told else told or wished or 1
     # Ollama serves embedding models one at a time, whatever OLLAMA_NUM_PARALLEL says (OLLAMA.md 3).
-    return 1 if is_embedding else wished or OLLAMA_SLOTS
+    return 1 if is_embedding else wished or standing.found_slots.get(name, OLLAMA_SLOTS)
 
 
 def slots_on(standing: Standing, pool: str, settings: ClusterSettings) -> int:
@@ -187,7 +198,7 @@ def _unset_slots(standings: Iterable[Standing], settings: ClusterSettings) -> It
     if names:
         yield (
             f"{', '.join(names)}: one call at a time for each model, as Ollama by default; "
-            "name `slots` where OLLAMA_NUM_PARALLEL is more"
+            "name `slots` where OLLAMA_NUM_PARALLEL is more, or have it found out by `slots: probe`"
         )
 
 
@@ -199,7 +210,7 @@ def _is_unset(standing: Standing, pool: str, known: Mapping[str, ModelSettings])
 
 def _fewer_slots(standings: Iterable[Standing]) -> Iterator[str]:
     for each in standings:
-        wished = max((entry.slots or 0 for entry in each.server.entries), default=0)
+        wished = max((entry.slots for entry in each.server.entries if isinstance(entry.slots, int)), default=0)
         if 0 < each.sight.slots < wished:
             yield f"{each.server.name}: has {each.sight.slots} slots and not {wished}; as many are used"
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.core.model import (
@@ -26,8 +26,10 @@ from orchestrator.core.model import (
     PoolName,
     Snapshot,
 )
+from orchestrator.core.patience import Suspicion
 from orchestrator.fleet.adoption import adopt
 from orchestrator.fleet.apply import Change, Running, silenced
+from orchestrator.fleet.curing import Suspicions, Ward
 from orchestrator.fleet.inventory import blind_spots
 from orchestrator.fleet.made import UNIT_PREFIX, Made, found
 from orchestrator.fleet.own import usable_bytes
@@ -47,6 +49,10 @@ DRAIN_LOOK_EVERY_S = 0.2
 TRY_AGAIN_S = 30.0
 
 
+class StewardStore(Publishing, Suspicions, Protocol):
+    """What the store is asked for here."""
+
+
 Want = Callable[[Sequence[Placement]], Awaitable[tuple[Wanted, tuple[NodeFacts, ...]]]]
 
 
@@ -57,15 +63,17 @@ class Steward:
         self,
         *,
         keeper: KeeperClient,
-        store: Publishing,
+        store: StewardStore,
         engine: Engine,
         is_simulated: bool,
         want: Want,
         unit_of: UnitOf,
         notes: tuple[str, ...],
+        cures_an_hour: Callable[[], int],
     ) -> None:
         self._keeper, self._want, self._notes = keeper, want, notes
         self._api = EngineApi()
+        self._ward = Ward(store, cures_an_hour, self._on_change)
         self._means = Means(
             keeper=keeper,
             api=self._api,
@@ -74,6 +82,8 @@ class Steward:
             unit_of=unit_of,
             shape_of=self._shape_of,
             on_change=self._on_change,
+            ward=self._ward,
+            is_idle=self._is_idle,
         )
         self._tended: dict[str, Tended] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +113,7 @@ class Steward:
                 await self._adopt(published)
                 for work in (self._follow_units, self._look_at_units, self._publish_changes, self._reconcile_when_due):
                     self._group.create_task(work(), name=f"steward {work.__name__}")
+                self._group.create_task(self._ward.watch(self._serving, self._suspected), name="steward ward")
         except BaseExceptionGroup as several:
             raise_first(several)
 
@@ -226,6 +237,7 @@ class Steward:
         await asyncio.wait((task,))
         await self._keeper.stop(UNIT_PREFIX + name)
         tended.forget_port()
+        self._ward.drop(name)
         del self._tended[name], self._tasks[name]
         self._on_change()
 
@@ -305,6 +317,24 @@ class Steward:
             self._odd = odd
             await asyncio.sleep(HEARTBEAT_S)
 
+    # --- who answers nobody ------------------------------------------------------------------------------------------
+
+    def _serving(self) -> Mapping[PoolName, Sequence[InstanceId]]:
+        found: dict[PoolName, list[InstanceId]] = {}
+        for tended in self._tended.values():
+            if tended.instance.state is InstanceState.SERVING:
+                found.setdefault(tended.instance.pool, []).append(tended.instance.id)
+        return found
+
+    def _suspected(self, pool: PoolName, instance: InstanceId, why: Suspicion) -> None:
+        self._tended[instance].is_suspected(why)
+
+    async def _is_idle(self, instance: Instance) -> bool:
+        try:
+            return not (await self._publisher.in_flight(instance.pool)).get(instance.id, 0)
+        except StoreError:
+            return False
+
     # --- publish ------------------------------------------------------------------------------------------------------
 
     def _on_change(self) -> None:
@@ -319,8 +349,8 @@ class Steward:
         refused = tuple(f"{pool}: {why}" for pool, why in self._refused.items())
         problems = tuple(f"{each.node}: {problem}" for each in self._facts for problem in each.problems)
         told = (self._problem,) if self._problem else ()
-        now_unix_ms = time.time_ns() // 1_000_000
-        return Snapshot(version, now_unix_ms, pools, self._facts, self._notes + told + refused + problems)
+        notes = self._notes + told + refused + problems + self._ward.events
+        return Snapshot(version, time.time_ns() // 1_000_000, pools, self._facts, notes)
 
     def _pool_names(self) -> tuple[PoolName, ...]:
         """Those of the settings, and before and after them those that still run."""

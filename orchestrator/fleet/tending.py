@@ -10,13 +10,17 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.core.errors import InstanceError, OrchestratorError
 from orchestrator.core.health import Health, after_probe
-from orchestrator.core.model import Engine, Instance, InstanceState, ModelShape, Placement
+from orchestrator.core.loads import first_load_s
+from orchestrator.core.model import Engine, Instance, InstanceState, ModelShape, Placement, PoolName
+from orchestrator.core.patience import Cure, Suspicion
+from orchestrator.core.patience import Means as Abilities
+from orchestrator.fleet.curing import Ward
 from orchestrator.fleet.describe import pool_details
 from orchestrator.fleet.made import Made, marked
 from orchestrator.fleet.ports import free_port, listens
@@ -31,6 +35,7 @@ PROBE_EVERY_S = 2.0
 FIRST_START_PROBE_S, LONGEST_START_PROBE_S = 0.05, 1.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.25, 60.0
 PROGRESS_EVERY_S = 0.5
+UNLOADED_WITHIN_S, UNLOADED_LOOK_EVERY_S = 30.0, 0.1
 # A process that ended so often without answering has no way to its port; a fresh one that ended once, too.
 ENDS_UNTIL_NEW_PORT = 3
 
@@ -50,6 +55,8 @@ class Means:
     unit_of: UnitOf
     shape_of: Callable[[str], ModelShape | None]
     on_change: Callable[[], None]
+    ward: Ward
+    is_idle: Callable[[Instance], Awaitable[bool]]
     ports: set[int] = field(default_factory=set)  # of this controller's instances
     pulling: asyncio.Lock = field(default_factory=asyncio.Lock)  # instances share one folder of models
     rng: random.Random = field(default_factory=random.SystemRandom)
@@ -70,6 +77,7 @@ class Tended:
         self._has_answered = before is not None and before.state in (InstanceState.LOADING, InstanceState.SERVING)
         self._ends, self._last_words = 0, ""
         self._process_ended = asyncio.Event()
+        self._suspicion: Suspicion | None = None
         self._retry_s = FIRST_RETRY_S
 
     @property
@@ -102,6 +110,10 @@ class Tended:
         self.process_is(None, "the keeper no longer has it")
         self._process_ended.set()
 
+    def is_suspected(self, why: Suspicion) -> None:
+        """Gateways say that it answers nobody: it is seen to with its next probe."""
+        self._suspicion = why
+
     def forget_port(self) -> None:
         self._means.ports.discard(self.made.port)
 
@@ -115,6 +127,7 @@ class Tended:
                     await self._bring_up()
                 is_new = True
                 await self._watch()
+                await self._see_to()
             except OrchestratorError as why:
                 self._fell(why.message if isinstance(why, InstanceError) else str(why))
                 self._process_ended.clear()
@@ -133,7 +146,9 @@ class Tended:
             await self._pull()
         if not await self._means.api.is_loaded(self._seen):
             self._become(InstanceState.LOADING, f"loading {self._seen.upstream_model}")
+            began_s = time.monotonic()
             await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+            self._seen = replace(self._seen, load_s=round(time.monotonic() - began_s, 1))
         await self._describe()
         if not self._process_ended.is_set():
             self._retry_s = FIRST_RETRY_S
@@ -227,7 +242,7 @@ class Tended:
     async def _watch(self) -> None:
         """Until its process ends or its model is no longer in memory. Raises InstanceError when it is down."""
         health = Health()
-        while not self._process_ended.is_set():
+        while not self._process_ended.is_set() and self._suspicion is None:
             try:
                 if not await self._means.api.is_loaded(self._seen):
                     return
@@ -239,6 +254,33 @@ class Tended:
             if health.is_down and not self._process_ended.is_set():
                 raise InstanceError(self._seen.id, health.reason)
             await self._pause(PROBE_EVERY_S)
+
+    async def _see_to(self) -> None:
+        """Where it is suspected of having hung, until it answers. Raises OrchestratorError where it is down."""
+        why, self._suspicion = self._suspicion, None
+        if why is None:
+            return
+        if self._process_ended.is_set():  # what hung is gone
+            self._means.ward.drop(self._seen.id)
+            return
+        await self._means.ward.see_to(_Patient(self), why)
+
+    async def reload(self) -> None:
+        """Have its model go, see it gone, and load it again. Raises InstanceError."""
+        await self._means.api.unload(self._seen)
+        until_s = time.monotonic() + UNLOADED_WITHIN_S
+        while await self._means.api.is_loaded(self._seen):
+            if time.monotonic() > until_s:
+                raise InstanceError(self._seen.id, f"its model is in memory {UNLOADED_WITHIN_S:g} s after it was to go")
+            await asyncio.sleep(UNLOADED_LOOK_EVERY_S)
+        await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+
+    async def restart(self) -> None:
+        """Have its process end and start, and its model loaded. Raises OrchestratorError."""
+        await self._means.keeper.restart(self.made.unit)
+        await self._answering()
+        if not await self._means.api.is_loaded(self._seen):
+            await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
 
     async def _pause(self, seconds: float) -> None:
         """So long, or until its process has ended."""
@@ -261,6 +303,30 @@ class Tended:
             self._means.on_change()
 
 
+class _Patient:
+    """An instance of ours as the ward sees to it."""
+
+    def __init__(self, tended: Tended) -> None:
+        self._tended, self._means = tended, tended._means
+        self.pool, self.instance = PoolName(tended.instance.pool), tended.instance.id
+        self.load_s = tended.instance.load_s
+        # llama.cpp's server has its model from its start to its end.
+        self.means = Abilities(unloads=tended.instance.engine is Engine.OLLAMA, restarts=True)
+
+    def says(self, reason: str) -> None:
+        self._tended._become(InstanceState.LOADING, reason)
+
+    async def is_idle(self) -> bool:
+        return await self._means.is_idle(self._tended.instance)
+
+    async def answers(self, within_s: float) -> bool:
+        tended = self._tended
+        return await self._means.api.answers(tended.instance, within_s, is_embedding=tended.made.is_embedding)
+
+    async def cure(self, cure: Cure) -> None:
+        await (self._tended.restart() if cure is Cure.RESTART else self._tended.reload())
+
+
 def _instance(made: Made, means: Means) -> Instance:
     placement = made.placement
     return Instance(
@@ -276,4 +342,5 @@ def _instance(made: Made, means: Means) -> Instance:
         accelerators=placement.accelerators,
         is_simulated=means.is_simulated,
         vram_bytes=placement.footprint.total,
+        load_s=round(first_load_s(placement.footprint.weights), 1),
     )

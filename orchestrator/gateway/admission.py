@@ -11,7 +11,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -19,6 +18,7 @@ import orjson
 
 from orchestrator import telemetry
 from orchestrator.core.errors import CapacityError, InstanceError, StoreError
+from orchestrator.core.loads import loaded_in_s
 from orchestrator.core.model import Answer, Finish, Instance, InstanceId, LeaseId, Pool, PoolName, ToolCall
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Limits, Live
@@ -71,6 +71,7 @@ class Wanted(NamedTuple):
     priority: int = 0  # class 0 to 9, 0 goes first
     wait_s: float | None = None  # longest wait for a slot, as far as the settings allow; 0: not at all
     prompt_tokens: int = 0  # as far as one can tell before the instance has counted them
+    remembered: str = ""  # the affinity of the calls that go on from this one's answer; '': its own
 
 
 class Admission:
@@ -117,7 +118,8 @@ class Admission:
             # A new name: Redis is told that nobody uses the one it was asked with, and shall not take it at its word
             # where the call does run.
             lease = _new_lease()
-            instance = await self._alone.admit(pool, lease, wanted.affinity, wanted.excluded, deadline_s)
+            remembered = wanted.remembered or wanted.affinity
+            instance = await self._alone.admit(pool, lease, remembered, wanted.excluded, deadline_s)
             if instance is not None:
                 return Grant(pool.name, lease, instance, time.perf_counter() - began_s)
 
@@ -130,8 +132,8 @@ class Admission:
     ) -> tuple[Leased, int | None] | Hit:
         """A slot and how many tickets were ahead of this one's, or the cached answer."""
         limits = self._live.rules.limits
-        left_s = deadline_s - asyncio.get_running_loop().time()
-        wait_s = max(0.001, left_s)
+        may_wait_s = deadline_s - asyncio.get_running_loop().time()
+        wait_s = max(0.001, may_wait_s)
         request = AdmitRequest(
             pool=pool.name,
             lease=lease,
@@ -140,36 +142,57 @@ class Admission:
             affinity=wanted.affinity,
             excluded=_excluded(pool, wanted.excluded) if wanted.excluded else (),
             answer_key=wanted.answer_key,
-            may_queue=left_s > 0,
+            may_queue=may_wait_s > 0,
             day=_today(),
             caller=wanted.caller,
             priority=wanted.priority,
             prompt_tokens=wanted.prompt_tokens,
+            remembered=wanted.remembered,
         )
-        admitted = await self._leases.admit(request, on_queued=_telling(on_queued))
+        tell = self._telling(pool, on_queued)
+        admitted = await self._leases.admit(request, on_queued=tell)
         if isinstance(admitted, Cached):
             return Hit(answer_from(admitted.answer))
         if isinstance(admitted, Refused):
-            raise _refusal(pool.name, admitted, limits, wait_s)
+            raise _refusal(self._newest(pool), admitted, limits, wait_s)
         if isinstance(admitted, Queued):
-            return await self._wait(pool, request, admitted, on_queued), admitted.position
+            return await self._wait(pool, request, admitted, tell), admitted.position
         return admitted, None
 
-    async def _wait(self, pool: Pool, request: AdmitRequest, place: Queued, on_queued: OnQueued | None) -> Leased:
-        if on_queued is not None:
-            on_queued(place.position, place.expected_wait_s)
+    async def _wait(
+        self, pool: Pool, request: AdmitRequest, place: Queued, tell: Callable[[Queued], None] | None
+    ) -> Leased:
+        if tell is not None:
+            tell(place)
         granted = await self._leases.wait(pool.name, request.lease, request.wait_s)
         if granted is not None:
             return granted
         # As when it came: by the end of its wait a call may be first in line, and the next one is not.
-        usual_s = 5.0 if pool.slots_serving else 30.0
-        again_s = usual_s if place.expected_wait_s is None else place.expected_wait_s
+        pool = self._newest(pool)
+        again_s = place.expected_wait_s if place.expected_wait_s is not None else loaded_in_s(pool, request.wait_s)
+        if again_s is None:
+            again_s = 5.0 if pool.slots_serving else 30.0
         raise CapacityError(f"no slot of {pool.name} came free within {request.wait_s:.3g} s", _whole_s(again_s))
 
+    def _newest(self, pool: Pool) -> Pool:
+        """The pool may have been published anew while the call waited."""
+        return self._live.pool(pool.name) or pool
+
+    def _telling(self, pool: Pool, on_queued: OnQueued | None) -> Callable[[Queued], None] | None:
+        if on_queued is None:
+            return None
+        began_s = time.perf_counter()
+
+        def tell(place: Queued) -> None:
+            expected_s = place.expected_wait_s
+            if expected_s is None:
+                expected_s = loaded_in_s(self._newest(pool), time.perf_counter() - began_s)
+            on_queued(place.position, expected_s)
+
+        return tell
+
     def _grant(self, pool: Pool, lease: LeaseId, leased: Leased, queued_behind: int | None, began_s: float) -> Grant:
-        # The pool may have been published anew while the call waited.
-        newest = self._live.pool(pool.name) or pool
-        for each in (*newest.instances, *pool.instances):
+        for each in (*self._newest(pool).instances, *pool.instances):
             if each.id == leased.instance:
                 return Grant(pool.name, lease, each, time.perf_counter() - began_s, queued_behind)
         self._leases.give_up(pool.name, lease)
@@ -190,9 +213,9 @@ class Admission:
         )
         self._settle(grant, Outcome.OK, kept=kept, used=Usage(_today(), counts, tokens))
 
-    def failed(self, grant: Grant, *, is_dead: bool) -> None:
-        """The instance broke its promise; a dead one refused the connection."""
-        self._settle(grant, Outcome.DEAD if is_dead else Outcome.FAILED)
+    def failed(self, grant: Grant, *, is_dead: bool = False, is_hung: bool = False) -> None:
+        """The instance broke its promise; a dead one refused the connection, a hung one was silent for too long."""
+        self._settle(grant, Outcome.DEAD if is_dead else Outcome.HUNG if is_hung else Outcome.FAILED)
 
     def unused(self, grant: Grant) -> None:
         """The call itself was at fault: nothing is said of the instance."""
@@ -264,7 +287,7 @@ class Admission:
 
 def answer_bytes(answer: Answer) -> bytes:
     """An answer as the cache keeps it."""
-    return orjson.dumps(asdict(answer))
+    return orjson.dumps(answer)
 
 
 def answer_from(kept: bytes) -> Answer:
@@ -290,24 +313,19 @@ _REASONS: Mapping[Why, str] = {
 _PASSING = frozenset({Why.UNKNOWN, Why.EMPTY, Why.EJECTED, Why.EXCLUDED})
 
 
-def _refusal(pool: str, refused: Refused, limits: Limits, wait_s: float) -> CapacityError:
+def _refusal(pool: Pool, refused: Refused, limits: Limits, wait_s: float) -> CapacityError:
     depth = f" ({refused.depth} waiting)" if refused.depth else ""
     limit = f": {wait_s:.3g} s" if refused.why is Why.LATE else ""
     usual_s = 1.0 if refused.why in (Why.EJECTED, Why.EXCLUDED) else min(30.0, limits.queue_wait_s / 2)
-    again_s = usual_s if refused.again_s is None else refused.again_s
-    text = f"{pool} {_REASONS[refused.why]}{limit}{depth}"
+    again_s = refused.again_s if refused.again_s is not None else loaded_in_s(pool, 0.0)
+    again_s = usual_s if again_s is None else again_s
+    text = f"{pool.name} {_REASONS[refused.why]}{limit}{depth}"
     return CapacityError(text, _whole_s(again_s), is_passing=refused.why in _PASSING)
 
 
 def _whole_s(seconds: float) -> int:
     """As Retry-After has it, within what makes sense."""
     return min(LONGEST_RETRY_S, max(1, math.ceil(seconds)))
-
-
-def _telling(on_queued: OnQueued | None) -> Callable[[Queued], None] | None:
-    if on_queued is None:
-        return None
-    return lambda place: on_queued(place.position, place.expected_wait_s)
 
 
 def _new_lease() -> LeaseId:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
-from orchestrator.core.dialects.conversation import turns
 from orchestrator.core.dialects.frames import SSE_TYPE, stream_headers, stream_type
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Pool
+from orchestrator.core.prefix import prefix_of
 from orchestrator.gateway.admission import OnQueued, Wanted
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.connection import Connection
@@ -21,8 +20,6 @@ from orchestrator.gateway.trace import Trace
 PRIORITY, QUEUE_TIMEOUT, QUEUE_UPDATES = b"x-priority", b"x-queue-timeout", b"x-queue-updates"
 # Of a request's bytes, for a first guess at its prompt: texts have 3 to 5 a token.
 BYTES_A_TOKEN = 4
-# Of a turn, for telling conversations apart.
-AFFINITY_CHARS = 4096
 
 
 class Asked(NamedTuple):
@@ -51,14 +48,16 @@ def client_of(request: Request, connection: Connection, call: Call, trace: Trace
 def wanted_of(asked: Asked, pool: Pool) -> Wanted:
     """What the call asks of the pool's queue. Raises CallerError for a header that is no number."""
     headers = asked.request.headers
+    prefix = prefix_of(asked.call)
     return Wanted(
         caller=asked.trace.caller.name,
-        affinity=_affinity(asked.call),
+        affinity=prefix.sought,
         answer_key="" if asked.is_route else asked.cache_key,
         excluded=(),
         priority=int(_number(asked, PRIORITY, 9)) if PRIORITY in headers else 0,
         wait_s=_number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in headers else None,
         prompt_tokens=min(len(asked.raw) // BYTES_A_TOKEN, pool.context),
+        remembered=prefix.left,
     )
 
 
@@ -86,11 +85,3 @@ def on_queued(asked: Asked) -> OnQueued | None:
         client.comment(f"queue position={position}{expected}")
 
     return tell
-
-
-def _affinity(call: Call) -> str:
-    """What calls of one conversation share: its first turns. The instance that served it last has them in its cache."""
-    if not call.endpoint.is_chat:
-        return ""
-    first = [f"{turn.role}\n{len(turn.text)}\n{turn.text[:AFFINITY_CHARS]}" for turn in turns(call, at_most=2)]
-    return hashlib.blake2b("\n".join(first).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

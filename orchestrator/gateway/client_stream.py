@@ -18,8 +18,8 @@ def _nothing() -> None:
 class ClientStream:
     """One streamed answer to one client.
 
-    `pause` and `resume` are called when the client's socket is full and when it has drained, so that a slow client
-    slows its instance and fills no memory here. `fields` are the answer's headers, asked for when it begins.
+    `pause` and `resume`, where set, are called when the client's socket is full and when it has drained, so that a slow
+    client slows its instance and fills no memory here. `fields` are the answer's headers, asked for when it begins.
     """
 
     __slots__ = (
@@ -33,6 +33,8 @@ class ClientStream:
         "is_open",
         "is_stalled",
         "is_started",
+        "pause",
+        "resume",
     )
 
     def __init__(self, request: Request, connection: Connection, fields: Callable[[], str]) -> None:
@@ -43,6 +45,8 @@ class ClientStream:
         self.is_open = False  # the head is out: whatever comes now comes within the stream
         self.is_started = False
         self.is_stalled = False  # the client reads no more for now: its buffers are full
+        self.pause: Callable[[], None] = _nothing
+        self.resume: Callable[[], None] = _nothing
 
     def start(self, content_type: str) -> None:
         """Say status 200 and the headers, with the first piece: no other instance can be asked unseen from now on."""
@@ -52,7 +56,7 @@ class ClientStream:
     def comment(self, text: str) -> None:
         """Tell a client of server-sent events something that is no part of the answer, perhaps long before it."""
         self._open(SSE_TYPE)
-        self.write(f": {text}\n\n".encode())
+        self.write([f": {text}\n\n".encode()])
 
     def _open(self, content_type: str) -> None:
         if self.is_open:
@@ -65,26 +69,32 @@ class ClientStream:
         self._head = head(200, fields, self._request, is_last=self._connection.is_last(self._request))
         self.is_open = True
 
-    def write(self, piece: bytes, pause: Callable[[], None] = _nothing, resume: Callable[[], None] = _nothing) -> None:
-        """Frame and write one piece; where the client's buffer is full, `pause` until it has drained."""
-        if not piece or self._is_closing():
+    def write(self, pieces: list[bytes]) -> None:
+        """Write pieces at once, each as a chunk of its own: there are clients that take a chunk for a frame."""
+        if len(pieces) == 1:
+            data = pieces[0]
+            if self._is_chunked and data:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._is_chunked:
+            data = b"".join([b"%x\r\n%b\r\n" % (len(each), each) for each in pieces if each])
+        else:
+            data = b"".join(pieces)
+        if not data or self._is_closing():
             return
-        if self._is_chunked:
-            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         if self._head:
-            piece, self._head = self._head + piece, b""
-        self._write(piece)
+            data, self._head = self._head + data, b""
+        self._write(data)
         if self._connection.is_full and not self.is_stalled:
-            self._stall(pause, resume)
+            self._stall()
 
-    def _stall(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+    def _stall(self) -> None:
         def drained() -> None:
             self.is_stalled = False
-            resume()
+            self.resume()
 
         self.is_stalled = True
         self._connection.on_drained = drained
-        pause()
+        self.pause()
 
     async def finish(self, within_s: float) -> None:
         """End the answer; a client that reads no more by then is cut off."""

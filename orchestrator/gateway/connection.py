@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from orchestrator.core.model import Endpoint
 from orchestrator.gateway.replies import Reply, plain, rendered
 from orchestrator.gateway.request import Request
 
@@ -35,6 +36,10 @@ AHEAD: Final = 1
 # rest of such a connection for another protocol.
 _UPGRADE: Final = re.compile(rb"(\r\n)(?:Upgrade|HTTP2-Settings)[ \t]*:", re.IGNORECASE)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# What nearly every request has, as it is asked for.
+_METHODS: Final = {b"POST": "POST", b"GET": "GET"}
+_PLAIN_PATHS: Final = {each.value.encode(): each.value for each in Endpoint}
 
 Serve = Callable[[Request, "Connection"], Awaitable[Reply | None]]
 
@@ -176,10 +181,12 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request = self._parsed
         assert request is not None
-        request.method = self._parser.get_method().decode("ascii")
+        method = self._parser.get_method()
+        request.method = _METHODS.get(method) or method.decode("ascii")
         request.is_http_11 = self._parser.get_http_version() == "1.1"
         request.keeps_alive = self._parser.should_keep_alive()
-        request.path, request.query = _path_and_query(self._target)
+        path = _PLAIN_PATHS.get(self._target)
+        request.path, request.query = (path, "") if path else _path_and_query(self._target)
         self._head_size += len(self._target)
         self._next.append(request)
 

@@ -49,6 +49,7 @@ class Limits:
     between_bytes_s: float
     drain_s: float
     body_bytes: int
+    hang_s: float = 0.0  # 0: however long an instance is silent, its calls stay
 
 
 @dataclass(frozen=True, slots=True)

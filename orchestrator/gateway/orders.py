@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from orchestrator import telemetry
 from orchestrator.core.dialects.checks import CHAT_ABILITIES
 from orchestrator.core.dialects.counting import CountReader, ollama_count_body
 from orchestrator.core.dialects.frames import stream_type
@@ -19,6 +20,7 @@ from orchestrator.core.dialects.translate import Translator
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Dialect, Endpoint, Engine, Instance, Pool
 from orchestrator.gateway.hidden_usage import asking_for_usage
+from orchestrator.gateway.identity import ANONYMOUS
 from orchestrator.gateway.live import Limits
 from orchestrator.gateway.relay import Order, Translation
 
@@ -30,8 +32,19 @@ _RELOADING_OPTIONS = frozenset(
 _EMBEDDING_ABILITIES = frozenset({"embedding"})
 
 
-def order_for(call: Call, raw: bytes, pool: Pool, instance: Instance, limits: Limits, keep_bytes: int) -> Order:
-    """The request to `instance`. Raises CallerError for what its engine cannot do."""
+def order_for(
+    call: Call,
+    raw: bytes,
+    pool: Pool,
+    instance: Instance,
+    limits: Limits,
+    keep_bytes: int,
+    caller: str = ANONYMOUS,
+) -> Order:
+    """The request to `instance`. Raises CallerError for what its engine cannot do.
+
+    What `caller` asked for that would have had the model loaded anew is left out, and counted under its name.
+    """
     counted = asking_for_usage(call)
     path, translation = call.endpoint.value, None
     if call.endpoint is Endpoint.ANTHROPIC_COUNT:
@@ -39,7 +52,7 @@ def order_for(call: Call, raw: bytes, pool: Pool, instance: Instance, limits: Li
     elif instance.engine is Engine.LLAMA_CPP:
         path, body, translation = _to_translate(call, counted, pool, instance)
     else:
-        changed = _for_ollama(counted, instance, is_changed=counted is not call)
+        changed = _for_ollama(counted, instance, caller, is_changed=counted is not call)
         body = raw if changed is None else _dumped(changed)
     return Order(
         call=call,
@@ -80,7 +93,12 @@ def _llama_cpp_abilities(pool: Pool) -> frozenset[str]:
     return _EMBEDDING_ABILITIES if pool.is_embedding else CHAT_ABILITIES
 
 
-def _for_ollama(call: Call, instance: Instance, *, is_changed: bool) -> dict[str, Any] | None:
+def note_kept_from_reloading(caller: str, option: str, done: str) -> None:
+    """Count what was not passed on; `done`: "clamped" to the pool's own, "dropped", or "ignored" with the request."""
+    telemetry.TALLY.count(telemetry.KEPT_FROM_RELOADING, (caller, option, done))
+
+
+def _for_ollama(call: Call, instance: Instance, caller: str, *, is_changed: bool) -> dict[str, Any] | None:
     """The call's body with the instance's model name, and without what would reload or unload it.
 
     None where it can go as the caller wrote it. A name in the caller's own spelling stays: the answer bears it.
@@ -89,14 +107,16 @@ def _for_ollama(call: Call, instance: Instance, *, is_changed: bool) -> dict[str
     if canonical_model_name(call.model) != canonical_model_name(instance.upstream_model):
         changes["model"] = instance.upstream_model
     if call.endpoint.dialect is Dialect.OLLAMA:
-        changes |= _without_reload(call, instance)
+        changes |= _without_reload(call, instance, caller)
     dropped = "keep_alive" in call.body and call.endpoint.dialect is Dialect.OLLAMA
     if not (is_changed or changes or dropped):
         return None
+    if dropped:
+        note_kept_from_reloading(caller, "keep_alive", "dropped")
     return {name: value for name, value in {**call.body, **changes}.items() if not (dropped and name == "keep_alive")}
 
 
-def _without_reload(call: Call, instance: Instance) -> dict[str, Any]:
+def _without_reload(call: Call, instance: Instance, caller: str) -> dict[str, Any]:
     """Changed `options`. The pool's context holds for every call; a wrong type is left for the instance to refuse."""
     options = call.body.get("options")
     if not isinstance(options, dict):
@@ -105,10 +125,14 @@ def _without_reload(call: Call, instance: Instance) -> dict[str, Any]:
     if not is_other_context and _RELOADING_OPTIONS.isdisjoint(options):
         return {}
     kept = {name: value for name, value in options.items() if name not in _RELOADING_OPTIONS}
+    for name in options.keys() & _RELOADING_OPTIONS:
+        note_kept_from_reloading(caller, name, "dropped")
     if is_other_context and instance.context:
         kept["num_ctx"] = instance.context
+        note_kept_from_reloading(caller, "num_ctx", "clamped")
     elif is_other_context:  # nobody has said yet what a server has that somebody else runs: that holds, unnamed
         del kept["num_ctx"]
+        note_kept_from_reloading(caller, "num_ctx", "dropped")
     return {"options": kept}
 
 

@@ -29,7 +29,8 @@ from orchestrator.gateway.bodies import parse
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live, Rules, Tier
-from orchestrator.gateway.orders import order_for
+from orchestrator.gateway.orders import note_kept_from_reloading, order_for
+from orchestrator.gateway.patience import Attempt, Patience
 from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, drain, relay
 from orchestrator.gateway.replies import Reply, whole
 from orchestrator.gateway.request import Request
@@ -51,9 +52,11 @@ WITHOUT_INSTANCES_S = 10.0
 class Pipeline:
     """The gateway's calls. `cache_secret` keys the answer cache's digests, so that a key says nothing of a question."""
 
-    def __init__(self, live: Live, admission: Admission, connections: Connections, cache_secret: bytes) -> None:
+    def __init__(
+        self, live: Live, admission: Admission, connections: Connections, patience: Patience, cache_secret: bytes
+    ) -> None:
         self._live, self._admission, self._connections = live, admission, connections
-        self._cache_secret = cache_secret
+        self._patience, self._cache_secret = patience, cache_secret
         self._draining: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -74,7 +77,10 @@ class Pipeline:
         name = self._known(call, rules)
         if is_load_request(call):
             # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.
-            content_type, body = render_load(call, call.model, _now(), is_unload=is_unload_request(call))
+            is_unload = is_unload_request(call)
+            if is_unload:
+                note_kept_from_reloading(trace.caller.name, "keep_alive", "ignored")
+            content_type, body = render_load(call, call.model, _now(), is_unload=is_unload)
             return whole(content_type, body, trace.fields())
         no_store = "no-store" in request.header(b"cache-control").lower()
         key = self._cache_key(call, name, trace.caller, rules, no_store=no_store)
@@ -84,7 +90,7 @@ class Pipeline:
             tiers: tuple[Tier, ...] = (rules.tier_of_pool(name),)
             return await self._serve(Asked(request, connection, call, raw, name, tiers, key, False, trace, client))
         asked = Asked(request, connection, call, raw, name, (), key, True, trace, client)
-        if not no_store and (curated := _curated(call, rules)) is not None:
+        if not no_store and (curated := _curated(call, rules, trace)) is not None:
             return await self._from_cache(asked, curated, "faq")
         if key and (kept := await self._admission.answer(name, key)) is not None:
             return await self._from_cache(asked, kept, "hit")
@@ -99,7 +105,7 @@ class Pipeline:
             if client is None or not client.is_open:
                 raise
             log.warning("%s: %s", asked.trace.request_id, why)
-            client.write(error_frame(asked.call.endpoint, str(why)))
+            client.write([error_frame(asked.call.endpoint, str(why))])
             client.abandon()
             return None
 
@@ -141,8 +147,7 @@ class Pipeline:
         client = asked.client
         assert client is not None, "made for each call that is to be streamed"
         client.start(stream_type(call.endpoint))
-        for frame in render_frames(call, call.model, answer, _now(), stats):
-            client.write(frame)
+        client.write([*render_frames(call, call.model, answer, _now(), stats)])
         await client.finish(self._live.rules.limits.between_bytes_s)
         return None
 
@@ -215,14 +220,18 @@ class Pipeline:
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
         client, left = asked.client, list[Exchange]()
         began_s = time.perf_counter()
+        is_last = trace.failures + 1 >= min(TRIES, len(pool.instances))
+        attempt = self._patience.begin(grant.pool, grant.instance, call, len(asked.raw), trace.failures, is_last)
         try:
             keep = rules.cache.max_answer_bytes if asked.cache_key else 0
-            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep)
+            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep, trace.caller.name)
             # llama.cpp's server sees that its client has left, and frees the slot for certain.
             on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
-            relayed = await relay(
-                self._connections, order, client, lambda: _first_byte(trace, grant.pool, began_s), on_left
-            )
+
+            def on_answer() -> None:
+                _first_byte(trace, grant.pool, began_s, attempt)
+
+            relayed = await relay(self._connections, order, client, on_answer, on_left, attempt)
         except BaseException as why:
             is_started = client is not None and client.is_started
             if not is_started:
@@ -236,6 +245,8 @@ class Pipeline:
                 raise
             client.abandon()
             return None
+        finally:
+            attempt.ended()
         self._settle(asked, grant, relayed)
         if isinstance(relayed, Refused):
             if client is not None and client.is_open:
@@ -271,7 +282,7 @@ class Pipeline:
         if isinstance(why, InstanceError):
             if why.answered:
                 log.warning("%s: %s", trace.request_id, why)
-            self._admission.failed(grant, is_dead=why.is_unreachable)
+            self._admission.failed(grant, is_dead=why.is_unreachable, is_hung=why.is_hung)
             _count(trace, "failed")
         elif isinstance(why, CallerError):
             self._admission.unused(grant)
@@ -291,13 +302,13 @@ class Pipeline:
             _count(trace, "refused")
             return
         if not relayed.end.is_whole:
-            self._admission.failed(grant, is_dead=False)
+            self._admission.failed(grant)
             _count(trace, "cut")
             return
         answer = None
         limit = self._live.rules.cache.max_answer_bytes
         if asked.cache_key and relayed.body is not None and len(relayed.body) <= limit:
-            answer = read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body)
+            answer = read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body, relayed.end)
         kept = (asked.cache_key, answer) if answer is not None and not asked.is_route else None
         tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
         self._admission.served(grant, trace.tier, trace.caller.name, kept, tokens)
@@ -319,13 +330,17 @@ def _cache_state(rules: Rules, key: str) -> str:
     return "miss" if key else "bypass"
 
 
-def _curated(call: Call, rules: Rules) -> Answer | None:
+def _curated(call: Call, rules: Rules, trace: Trace) -> Answer | None:
     """The FAQ's answer to a call that asks a single plain question."""
     if not rules.cache.is_enabled or not call.endpoint.is_answered_in_words:
         return None
     question = question_of(turns(call), call.body)
-    entry = rules.faq.match(question, datetime.now(UTC).date()) if question else None
-    return Answer(entry.answer) if entry else None
+    found = rules.faq.find(question, datetime.now(UTC).date()) if question else None
+    if found is None:
+        return None
+    trace.faq = found.told
+    telemetry.TALLY.count(telemetry.FAQ_ANSWERS, (found.how,))
+    return Answer(found.entry.answer)
 
 
 def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...]:
@@ -339,7 +354,8 @@ def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...
     return tuple(rules.tiers[tier] for tier in tiers_to_try(decision.tier, backups))
 
 
-def _first_byte(trace: Trace, pool: str, began_s: float) -> None:
+def _first_byte(trace: Trace, pool: str, began_s: float, attempt: Attempt) -> None:
+    attempt.answered()
     waited_s = time.perf_counter() - began_s
     trace.waited_s += waited_s
     telemetry.TALLY.observe(telemetry.FIRST_BYTE_SECONDS, (pool,), waited_s)

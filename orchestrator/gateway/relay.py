@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from orchestrator.core.dialects.errors import ERROR_STARTS, error_frame
+from orchestrator.core.dialects.frames import SSE_TYPE
 from orchestrator.core.dialects.outcome import End, read_end
 from orchestrator.core.errors import CallerError, InstanceError
 from orchestrator.core.model import Call, Instance
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.hidden_usage import UsageHider
-from orchestrator.gateway.upstream import Connections, Exchange, Stage
+from orchestrator.gateway.upstream import Connections, Exchange, Sink, Stage
 
 # What the end of an answer is judged by: the last writes that ended with a whole line. The last of /api/generate tells
 # its context token by token, some hundred KB where that is long, in many pieces.
@@ -34,7 +35,15 @@ class Translation(Protocol):
 
     def feed(self, data: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
-    def error(self, status: int, body: bytes) -> CallerError | None: ...
+    def error(self, status: int, body: bytes) -> CallerError | bytes | None:
+        """Whose trouble an error status is: the caller's, nobody's (an answer all the same), or None: the engine's."""
+        ...
+
+
+class Attempt(Protocol):
+    """Who watches how long nothing comes (`patience`)."""
+
+    def sent(self, exchange: Exchange) -> None: ...
 
 
 class Order(NamedTuple):
@@ -83,9 +92,10 @@ class _Kept:
         self._size = 0
         self.is_whole = True
 
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
+    def add(self, pieces: list[bytes]) -> None:
+        self._pieces += pieces
+        for each in pieces:
+            self._size += len(each)
         if self._size > self._drop_at:
             self._drop()
 
@@ -106,9 +116,12 @@ class _Kept:
                 return at + 1
         return 0
 
-    @property
-    def is_at_line_start(self) -> bool:
-        return not self._pieces or self._pieces[-1].endswith(b"\n")
+    def gap(self, *, is_events: bool) -> bytes:
+        """What has to stand before a frame of ours that is to be read by itself, however the pieces were cut."""
+        last = b"".join(self._pieces[-4:])[-2:]  # more than one piece of a single byte is possible
+        if not last or last == b"\n\n" or (last.endswith(b"\n") and not is_events):
+            return b""
+        return b"\n" if last.endswith(b"\n") or not is_events else b"\n\n"
 
     def body(self) -> bytes | None:
         """All of it; None where that was not wanted or too much."""
@@ -124,12 +137,14 @@ async def relay(
     order: Order,
     client: ClientStream | None,
     on_answer: Callable[[], None],
-    on_left: Callable[[Exchange], None] | None = None,
+    on_left: Callable[[Exchange], None] | None,
+    attempt: Attempt,
 ) -> Relayed | Refused:
     """Carry one call to its instance; a stream goes to `client` as it comes, a whole body is returned.
 
     `on_answer` is called when the instance has begun to answer a stream, or has answered a whole body. Where the client
     leaves within a stream, `on_left` is handed the exchange to read on (`drain`); without it the stream is cut.
+    `attempt` is told of the exchange once its request is out.
     Raises InstanceError, and where a stream was under way the client has had an error frame; ClientGoneError;
     CallerError where the engine's refusal had to be put into other words.
     """
@@ -140,13 +155,13 @@ async def relay(
         exchange = await connections.connect(instance.id, instance.host, instance.port)
     try:
         try:
-            await _ask(exchange, order)
+            await _ask(exchange, order, attempt)
         except InstanceError:
             if not was_used or exchange.was_answered or not exchange.was_closed:
                 raise
             # A kept connection may have been closed by the instance as the request went out: ask once more, afresh.
             exchange = await connections.connect(instance.id, instance.host, instance.port)
-            await _ask(exchange, order)
+            await _ask(exchange, order, attempt)
         if exchange.head.status != 200:
             refused = await _refusal(exchange, order)
             on_answer()
@@ -185,7 +200,7 @@ async def drain(connections: Connections, instance: Instance, exchange: Exchange
     return True
 
 
-async def _ask(exchange: Exchange, order: Order) -> None:
+async def _ask(exchange: Exchange, order: Order, attempt: Attempt) -> None:
     """Send the request and wait for the answer's head."""
     # The instance's own address goes out as Host: Ollama refuses a foreign one with 403.
     head = (
@@ -193,19 +208,23 @@ async def _ask(exchange: Exchange, order: Order) -> None:
         f"Content-Type: application/json\r\nContent-Length: {len(order.body)}\r\n\r\n"
     )
     exchange.send(head.encode("ascii"), order.body, order.first_byte_s)
+    attempt.sent(exchange)
     await exchange.until(Stage.HEAD)
 
 
-async def _refusal(exchange: Exchange, order: Order) -> Refused:
+async def _refusal(exchange: Exchange, order: Order) -> Refused | Relayed:
     """An error status: the caller's mistake goes back to the caller, the instance's own is raised."""
     head = exchange.head
     exchange.allow_silence(order.between_bytes_s)
     pieces: list[bytes] = []
-    exchange.attach(lambda piece: pieces.append(piece) if sum(map(len, pieces)) < ERROR_BODY_BYTES else None)
+    exchange.attach(lambda came: pieces.extend(came) if sum(map(len, pieces)) < ERROR_BODY_BYTES else None)
     await exchange.until(Stage.DONE)
     body = b"".join(pieces)
     if order.translation is not None:
-        if (fault := order.translation.error(head.status, body)) is not None:
+        fault = order.translation.error(head.status, body)
+        if isinstance(fault, bytes):
+            return Relayed(End(True, "stop"), fault)
+        if fault is not None:
             raise fault
     elif is_callers_mistake(head.status, body):
         return Refused(head.status, head.content_type, body)
@@ -245,14 +264,13 @@ async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_ans
     on_answer()
     client.start(order.content_type)
     shown = _Shown(exchange, client, order)
-    for piece in first:
-        shown.show(piece)
+    shown.show(first)
     exchange.attach(shown.show if order.translation is None else _translated(order.translation, shown.show))
     exchange.allow_silence(order.between_bytes_s, lambda: client.is_stalled)
     try:
         await exchange.until(Stage.DONE)
         if order.translation is not None and (rest := order.translation.finish()):
-            shown.show(rest)
+            shown.show([rest])
     except (InstanceError, CallerError) as why:
         if exchange.is_client_stalled:
             raise ClientGoneError("read nothing for too long") from why
@@ -277,26 +295,28 @@ class _Shown:
         self._client, self._order = client, order
         self._hider = UsageHider() if order.hides_usage else None
         self.kept = _Kept(order.keep_bytes)
+        client.pause, client.resume = self._pause, self._resume
 
-    def show(self, piece: bytes) -> None:
-        self.kept.add(piece)
+    def show(self, pieces: list[bytes]) -> None:
+        self.kept.add(pieces)
         if self._hider is not None:
-            piece = self._hider.feed(piece)
-        self._client.write(piece, self._pause, self._resume)
+            pieces = [self._hider.feed(each) for each in pieces]
+        self._client.write(pieces)
 
     def fail(self, text: str) -> None:
-        """An error frame in the caller's dialect behind a broken stream, on a line of its own."""
-        if self._hider is not None:
-            self._client.write(self._hider.finish())
-            self._hider = None
+        """An error frame in the caller's dialect behind a broken stream, not glued to half a frame of the engine's."""
         frame = error_frame(self._order.call.endpoint, text)
-        self._client.write(frame if self.kept.is_at_line_start else b"\n" + frame)
+        if self._hider is None:
+            frame = self.kept.gap(is_events=self._order.content_type == SSE_TYPE) + frame
+        self._hider = None  # whose client has only seen whole events, and has no use for half a one
+        self._client.write([frame])
 
     def end(self) -> None:
         """The connection to the instance may serve another client from now on."""
         self._exchange = None
         if self._hider is not None:
-            self._client.write(self._hider.finish())
+            self._client.write([self._hider.finish()])
+            self._hider = None
 
     def _pause(self) -> None:
         if self._exchange is not None:
@@ -307,10 +327,10 @@ class _Shown:
             self._exchange.resume()
 
 
-def _translated(translation: Translation, show: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    def hand_on(piece: bytes) -> None:
-        if out := translation.feed(piece):
-            show(out)
+def _translated(translation: Translation, show: Sink) -> Sink:
+    def hand_on(pieces: list[bytes]) -> None:
+        if told := [out for each in pieces if (out := translation.feed(each))]:
+            show(told)
 
     return hand_on
 
@@ -320,9 +340,9 @@ async def _first_pieces(exchange: Exchange, order: Order) -> list[bytes]:
     pieces: list[bytes] = []
     if order.translation is None:
         await exchange.until(Stage.BODY)
-        exchange.attach(pieces.append)
+        exchange.attach(pieces.extend)
     else:  # the instance's first bytes may be none for the caller
-        exchange.attach(_translated(order.translation, pieces.append))
+        exchange.attach(_translated(order.translation, pieces.extend))
         while not pieces and exchange.stage < Stage.DONE:
             await exchange.more()
     if not pieces:

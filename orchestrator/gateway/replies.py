@@ -118,7 +118,8 @@ def cors_fields(request: Request) -> str:
     origin = request.header(b"origin")
     if not origin or origins.is_own_origin(origin, request.header(b"host")):
         return ""
-    return field("Access-Control-Allow-Origin", origin) + field("Vary", "Origin")
+    exposed = field("Access-Control-Expose-Headers", origins.EXPOSED_HEADERS)
+    return field("Access-Control-Allow-Origin", origin) + exposed + field("Vary", "Origin")
 
 
 def _listed(methods: Iterable[str]) -> str:

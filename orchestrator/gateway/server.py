@@ -18,10 +18,10 @@ from orchestrator.core import origins
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE
 from orchestrator.core.errors import CallerError, OrchestratorError
-from orchestrator.core.model import Endpoint
+from orchestrator.core.model import Dialect, Endpoint
 from orchestrator.gateway.bodies import show_name
 from orchestrator.gateway.connection import Connection
-from orchestrator.gateway.errors import http_error
+from orchestrator.gateway.errors import dialect_of, http_error
 from orchestrator.gateway.identity import ANYBODY, Caller, Keys
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
@@ -151,6 +151,7 @@ class Server:
     async def _serve(self, request: Request, connection: Connection) -> Reply | None:
         """Give the request its trace, its handler, and each of our errors its answer in the caller's dialect."""
         trace = Trace(request_id(request.header(b"x-request-id")), time.perf_counter(), ANYBODY)
+        trace.is_anthropics = dialect_of(request.path) is Dialect.ANTHROPIC
         path = self._path(request.path)
         refused = self._refusal(request, path)
         if refused is not None or path is None:

@@ -33,6 +33,7 @@ class Trace:
     tier: str = ""
     instance: str = ""
     cache: str = "off"
+    faq: str = ""  # the curated answer's place, and how its question was found
     queue_s: float = 0.0
     queued_behind: int | None = None  # tickets, when its own was filed; None: a slot was free
     route_s: float = 0.0
@@ -40,6 +41,7 @@ class Trace:
     is_simulated: bool = False
     failures: int = 0  # instances that were asked and failed
     route_reasons: tuple[str, ...] = ()
+    is_anthropics: bool = False  # its clients read the request's id under a name of their own
 
     def fields(self) -> str:
         """The headers that say what answered, from where, and where the time went (Server-Timing, in ms)."""
@@ -48,8 +50,10 @@ class Trace:
         instance = f"X-Instance: {self.instance}\r\n" if self.instance else ""
         behind = f"X-Queue-Position: {self.queued_behind}\r\n" if self.queued_behind is not None else ""
         simulated = "X-Simulated: true\r\n" if self.is_simulated else ""
+        faq = f"X-FAQ: {self.faq}\r\n" if self.faq else ""
+        told_twice = f"Request-Id: {self.request_id}\r\n" if self.is_anthropics else ""
         return (
             f"X-Request-Id: {self.request_id}\r\nX-Cache: {self.cache}\r\nServer-Timing: queue;dur="
             f"{self.queue_s * 1e3:.3f}, route;dur={self.route_s * 1e3:.3f}, overhead;dur={overhead_s * 1e3:.3f}\r\n"
-            f"{tier}{instance}{behind}{simulated}"
+            f"{tier}{instance}{behind}{simulated}{faq}{told_twice}"
         )

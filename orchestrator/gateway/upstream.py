@@ -48,8 +48,12 @@ def _not_stalled() -> bool:
     return False
 
 
+# The body's pieces that one read brought, as the instance's chunks cut them.
+Sink = Callable[[list[bytes]], None]
+
+
 class Exchange(asyncio.Protocol):
-    """One connection; serves one request at a time. `sink` gets each piece of the body, in the read callback."""
+    """One connection; serves one request at a time. A sink gets the body as it comes, in the read callback."""
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
@@ -62,27 +66,31 @@ class Exchange(asyncio.Protocol):
         self.is_client_stalled = False  # it was cut because the client read nothing
         self._is_idle = True
         self._is_paused = False
+        self._is_complete = False  # its last byte was read, in this very turn
         self._stage = Stage.SENT
         self._awaited = _DONE
         self._waiter: asyncio.Future[None] | None = None
         self._error: InstanceError | None = None
-        self._early: list[bytes] = []
-        self._sink: Callable[[bytes], None] | None = None
+        self._came: list[bytes] = []  # pieces that no sink has had
+        self._sink: Sink | None = None
+        self.on_body = self._came.append  # the parser calls it for each piece: a method of ours would cost as much more
         self._head = Head(0, "")
         self._content_type = ""
         self._last_read_s = 0.0
         self._silence_s = 0.0
         self._is_stalled = _not_stalled
         self._timer: asyncio.TimerHandle | None = None
+        self._parser = httptools.HttpResponseParser(self)
 
     # --- for relay -----------------------------------------------------------------------------------------------
 
     def send(self, head: bytes, body: bytes, silence_s: float) -> None:
         """Write one request; its answer may be silent for so long (`allow_silence`)."""
-        self._parser = httptools.HttpResponseParser(self)
         self._stage, self._awaited, self._waiter, self._error = Stage.SENT, _DONE, None, None
-        self._early, self._sink, self._content_type = [], None, ""
-        self._is_idle = self.is_reusable = self.was_answered = self.was_closed = self.is_client_stalled = False
+        self._came.clear()
+        self._sink, self._content_type = None, ""
+        self._is_idle = self._is_complete = self.is_reusable = False
+        self.was_answered = self.was_closed = self.is_client_stalled = False
         self._last_read_s = self._now_s()
         self.allow_silence(silence_s)
         if self.transport is None:  # closed by the instance in the turn of the loop since it was opened
@@ -122,20 +130,26 @@ class Exchange(asyncio.Protocol):
         return self._stage
 
     @property
+    def last_read_s(self) -> float:
+        """Loop time of its last bytes; before the first, of `send`."""
+        return self._last_read_s
+
+    @property
     def head(self) -> Head:
         """Status and headers, once they have come."""
         return self._head
 
-    def attach(self, sink: Callable[[bytes], None]) -> None:
+    def attach(self, sink: Sink) -> None:
         """Hand the body to `sink` from now on, what came already first."""
         self._sink = sink
-        early, self._early = self._early, []
-        for piece in early:
-            sink(piece)
+        if self._came:
+            came = self._came[:]
+            self._came.clear()
+            sink(came)
 
     def body(self) -> bytes:
         """What has come of a body that no sink was attached to."""
-        pieces = self._early
+        pieces = self._came
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def pause(self) -> None:
@@ -171,9 +185,30 @@ class Exchange(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as why:  # also what the sink raised: its cause is behind it
+        except httptools.HttpParserError as why:
+            self._hand_on()
             self.fail(f"its answer is not HTTP: {why.__context__ or why}")
             self.close()
+            return
+        if self._came:
+            self._hand_on()
+        if self._is_complete and self._error is None:
+            self._come_to(_DONE)
+
+    def _hand_on(self) -> None:
+        """What was read of the body, to the sink if there is one yet."""
+        sink = self._sink
+        if sink is not None:
+            came = self._came[:]
+            self._came.clear()
+            try:
+                sink(came)
+            except Exception as why:  # noqa: BLE001 - whatever it was, who waits for this answer is told
+                self.fail(f"its answer could not be handed on: {why}")
+                self.close()
+        self._stage = _BODY
+        if self._awaited is _BODY:
+            self._come_to(_BODY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -197,21 +232,12 @@ class Exchange(asyncio.Protocol):
             self._head = Head(status, self._content_type)
             self._come_to(Stage.HEAD)
 
-    def on_body(self, piece: bytes) -> None:
-        if self._sink is None:
-            self._early.append(piece)
-            self._stage = _BODY
-        else:
-            self._sink(piece)
-        if self._awaited is _BODY:
-            self._come_to(_BODY)
-
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
             return
         self._is_idle = True
         self.is_reusable = self._parser.should_keep_alive()
-        self._come_to(_DONE)
+        self._is_complete = True
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -223,12 +249,12 @@ class Exchange(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, *, is_hung: bool = False) -> None:
         """End the exchange with an InstanceError for whoever waits."""
         if self._stage is _DONE or self._error is not None:
             return
-        self._is_idle = True
-        self._error = InstanceError(self._instance, why)
+        self._is_idle, self.is_reusable = True, False
+        self._error = InstanceError(self._instance, why, is_hung=is_hung)
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self._error)

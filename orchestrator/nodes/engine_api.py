@@ -125,6 +125,29 @@ class EngineApi:
         if status != 200 or "error" in answer:
             raise InstanceError(instance.id, f"load answered {status}: {_reason(answer)}")
 
+    async def unload(self, instance: Instance) -> None:
+        """Have the model go; it is gone once /api/ps no longer has it. Raises InstanceError."""
+        body = {"model": instance.upstream_model, "keep_alive": 0, "stream": False}
+        status, told = await self._ask(instance, "/api/generate", body)
+        if status != 200:
+            raise InstanceError(instance.id, f"unload answered {status}: {_reason(told)}")
+
+    async def answers(self, instance: Instance, within_s: float, *, is_embedding: bool) -> bool:
+        """Whether a question of one token is answered in that time, even by an error: what has hung answers nothing.
+
+        No option that would load the model anew. Raises InstanceError where the connection fails.
+        """
+        path, body = _smallest_question(instance, is_embedding=is_embedding)
+        limits = aiohttp.ClientTimeout(total=within_s)
+        try:
+            async with self._answered(instance, path, body, limits) as reply:
+                await reply.read()
+        except InstanceError as why:
+            if isinstance(why.__cause__, TimeoutError):
+                return False
+            raise
+        return True
+
     async def _weights(self, instance: Instance, name: str) -> str:
         """The digest of the weights behind a name; empty where the engine does not tell."""
         status, shown = await self._ask(instance, "/api/show", {"model": name})
@@ -172,6 +195,19 @@ class EngineApi:
             away = isinstance(why, aiohttp.ClientConnectorError)
             said = str(why) or type(why).__name__
             raise InstanceError(instance.id, f"{path}: {said}", is_unreachable=away) from why
+
+
+def _smallest_question(instance: Instance, *, is_embedding: bool) -> tuple[str, dict[str, Any]]:
+    body: dict[str, Any] = {"model": instance.upstream_model}
+    if is_embedding:
+        is_llama_cpp = instance.engine is Engine.LLAMA_CPP
+        return "/v1/embeddings" if is_llama_cpp else "/api/embed", {**body, "input": "warm"}
+    if instance.engine is Engine.LLAMA_CPP:
+        return "/v1/completions", {**body, "prompt": "1", "max_tokens": 1}
+    # The context of a server that somebody else runs is its own, and holds where none is named.
+    context = {} if instance.is_given else {"num_ctx": instance.context}
+    options = {"num_predict": 1, **context}
+    return "/api/generate", {**body, "prompt": "1", "raw": True, "stream": False, "options": options}
 
 
 def _object(instance: Instance, path: str, body: bytes) -> dict[str, Any]:

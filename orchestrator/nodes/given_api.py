@@ -7,6 +7,7 @@ stays in memory is the server's own setting. Whatever goes wrong is an InstanceE
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ import orjson
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.errors import InstanceError
 from orchestrator.core.model import Engine, Instance, ModelShape
+from orchestrator.core.slots import ANSWER_TOKENS, Told
 from orchestrator.nodes.engine_api import LOAD_TIMEOUT_S, PROBE_TIMEOUT_S, EngineApi
 
 _NO_SUCH_PATH = (404, 405, 501)
 _LONGEST_REASON = 300
 _PROBE = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+_SHORT_ANSWER = aiohttp.ClientTimeout(total=120.0, sock_connect=PROBE_TIMEOUT_S)
 # What lists show of a model where a server leaves it out; clients read these fields.
 _USUAL_TAGS: Final[Mapping[str, Any]] = {"modified_at": "1970-01-01T00:00:00Z", "size": 0, "digest": "", "details": {}}
 
@@ -94,12 +97,23 @@ class GivenApi(EngineApi):
         if status != 200 or "error" in told:
             raise InstanceError(at.id, f"load answered {status}: {str(told.get('error', ''))[:_LONGEST_REASON]}")
 
-    async def unload(self, at: Instance) -> None:
-        """Have the model go; it is gone once /api/ps no longer has it."""
-        body = {"model": at.upstream_model, "keep_alive": 0, "stream": False}
-        status, told = await self._ask(at, "/api/generate", body)
-        if status != 200:
-            raise InstanceError(at.id, f"unload answered {status}: {str(told.get('error', ''))[:_LONGEST_REASON]}")
+    async def told(self, at: Instance, number: int) -> Told:
+        """When a short answer of the model begins and ends; read to its end, whatever comes.
+
+        No option that would load the model anew, no template, and any token as likely as another: what it says does
+        not matter, but it may neither come to its end soon nor repeat itself, for which Ollama would cut it.
+        """
+        any_token = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": number}
+        options = {"num_predict": ANSWER_TOKENS, **any_token}
+        body = {"model": at.upstream_model, "prompt": f"{number} 1 2 3", "raw": True, "options": options}
+        first_s, tokens = 0.0, 0
+        async with self._answered(at, "/api/generate", body, _SHORT_ANSWER) as reply:
+            async for line in reply.content:
+                tokens += 1
+                first_s = first_s or time.monotonic()
+                if b'"error"' in line and (error := _error_in(line)):
+                    raise InstanceError(at.id, f"a short answer failed: {error[:_LONGEST_REASON]}")
+        return Told(first_s, time.monotonic(), tokens)
 
     @asynccontextmanager
     async def _answered(
@@ -141,6 +155,13 @@ class GivenApi(EngineApi):
         if not isinstance(told, dict):
             raise InstanceError(at.id, f"{path} answered no JSON object: {body[:80]!r}")
         return told
+
+
+def _error_in(line: bytes) -> str:
+    try:
+        return str(orjson.loads(line).get("error", ""))
+    except (orjson.JSONDecodeError, AttributeError):
+        return line.decode(errors="replace")
 
 
 def weights_of(shown: Mapping[str, Any]) -> str:

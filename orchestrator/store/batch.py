@@ -106,7 +106,7 @@ class Batch:
         op: list[Any] = [
             lease,
             held.instance,
-            outcome.value,
+            outcome,
             ms(hold_s) if hold_s else 0,
             held.caller,
             -1 if usage is None or usage.tokens is None else usage.tokens[0] + ANSWER_TOKEN * usage.tokens[1],

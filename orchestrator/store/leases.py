@@ -108,9 +108,9 @@ class Leases:
         self._connection.on_up(self._note_up)
         await self._connection.subscribe(grants(self._holder), self._granted)
         work = (
-            self._each(self._ttl_s / 3, self._came_up[0], self._renew),
-            self._each(ASK_AGAIN_S, self._came_up[1], self._ask_again),
-            self._each(None, self._has_unwanted, self._give_back),
+            self._each(self._ttl_s / 3, self._came_up[0], self._renew, self._in_use),
+            self._each(ASK_AGAIN_S, self._came_up[1], self._ask_again, self._in_line),
+            self._each(None, self._has_unwanted, self._give_back, lambda: "slots were not given back"),
         )
         self._loops = [asyncio.create_task(each, name="leases") for each in work]
 
@@ -324,9 +324,13 @@ class Leases:
             each.set()
 
     async def _each(
-        self, period_s: float | None, stirred: asyncio.Event, act: Callable[[], Coroutine[Any, Any, None]]
+        self,
+        period_s: float | None,
+        stirred: asyncio.Event,
+        act: Callable[[], Coroutine[Any, Any, None]],
+        what_if_not: Callable[[], str],
     ) -> None:
-        """Act each period, and at once when stirred."""
+        """Act each period, and at once when stirred. Where Redis does not let it, the log says what that means."""
         while True:
             with suppress(TimeoutError):  # The period is over.
                 async with asyncio.timeout(period_s):  # wait_for can swallow a cancellation (CPython 86296)
@@ -335,7 +339,16 @@ class Leases:
             try:
                 await act()
             except StoreError as why:
-                log.warning("leases: %s", why)
+                log.warning("%s: %s", what_if_not(), why)
+
+    def _in_use(self) -> str:
+        return (
+            f"Redis was not told that calls are under way here ({len(self.held)}): they run on, and it frees their "
+            f"slots {self._ttl_s:g} s after it last heard of them"
+        )
+
+    def _in_line(self) -> str:
+        return f"Redis was not asked what became of the calls that wait for a slot here ({len(self._tickets)})"
 
     # --- giving back what nobody here will use ---
 

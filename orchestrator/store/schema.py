@@ -33,6 +33,10 @@ def pool_affinity(pool: str, token: str) -> str:
     return f"olm:pool:{{{pool}}}:affinity:{token}"
 
 
+def pool_suspect(pool: str, instance: str) -> str:
+    return f"olm:pool:{{{pool}}}:suspect:{instance}"
+
+
 def pool_usage(pool: str, day: str) -> str:
     return f"olm:pool:{{{pool}}}:usage:{day}"
 

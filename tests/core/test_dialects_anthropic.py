@@ -550,9 +550,7 @@ def test_no_count_is_an_error_and_never_a_guess(told):
 
 
 def test_a_prompt_beyond_the_context_is_counted_in_the_refusal():
-    fault = CountReader().error(400, recorded("chat_prompt_too_long_notruncate").body)
-    assert fault is not None
-    assert fault.message == "prompt is too long: 610 tokens > 256 maximum"
+    assert CountReader().error(400, recorded("chat_prompt_too_long_notruncate").body) == b'{"input_tokens":610}\n'
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.origins import is_host_allowed, is_loopback, is_origin_allowed, is_own_origin
+from orchestrator.core.origins import ALLOWED_HEADERS, is_host_allowed, is_loopback, is_origin_allowed, is_own_origin
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
@@ -59,6 +59,28 @@ def test_the_endpoints_own_page_may_call_under_whatever_name_it_was_reached():
     assert is_origin_allowed("https://Gateway.example.com:8443", "gateway.example.com:8443")
     assert is_own_origin("http://gw:1", "GW:1")
     assert not is_own_origin("http://gw:2", "gw:1")
+
+
+ALLOWED = {each.lower() for each in ALLOWED_HEADERS.split(",")}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [  # by @anthropic-ai/sdk 1.12.0, openai 7.55.0 (npm), and by anthropic and openai (PyPI) where a page runs Python
+        "x-api-key authorization content-type user-agent anthropic-version anthropic-beta "
+        "anthropic-dangerous-direct-browser-access anthropic-organization-id anthropic-workspace-id "
+        "anthropic-user-profile-id x-stainless-helper x-stainless-helper-method",
+        "openai-beta openai-organization openai-project x-client-request-id idempotency-key x-stainless-poll-helper "
+        "x-stainless-custom-poll-interval",
+        "x-stainless-lang x-stainless-package-version x-stainless-os x-stainless-arch x-stainless-runtime "
+        "x-stainless-runtime-version x-stainless-retry-count x-stainless-timeout x-stainless-async "
+        "x-stainless-read-timeout x-stainless-stream-helper",
+        "cache-control x-request-id x-priority x-queue-timeout x-queue-updates",
+    ],
+    ids=["anthropic", "openai", "both", "this endpoint's own"],
+)
+def test_a_page_that_may_call_may_send_what_its_client_sends(sent):
+    assert set(sent.split()) <= ALLOWED
 
 
 @given(origin=st.text(max_size=60), host=st.text(max_size=60))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from orchestrator.core.loads import first_load_s
 from orchestrator.core.model import Engine, InstanceState
 from orchestrator.fleet import loading, watching
 from orchestrator.nodes.llama_cpp import bundled_weights
@@ -209,6 +210,74 @@ async def test_a_restarted_controller_goes_on_where_the_last_one_was_and_no_pool
     assert world.store.snapshots[0].version > before.version
 
 
+# --- how many calls it serves at once ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+async def test_how_many_calls_a_server_serves_at_once_is_found_out_where_that_is_wished(
+    world: GivenWorld, slots: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = world.played(model("a", slots=slots), speed=10.0).start()
+    await one.ask("/api/generate", model="a")  # in memory before anybody looked
+    world.configure({"url": one.url, "slots": "probe"})
+    with caplog.at_level("INFO", logger="orchestrator.fleet"):
+        await world.begin()
+        await world.until(lambda: "found by asking" in caplog.text, "it was asked")
+        await world.until(lambda: world.state("a", one) is SERVING, "it serves")
+    assert world.instance("a", one).slots == slots
+    assert f"{one.label}: calls of a that it serves at once: {slots}, found by asking for more" in caplog.text
+
+
+async def test_a_server_that_was_restarted_is_asked_again_how_many_calls_it_serves_at_once(world: GivenWorld) -> None:
+    one = world.played(model("a", slots=4), speed=10.0).start()
+    world.configure({"url": one.url, "slots": "probe"})
+    await world.begin()
+    await world.call("a", "before")
+    await world.until(lambda: world.instance("a", one).slots == 4, "it was asked")
+    one.kill()
+    await world.until(lambda: world.state("a", one) is DOWN, "it is down")
+    one.has(model("a", slots=2))
+    one.start()
+    await world.until(lambda: world.state("a", one) is COLD, "it is back")
+    await world.call("a", "after")
+    await world.until(lambda: world.instance("a", one).slots == 2, "it was asked again")
+
+
+async def test_no_call_is_under_way_while_a_server_is_asked_and_none_is_refused(world: GivenWorld) -> None:
+    one = world.played(model("a", slots=2), speed=10.0).start()
+    await one.ask("/api/generate", model="a")
+    world.configure({"url": one.url})
+    await world.begin()
+    await world.slot("a", "under way")
+    world.configure({"url": one.url, "slots": "probe"})
+    await world.until(lambda: world.state("a", one) is InstanceState.LOADING, "calls are kept off it")
+    assert isinstance(await world.ask("a", "waits"), Queued)
+    await world.give_back("a", "under way")
+    assert await world.slot("a", "waits")
+    await world.until(lambda: world.state("a", one) is SERVING, "it serves")
+    assert world.instance("a", one).slots == 2
+
+
+async def test_an_embedding_model_is_asked_for_no_words_to_find_out_its_slots(world: GivenWorld) -> None:
+    one = world.played(model("words", capabilities=("embedding",), slots=1), model("a", slots=2), speed=10.0).start()
+    world.configure({"url": one.url, "slots": "probe"})
+    await world.begin()
+    await world.call("words")
+    await world.call("a")
+    await world.until(lambda: world.instance("a", one).slots == 2, "the other one was asked")
+    assert world.instance("words", one).slots == 1
+    assert world.state("words", one) is SERVING
+
+
+async def test_where_nobody_wished_it_no_server_is_asked_anything(world: GivenWorld) -> None:
+    one = world.played(model("a", slots=4)).start()
+    world.configure({"url": one.url})
+    await world.begin()
+    await world.call("a")
+    assert world.instance("a", one).slots == 1
+    assert any("slots: probe" in note for note in world.last.notes)
+
+
 # --- loaded as calls ask for it --------------------------------------------------------------------------------------
 
 
@@ -221,6 +290,18 @@ async def test_a_model_is_loaded_once_by_the_controller_for_all_who_wait(world: 
     granted = await asyncio.gather(*(world.call("a", f"call {n}") for n in range(6)))
     assert len({each.instance for each in granted}) == 1
     assert sum(["a" in await each.in_memory() for each in servers]) == 1
+
+
+async def test_how_long_a_load_takes_is_guessed_by_size_until_one_was_seen_and_by_its_pace_from_then_on(
+    world: GivenWorld,
+) -> None:
+    one = world.played(model("a"), model("b", file_bytes=3 * 10**9), max_loaded_models=1).start()
+    world.configure({"url": one.url})
+    await world.begin()
+    assert {world.instance(each, one).load_s for each in ("a", "b")} == {first_load_s(10**9), first_load_s(3 * 10**9)}
+    await world.call("a")
+    await world.until(lambda: world.instance("a", one).load_s < first_load_s(10**9), "its load was quicker")
+    assert world.instance("b", one).load_s < first_load_s(3 * 10**9)
 
 
 async def test_a_caller_who_leaves_aborts_no_load(world: GivenWorld) -> None:

@@ -86,6 +86,7 @@ class Controller:
             want=world.want,
             unit_of=world.unit_of,
             notes=("SIMULATED",),
+            cures_an_hour=lambda: world.cures_an_hour,
         )
         self.task: asyncio.Task[None] | None = None
 
@@ -120,6 +121,7 @@ class World:
         self.facts: tuple[NodeFacts, ...] | None = None
         self.wanted: Wanted | None = None
         self.speed, self.is_pulled = 10_000.0, True
+        self.cures_an_hour = 4
         self.ports: dict[str, int] = {}  # to be given instead of the chosen one, once each
         self.controllers: list[Controller] = []
 

@@ -47,9 +47,10 @@ def _text(frame: dict[str, Any]) -> str:
 def body_for(path: str, text: str, model: str = "m", **more: Any) -> dict[str, Any]:
     """A call of `path` that asks `text`."""
     asked: dict[str, Any] = {"model": model}
-    if "chat" in path:
+    if "chat" in path or "messages" in path:
         asked["messages"] = [{"role": "user", "content": text}]
-    elif "embed" in path and path != "/api/embeddings":
+        asked |= {"max_tokens": 99} if "messages" in path else {}
+    elif path == "/v1/responses" or ("embed" in path and path != "/api/embeddings"):
         asked["input"] = text
     else:
         asked["prompt"] = text

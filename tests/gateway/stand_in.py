@@ -19,6 +19,7 @@ from orchestrator.core.dialects.frames import Stats, body_type, content_frame, f
 from orchestrator.core.dialects.parse import parse_call, turns
 from orchestrator.core.dialects.render import render_body
 from orchestrator.core.dialects.streams import open_stream
+from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.model import Answer, Call, Endpoint
 
 BULKY_FRAMES = 4000
@@ -121,7 +122,9 @@ class StandIn:
 
 
 async def _answer(here: StandIn, asked: Asked) -> None:
-    if asked.call.is_stream:
+    if asked.call.endpoint.is_embedding:
+        await _respond(asked, 200, *embeddings_body(asked.call, asked.call.model, [(0.0, 1.0)], Stats(prompt_tokens=7)))
+    elif asked.call.is_stream:
         await _stream_head(asked)
         for frame in frames(asked.call):
             await _chunk(here, asked, frame)
@@ -165,6 +168,20 @@ async def _begin(here: StandIn, asked: Asked) -> None:
 async def _cut(here: StandIn, asked: Asked) -> None:
     await _begin(here, asked)
     await asyncio.sleep(0)
+    asked.writer.close()
+
+
+async def _cut_within(here: StandIn, asked: Asked) -> None:
+    """Killed in the middle of a write: the third frame has no end."""
+    await _begin(here, asked)
+    await _chunk(here, asked, frames(asked.call)[2][:-5])
+    asked.writer.close()
+
+
+async def _cut_between_lines(here: StandIn, asked: Asked) -> None:
+    """Of the third event only the blank line behind it is missing."""
+    await _begin(here, asked)
+    await _chunk(here, asked, frames(asked.call)[2].rstrip(b"\n") + b"\n")
     asked.writer.close()
 
 
@@ -213,6 +230,14 @@ async def _bulky(here: StandIn, asked: Asked) -> None:
     await asked.writer.drain()
 
 
+async def _beyond_context(here: StandIn, asked: Asked) -> None:
+    """As Ollama hands on its runner's refusal (OLLAMA.md 2; recorded as `chat_prompt_too_long_notruncate`)."""
+    told = "request (610 tokens) exceeds the available context size (256 tokens), try increasing it"
+    error = {"code": 400, "message": told, "type": "exceed_context_size_error", "n_prompt_tokens": 610, "n_ctx": 256}
+    text = orjson.dumps({"error": error}).decode()
+    await _respond(asked, 400, "application/json; charset=utf-8", orjson.dumps({"error": text}))
+
+
 def _status(status: int, message: str) -> Callable[[StandIn, Asked], Awaitable[None]]:
     async def refuse(here: StandIn, asked: Asked) -> None:
         await _respond(asked, status, "application/json; charset=utf-8", orjson.dumps({"error": message}))
@@ -237,6 +262,8 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "close": _close_after,
     "die": _die,
     "cut": _cut,
+    "cut-within": _cut_within,
+    "cut-between-lines": _cut_between_lines,
     "end": _end_early,
     "hang": _hang,
     "hang-midway": _hang_midway,
@@ -248,6 +275,7 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "busy-503": _status(503, "server busy, please try again.  maximum pending requests exceeded"),
     "bulky": _bulky,
     "long-context": _long_context,
+    "beyond-context": _beyond_context,
 }
 
 

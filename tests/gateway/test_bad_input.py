@@ -6,13 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from orchestrator.app.rules import rules_from
 from orchestrator.core.model import Endpoint
+from orchestrator.gateway.live import Live
+from orchestrator.gateway.server import Access, Server
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, get, request_bytes
 from tests.gateway.played import Played, played, pool_of
@@ -279,6 +283,15 @@ async def test_without_a_right_key_nothing_is_told_but_that_the_gateway_lives(gu
         reply = await ask(guarded.url, path, "hi", headers=headers)
         assert reply.status == 401
         assert USER not in reply.body.decode()
+
+
+async def test_every_path_that_is_served_says_who_may_ask_and_none_is_open_by_having_been_forgotten():
+    # Nothing is asked of it: only what it serves is read.
+    server = Server(Live(rules_from(ClusterSettings())), SimpleNamespace(answer=None), None)  # type: ignore[arg-type]
+    served = {access: {path for path, each in server._paths.items() if each.access is access} for access in Access}
+    assert served[Access.ANYONE] == set(OPEN)
+    assert served[Access.ADMIN] == set(FOR_ADMINS)
+    assert served[Access.CALLER] == {*map(str, Endpoint), *FOR_CALLERS[:-1], "/v1/models/", "/api/show"}
 
 
 async def test_a_key_opens_what_callers_use_and_not_what_is_the_operators(guarded):

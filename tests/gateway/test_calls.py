@@ -198,6 +198,25 @@ async def test_a_curated_answer_is_given_before_anything_is_asked(start, tmp_pat
     assert not any(each.asked for each in instances)
 
 
+async def test_a_curated_answer_says_which_entry_it_is_and_how_its_question_was_found(start, tmp_path):
+    (tmp_path / "faq.yaml").write_text(FAQ, encoding="utf-8")
+    world, _ = await start(cache={"faq": [str(tmp_path / "faq.yaml")]})
+    for question, how in (("Otoyol hız limiti?", "words"), ("otobanda hız sınırı nedir", "paraphrase; likeness=0.9")):
+        reply = await ask(world.url, "/api/chat", question, model="auto", stream=False)
+        assert (reply.headers["X-Cache"], reply.text) == ("faq", "120 km/h")
+        assert reply.headers["X-FAQ"].startswith(f"faq.yaml:1; match={how}")
+    for question in ("şehir içi hız limiti", "otoyol hız limiti yok mu", "otoyolda kamyon hız limiti"):
+        reply = await ask(world.url, "/api/chat", question, model="auto", stream=False)
+        assert (reply.headers["X-Cache"], reply.headers.get("X-FAQ")) == ("miss", None)
+
+
+async def test_paraphrases_of_curated_questions_can_be_turned_off(start, tmp_path):
+    (tmp_path / "faq.yaml").write_text(FAQ, encoding="utf-8")
+    world, _ = await start(cache={"faq": [str(tmp_path / "faq.yaml")], "faq_paraphrases": False})
+    reply = await ask(world.url, "/api/chat", "otobanda hız sınırı nedir", model="auto", stream=False)
+    assert reply.headers["X-Cache"] == "miss"
+
+
 async def test_a_cache_that_is_off_says_so_and_answers_nothing(start):
     world, (little, _, _) = await start(cache={"enabled": False})
     seen = [(await ask(world.url, "/api/chat", EASY, model="auto", stream=False)).headers["X-Cache"] for _ in range(2)]
@@ -259,6 +278,48 @@ async def test_what_would_reload_a_model_is_not_passed_on(start):
     assert reply.status == 200
     assert m.bodies[-1]["options"] == {"num_ctx": 4096, "temperature": 0.5}
     assert "keep_alive" not in m.bodies[-1]
+
+
+async def test_conversations_that_began_alike_go_on_each_where_it_went_last(tmp_path):
+    async with standing_in(3) as instances:
+        pool = pool_of("m", [each.port for each in instances], slots=1)
+        settings = ClusterSettings.model_validate({"models": {"m": {}}})
+        async with played(tmp_path, settings, [pool]) as world:
+
+            async def say(*texts: str) -> str:
+                turns = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+                reply = await ask(world.url, "/api/chat", "", stream=False, messages=turns)
+                await world.until_idle()
+                return reply.headers["X-Instance"]
+
+            await say("q")
+            both = asyncio.gather(*(say("q", "a", f"wait {each}") for each in (1, 2)))
+            async with asyncio.timeout(15):
+                while sum(each.active for each in instances) < 2:
+                    await asyncio.sleep(0.005)
+            for each in instances:
+                each.gate.set()
+            one, other = await both
+            assert one != other
+            for at in range(3):
+                assert await say("q", "a", "wait 1", "b", f"why {at}?") == one
+                assert await say("q", "a", "wait 2", "b", f"why {at}?") == other
+
+
+async def test_who_asks_for_what_would_reload_a_model_is_named_in_metrics(start):
+    world, _ = await start(keys=[{"name": "greedy", "secret": "g" * 16, "admin": True}])
+    key = {"Authorization": f"Bearer {'g' * 16}"}
+    options = {"num_ctx": 512, "num_gpu": 1, "temperature": 0.5}
+    for question, more in (("hi", {"options": options, "keep_alive": "1s"}), ("", {"keep_alive": 0})):
+        assert (await ask(world.url, "/api/generate", question, stream=False, headers=key, **more)).status == 200
+    plain = {"options": {"num_ctx": 4096, "seed": 1}}
+    assert (await ask(world.url, "/api/generate", "hi", stream=False, headers=key, **plain)).status == 200
+    told = (await get(world.url, "/metrics", headers=key)).body.decode()
+    counted = {line for line in told.splitlines() if line.startswith("olm_reloading_options_total{")}
+    kept = (("keep_alive", "dropped"), ("keep_alive", "ignored"), ("num_ctx", "clamped"), ("num_gpu", "dropped"))
+    assert counted == {
+        f'olm_reloading_options_total{{caller="greedy",done="{done}",option="{name}"}} 1.0' for name, done in kept
+    }
 
 
 async def test_a_request_to_load_or_unload_is_answered_and_disturbs_no_instance(start):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -133,6 +134,29 @@ async def test_a_stream_that_just_stops_is_told_to_be_no_whole_answer(start):
         reply = await ask(world.url, path, "end early", stream=True)
         assert reply.is_whole is False
         assert "error" in reply.frames()[-1]
+
+
+@pytest.mark.parametrize("question", ["cut-within", "cut-between-lines", "cut"])
+async def test_the_error_behind_a_stream_cut_within_an_event_is_an_event_by_itself(start, question):
+    world, _ = await start()
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
+        for more in ({}, {"stream_options": {"include_usage": True}} if "completions" in path else {}):
+            reply = await ask(world.url, path, question, stream=True, **more)
+            events = server_sent_events(reply.body)
+            assert (reply.is_whole, "cut off" in json.loads(events[-1])["error"]["message"]) == (False, True)
+            if "completions" in path and not more:  # these go out event by event: half a one is nobody's
+                assert all(json.loads(each) for each in events)
+    native = await ask(world.url, "/api/chat", question, stream=True)
+    assert (native.body[-1:], json.loads(native.body.split(b"\n")[-2]).keys()) == (b"\n", {"error"})
+
+
+def server_sent_events(body: bytes) -> list[str]:
+    """The data of each event as clients are to read them: a blank line ends one, its data lines are joined."""
+    events: list[str] = []
+    for block in body.decode().split("\n\n")[:-1]:
+        data = [line.removeprefix("data: ") for line in block.split("\n") if line.startswith("data: ")]
+        events += ["\n".join(data)] if data else []
+    return events
 
 
 async def test_an_instance_that_hangs_is_cut_at_the_limit_and_another_answers(start):

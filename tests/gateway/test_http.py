@@ -91,6 +91,21 @@ async def test_a_target_with_scheme_and_host_is_understood(world):
         assert (await answered(reader))[0].startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(("origin", "status"), [("http://localhost:3000", 204), ("https://example.com", 403)])
+async def test_anthropics_client_may_be_used_by_a_page_of_this_machine_and_by_no_other(world, origin, status):
+    wanted = "anthropic-dangerous-direct-browser-access,anthropic-version,content-type,x-api-key,x-stainless-timeout"
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted, "Origin": origin}
+    async with aiohttp.ClientSession() as http, http.options(f"{world.url}/v1/messages", headers=asks) as reply:
+        allowed = reply.headers.get("Access-Control-Allow-Headers", "").lower().split(",")
+        assert (reply.status, set(wanted.split(",")) <= set(allowed)) == (status, status == 204)
+    answer = await ask(world.url, "/v1/messages", "hi", headers={"Origin": origin})
+    assert (answer.headers.get("Access-Control-Allow-Origin") == origin) is (status == 204)
+    if status == 204:
+        exposed = answer.headers["Access-Control-Expose-Headers"].split(",")
+        assert {"Request-Id", "X-Request-Id", "Retry-After"} <= set(exposed)
+        assert answer.headers["Request-Id"]
+
+
 async def test_an_old_clients_connection_is_kept_where_it_asks_for_that(world):
     async with connected(world.url) as (reader, writer):
         for _ in range(2):

@@ -194,6 +194,25 @@ async def test_an_error_tells_the_requests_id_that_is_in_the_log(start):
     world, _ = await start()
     reply = await post(world, "/v1/messages", {"model": "m"}, **{"X-Request-Id": "mine"})
     assert (reply.status, reply.json()["type"], reply.json()["request_id"]) == (400, "error", "mine")
+    assert reply.headers["Request-Id"] == "mine"
+
+
+async def test_each_client_reads_the_requests_id_that_is_in_the_log(start):
+    world, _ = await start()
+    async with claude(world) as client, gpt(world) as other:
+        told = await client.messages.with_raw_response.create(model="m", max_tokens=9, messages=asking("hi"))
+        assert told.request_id == told.headers["X-Request-Id"]
+        async with client.messages.stream(model="m", max_tokens=9, messages=asking("hi")) as stream:
+            assert stream.response.headers["Request-Id"] == stream.response.headers["X-Request-Id"]
+        response = await other.responses.create(model="m", input="hi")
+        assert response._request_id
+        with pytest.raises(anthropic.InternalServerError) as failed:
+            await client.messages.create(model="m", max_tokens=9, messages=asking("own-500"))
+        assert failed.value.request_id == failed.value.body["request_id"]
+        with pytest.raises(openai.InternalServerError) as failed_too:
+            await other.chat.completions.create(model="m", messages=asking("own-500"))
+    for request_id in (failed.value.request_id, failed_too.value.request_id):
+        assert f"{request_id}: m-0: answered 500" in world.logs()
 
 
 async def test_refusals_reach_openais_client_as_its_own_errors(start):
@@ -221,7 +240,7 @@ async def test_a_key_may_come_as_either_client_sends_it(start):
                     await call
 
 
-@pytest.mark.parametrize("question", ["cut", "end"])
+@pytest.mark.parametrize("question", ["cut", "end", "cut-between-lines"])
 async def test_a_stream_that_breaks_is_an_error_to_both_clients_and_not_an_end(start, question):
     world, _ = await start()
     async with claude(world) as client, gpt(world) as other:
@@ -251,6 +270,17 @@ async def test_tokens_are_counted_by_an_ollama_that_reads_the_prompt_and_the_slo
     assert (asked["options"], asked["stream"], asked["truncate"]) == ({"num_predict": 1}, False, False)
     assert [each["role"] for each in asked["messages"]] == ["system", "user"]
     await counted(world, "m", "tier:m:prompt_tokens", 7)
+    await world.until_idle()
+
+
+async def test_a_prompt_beyond_an_ollamas_context_is_counted_by_what_it_says_of_it(start):
+    world, (_, _, m) = await start()
+    async with claude(world) as client:
+        told = await client.messages.count_tokens(model="m", messages=asking("beyond-context"))
+    assert told.input_tokens == 610
+    assert len(m.asked) == 1
+    await counted(world, "m", "tier:m:requests", 1)
+    await counted(world, "m", "tier:m:prompt_tokens", None)  # it read none of them
     await world.until_idle()
 
 

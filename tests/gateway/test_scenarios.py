@@ -230,7 +230,7 @@ async def test_a_slot_that_an_instance_lost_to_a_client_who_left_costs_no_call(r
     settings = ClusterSettings.model_validate({
         "models": {"tiny:latest": {}},
         "cache": {"enabled": False},
-        "limits": {"first_byte_s": 0.5, "between_bytes_s": 20},
+        "limits": {"first_byte_s": 3, "between_bytes_s": 20},
     })  # fmt: skip
     async with played(tmp_path, settings, [pool_of("tiny:latest", [free_port()])]) as world:
         cluster = Cluster(world, tmp_path, CASES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from orchestrator.app.rules import rules_from
 from orchestrator.core.admission import Share
 from orchestrator.core.errors import CapacityError
-from orchestrator.core.model import Pool
+from orchestrator.core.model import InstanceState, Pool
 from orchestrator.gateway.admission import Admission, Grant, OnQueued, Wanted
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Live
@@ -145,6 +145,21 @@ async def test_a_call_that_will_not_wait_is_refused_where_no_slot_is_free(queue:
     with pytest.raises(CapacityError, match="no free slot"):
         await queue.admit(wait_s=0)
     queue.admission.unused(running)
+
+
+async def test_who_waits_for_a_model_that_is_nowhere_in_memory_is_told_how_long_its_load_takes(queue: Queue) -> None:
+    cold = [replace(each, state=InstanceState.COLD, is_given=True, load_s=12.0) for each in POOL.instances]
+    pool = replace(POOL, instances=tuple(cold))
+    assert await publish_pool(queue.connection, pool.name, {each.id: 0 for each in cold}, token=2)
+    told: list[tuple[int, float | None]] = []
+    with pytest.raises(CapacityError, match=r"within 0\.2 s") as refused:
+        await queue.admit(lambda *place: told.append(place), pool=pool, wait_s=0.2)
+    position, expected_wait_s = told[0]
+    assert (position, expected_wait_s) == (0, pytest.approx(12.0, abs=0.2))
+    assert refused.value.retry_after_s == 12
+    with pytest.raises(CapacityError, match="no free slot") as refused:
+        await queue.admit(pool=pool, wait_s=0)
+    assert refused.value.retry_after_s == 12
 
 
 async def test_keys_take_turns_by_the_tokens_they_used(queue: Queue) -> None:

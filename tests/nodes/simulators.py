@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -33,13 +34,25 @@ def running(config: SimulatorConfig, folder: Path) -> Iterator[subprocess.Popen[
             assert b"simulated" in line, line
             yield process
         finally:
-            was_running = process.poll() is None
-            process.terminate()
+            # One that was told already is on its way out; a second signal there would find nobody to take it.
+            was_running = process.poll() is None and not process.was_told_to_end
+            if was_running:
+                process.terminate()
             status = process.wait(10)
             assert not was_running or status == 0
 
 
-def started(config: Path) -> subprocess.Popen[bytes]:
+class Process(subprocess.Popen[bytes]):
+    """A process that remembers whether it was told to end."""
+
+    was_told_to_end = False
+
+    def send_signal(self, sig: int) -> None:
+        self.was_told_to_end = self.was_told_to_end or sig == signal.SIGTERM
+        super().send_signal(sig)
+
+
+def started(config: Path) -> Process:
     command = [sys.executable, "-m", "orchestrator.nodes.simulator", "--config", str(config)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
+    return Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment)

@@ -36,6 +36,15 @@ async def test_failures_in_a_row_eject_an_instance(store: Connection, gateway: M
     assert [each.instance for each in got if isinstance(each, Leased)] == [TWO, TWO]
 
 
+async def test_one_call_that_was_given_up_ejects_a_hung_instance(store: Connection, gateway: MakeGateway) -> None:
+    await offer(store, gpu_1=1, gpu_2=1)
+    leases = await gateway(ejection=LONG)
+    await call(leases, Outcome.HUNG)
+    assert await ejected(store) == {ONE}
+    await call(leases, Outcome.HUNG, TWO)
+    assert await ejected(store) == {ONE}, "half of the pool stays in"
+
+
 async def test_a_success_between_failures_starts_the_count_anew(store: Connection, gateway: MakeGateway) -> None:
     await offer(store, gpu_1=2, gpu_2=2)
     leases = await gateway(ejection=LONG)

@@ -168,6 +168,30 @@ async def test_leases_outlive_a_redis_that_was_stopped_for_longer_than_their_tim
     await asyncio.gather(leases.close(), eager.close())
 
 
+async def test_the_log_says_what_it_means_that_redis_cannot_be_told_of_calls(
+    own_server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = await connect(own_server, timeout_s=0.5)
+    await offer(redis, gpu_1=2)
+    leases = Leases(redis, "gw0.x", 1.0)
+    await leases.start()
+    held = await hold(leases, 2)
+    assert isinstance(await leases.admit(request()), Queued)
+    own_server.kill()
+    told = (
+        "Redis was not told that calls are under way here (2): they run on, and it frees their slots 1 s after",
+        "Redis was not asked what became of the calls that wait for a slot here (1): ",
+    )
+
+    async def are_told() -> bool:
+        return all(each in caplog.text for each in told)
+
+    await until(are_told)
+    for each in held:
+        leases.give_up(POOL, each.lease)
+    await leases.close()
+
+
 async def test_calls_fail_with_a_store_error_while_redis_is_away_and_leave_nothing_behind(
     own_server: Server, connect: Connect
 ) -> None:

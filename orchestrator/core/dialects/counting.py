@@ -2,7 +2,8 @@
 
 llama.cpp's server counts without working a slot. Ollama tells the number only of a prompt that it has read: it is asked
 for one token of an answer, by the call that the same conversation would be, so that its next call finds the prompt in
-the cache. Nothing is guessed: a prompt beyond the context would be cut and miscounted, so cutting is refused.
+the cache. Nothing is guessed: a prompt beyond the context would be cut and miscounted, so cutting is refused; the
+refusal tells the number.
 """
 
 from __future__ import annotations
@@ -49,16 +50,25 @@ class CountReader:
         count = told.get("input_tokens", told.get("prompt_eval_count"))
         if not isinstance(count, int) or count <= 0:
             return error_response(Dialect.ANTHROPIC, 500, "the engine did not tell how many tokens it read")[1]
-        return gojson.dumps({"input_tokens": count}) + b"\n"
+        return _told(count)
 
-    def error(self, status: int, body: bytes) -> CallerError | None:
-        """What an error of the engine's means to the caller; None: it is the engine's trouble, not the caller's."""
+    def error(self, status: int, body: bytes) -> CallerError | bytes | None:
+        """What an error of the engine's means to the caller; None: it is the engine's trouble, not the caller's.
+
+        Bytes: the caller's answer. An engine that refuses a prompt beyond its context says how many tokens it has, and
+        that is what was asked.
+        """
         error = _error(body)
         if error.get("type") == "exceed_context_size_error":
-            return too_long(error)
+            count = error.get("n_prompt_tokens")
+            return _told(count) if isinstance(count, int) and count > 0 else too_long(error)
         if status >= 500 or status in _NOT_THE_CALLERS or not error:
             return None
         return caller_error(status, str(error["message"]))
+
+
+def _told(count: int) -> bytes:
+    return gojson.dumps({"input_tokens": count}) + b"\n"
 
 
 def _error(body: bytes) -> Mapping[str, Any]:

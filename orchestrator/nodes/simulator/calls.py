@@ -6,6 +6,7 @@ its llama-server (pictures, prompts too long, embeddings) here.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -69,6 +70,15 @@ class Calls:
     def __init__(self, config: SimulatorConfig, listing: Listing, residence: Residence) -> None:
         self._config, self._listing, self._residence = config, listing, residence
         self._script = Script(config.script)
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+
+    def hang(self) -> None:
+        """Take calls and answer none, until told so again; whoever asks after its health is answered as ever."""
+        if self._goes_on.is_set():
+            self._goes_on.clear()
+        else:
+            self._goes_on.set()
 
     def routes(self) -> Routes:
         """Every inference path of Ollama, which counts no tokens for Anthropic's clients."""
@@ -79,6 +89,7 @@ class Calls:
         headers: tuple[tuple[str, str], ...] = ()
         try:
             call = parse_call(endpoint, await request.read())
+            await self._goes_on.wait()
             # Those of a stream stay where an error takes its place.
             headers = stream_headers(endpoint) if call.is_stream else ()
             model = self._listing.find(call.model)

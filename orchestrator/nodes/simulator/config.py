@@ -16,7 +16,7 @@ import orjson
 
 from orchestrator.core.cards import Card, find_card
 from orchestrator.core.dialects.gofields import FOREVER_S
-from orchestrator.core.model import Footprint, ModelShape
+from orchestrator.core.model import CacheLayers, Footprint, ModelShape
 from orchestrator.core.physics import LOAD_BANDWIDTH_BYTES_S
 
 # Room for so many instances in a card's file of active slots: far more than fit in its memory.
@@ -210,13 +210,17 @@ def _check(config: SimulatorConfig) -> None:
 
 def _models(raw: object) -> tuple[SimulatedModel, ...]:
     readers = {
-        "shape": lambda given: _record(ModelShape, given, "shape", {}),
+        "shape": lambda given: _record(ModelShape, given, "shape", {"caches": _caches}),
         "footprint": lambda given: _record(Footprint, given, "footprint", {}),
         "capabilities": tuple,
     }
     return tuple(
         _record(SimulatedModel, each, f"models[{n}]", readers) for n, each in enumerate(_listed(raw, "models"))
     )
+
+
+def _caches(raw: object) -> tuple[CacheLayers, ...]:
+    return tuple(_record(CacheLayers, each, f"caches[{n}]", {}) for n, each in enumerate(_listed(raw, "caches")))
 
 
 def _script(raw: object) -> tuple[ScriptedAnswer, ...]:

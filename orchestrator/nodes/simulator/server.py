@@ -2,7 +2,8 @@
 
 It speaks Ollama's API as a real one does on the wire and plays the time a card would take. Nothing it says comes from
 a model, and every answer says so. SIGTERM ends it as it ends a real one: streams are cut, the exit status is 0. SIGUSR1
-is the death of the runners alone, which real ones are processes of their own.
+is the death of the runners alone, which real ones are processes of their own; SIGUSR2 is a hang: calls are taken and
+none is answered, until a second one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Simulator:
         self._seats = CardSeats(Path(config.seats_file) if config.seats_file else None, config.seat, loop.time)
         self._residence = Residence(config, self._seats)
         listing = Listing(config, self._residence)
-        routes = {**listing.routes(), **Calls(config, listing, self._residence).routes()}
+        self._calls = Calls(config, listing, self._residence)
+        routes = {**listing.routes(), **self._calls.routes()}
         self._runner = web.AppRunner(
             app_for(routes, config.host),
             access_log=None,
@@ -54,6 +56,10 @@ class Simulator:
 
     def kill_runners(self) -> None:
         self._residence.kill_runners()
+
+    def hang(self) -> None:
+        """Take calls and answer none from now on, or answer again."""
+        self._calls.hang()
 
     async def stop(self) -> None:
         """Cut every connection and leave the card."""
@@ -73,6 +79,7 @@ async def serve(config: SimulatorConfig) -> None:
         loop.add_signal_handler(each, asked_to_stop.set)
     simulator = Simulator(config)
     loop.add_signal_handler(signal.SIGUSR1, simulator.kill_runners)
+    loop.add_signal_handler(signal.SIGUSR2, simulator.hang)
     try:
         await simulator.start()
         print(f"{config.instance}: simulated {config.card or 'CPU'} on {config.host}:{config.port}", flush=True)

@@ -5,8 +5,8 @@
 --          by     [holder, time to live (ms), waiting by which a ticket rises one class (us),
 --                 failures in a row that eject, ejected for (ms; doubled each time), at most (ms), a dead one for (ms),
 --                 time to live of an affinity (ms), usage kept for (s)]
---          ended  [[lease id, instance, outcome: ok | failed | dead (refused the connection) | gone (the client left),
---                 hold (ms): the engine works on that much longer, its slot stays taken,
+--          ended  [[lease id, instance, outcome: ok | failed | dead (refused the connection) | hung (silent for too long)
+--                 | gone (the client left), hold (ms): the engine works on that much longer, its slot stays taken,
 --                 API key, tokens of prompt and answer, an answer's counted twice (-1: nobody knows),
 --                 key of the conversation's affinity, key of usage, [field, amount, ...],
 --                 key of the answer, its place in ARGV, its time to live (ms)], ...]      a key's place is 0: none

@@ -21,7 +21,7 @@ end
 
 -- Charges the key what its call has used, beyond what was charged when it began.
 local function charge(key, outcome, tokens, before)
-  if tokens < 0 and (outcome == 'failed' or outcome == 'dead') then tokens = 0 end
+  if tokens < 0 and (outcome == 'failed' or outcome == 'dead' or outcome == 'hung') then tokens = 0 end
   if tokens >= 0 then set_load('\tk' .. key, math.max(0, load_of('\tk' .. key) + tokens - before)) end
 end
 
@@ -34,8 +34,8 @@ local function succeeded(instance)
   end
 end
 
--- A dead instance is ejected at once, shortly, even the only one. Another one after failures in a row, for longer each
--- time, and only while at most half of the pool is: failures of all are seldom the fault of each.
+-- A dead instance is ejected at once, shortly, even the only one. Another one after failures in a row, a hung one after
+-- one, for longer each time, and only while at most half of the pool is: failures of all are seldom the fault of each.
 local function failed(instance, outcome)
   if not place_of[instance] then return end
   local failures, ends, times = match(troubles[instance] or '0 0 0', '^(%d+) (%d+) (%d+)$')
@@ -44,7 +44,7 @@ local function failed(instance, outcome)
     ends = math.max(ends, now + DEAD_FOR)
   elseif ends <= now then
     ends = now
-    local is_due = failures >= FAILURES_EJECT
+    local is_due = failures >= FAILURES_EJECT or outcome == 'hung'
     if is_due then weigh() end
     if is_due and ejected + 1 <= count / 2 then
       ends = now + math.min(EJECTED_FOR * 2 ^ math.min(times, 20), EJECTED_AT_MOST)
