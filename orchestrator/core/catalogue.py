@@ -1,23 +1,29 @@
 """Shapes of well-known models by Ollama's names, for planning before any weights have been pulled.
 
-Knows the table in `data/catalogue.json`, whose entries name their sources, and how Ollama's tags are read. A header
-that can be read (`gguf`) is better than this table, and a name that is not in it is not guessed at.
+Knows the table in `data/catalogue.json`, whose entries name their sources, and how Ollama's tags are read; bytes of
+weights are `quantisation`'s. A header that can be read (`gguf`) is better than this table, and a name that is not in it
+is not guessed at.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cache
+from dataclasses import fields
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Final
 
+from orchestrator.core.layers import ENCODERS
 from orchestrator.core.model import ModelShape
+from orchestrator.core.quantisation import Dimensions, Weights, weigh
 
 # Words in tags that choose other weights of the same shape.
 _SAME_SHAPE: Final = frozenset({"instruct", "it", "text", "base", "chat"})
+_DIMENSIONS: Final = frozenset(each.name for each in fields(Dimensions))
 _REGISTRY: Final = ("registry.ollama.ai/", "ollama.com/")
 
 
+@lru_cache(maxsize=1024)
 def find(name: str) -> ModelShape | None:
     """The shape that Ollama's `name` stands for, or None.
 
@@ -59,21 +65,42 @@ def _plain(name: str) -> str:
 
 def _shape(name: str, entry: dict[str, Any], rest: list[str]) -> ModelShape | None:
     """The entry's shape, in the quantisation that the tag's other words ask for; None where they are not known."""
-    by_tag = {tag.lower(): tag for tag in entry["weights"]}
+    by_tag = {tag.lower(): tag for tag in entry["tags"]}
     tag = entry["default"]
     for word in rest:
         if word in by_tag:
             tag = by_tag[word]
         elif word not in _SAME_SHAPE:
             return None
-    weights = entry["weights"][tag]
-    fields = {key: value for key, value in entry.items() if key not in ("default", "weights", "source")}
+    model = Dimensions(**{key: value for key, value in entry.items() if key in _DIMENSIONS})
+    told = entry.get("weights", {}).get(tag)
+    weights = Weights(**told) if told is not None else weigh(model, tag)
+    is_encoder = model.arch in ENCODERS
+    vision = entry.get("vision_bytes", 0)
+    is_checked = tag in entry["published"]
     return ModelShape(
-        **fields,
-        weights_bytes=weights["weights_bytes"],
-        host_bytes=weights["host_bytes"],
+        arch=model.arch,
+        parameters=weights.elements,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        embedding_length=model.embedding_length,
+        vocab=model.vocab,
+        context_length=model.context_length,
+        weights_bytes=weights.total + vision,
         quantisation="F16" if tag == "fp16" else tag.upper(),
-        source=f"catalogue, {name}: {entry['source']}" + ("; weights derived" if weights.get("derived") else ""),
+        is_embedding=entry.get("is_embedding", False),
+        source=f"catalogue, {name}: {entry['source']}; weights {'as published' if is_checked else 'derived'}",
+        feed_forward_length=max(model.feed_forward_length, model.experts_used * model.expert_length),
+        sliding_window=entry.get("sliding_window", 0),
+        sliding_layers=entry.get("sliding_layers", 0),
+        host_bytes=0 if model.is_tied else weights.table,
+        output_bytes=weights.output + (weights.table if model.is_tied and not is_encoder else 0),
+        experts=model.experts,
+        experts_used=model.experts_used,
+        expert_bytes=weights.expert,
+        vision_bytes=vision,
     )
 
 

@@ -1,13 +1,15 @@
 """How long a language model's work takes on a card, from published numbers alone: no clock, no queue.
 
-Reading a prompt is bound by arithmetic, writing an answer by memory: every step reads all weights and the KV cache
-of every running slot once, and gives each of these slots one token.
+Reading a prompt is bound by arithmetic, writing an answer by memory: every step reads all weights (of a model with
+experts, those of the experts it uses) and the KV cache of every running slot once, and gives each of these slots one
+token.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from orchestrator.core.buffers import caches_of
 from orchestrator.core.cards import Card
 from orchestrator.core.model import ModelShape
 
@@ -29,19 +31,31 @@ LOAD_OVERHEAD_S: Final = 0.5  # the runner's start: a 98 MB model takes 0.5 to 0
 
 
 def kv_bytes_per_token(shape: ModelShape, kv_type: str = "f16") -> float:
-    """Bytes of KV cache that one token of context takes."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * KV_BYTES[kv_type]
+    """Bytes of KV cache that one token of context takes, in a context no longer than any layer's window."""
+    return sum(kind.layers * (kind.key_width + kind.value_width) for kind in caches_of(shape)) * KV_BYTES[kv_type]
 
 
 def prefill_s(card: Card, shape: ModelShape, tokens: int, share: float = 1.0) -> float:
-    """Seconds to read `tokens` of prompt with `share` of the card: two operations a weight and token."""
-    return 2 * shape.parameters * tokens / (card.fp16_flops * PREFILL_EFFICIENCY * share)
+    """Seconds to read `tokens` of prompt with `share` of the card: two operations a weight that is used and token."""
+    used = shape.parameters * _used_share(shape, 1)
+    return 2 * used * tokens / (card.fp16_flops * PREFILL_EFFICIENCY * share)
 
 
-def decode_step_s(card: Card, shape: ModelShape, live_kv_bytes: float, share: float = 1.0) -> float:
-    """Seconds until every running slot has its next token. `live_kv_bytes`: of all running slots together."""
-    read = shape.weights_bytes + live_kv_bytes
+def decode_step_s(card: Card, shape: ModelShape, live_kv_bytes: float, share: float = 1.0, slots: int = 1) -> float:
+    """Seconds until every running slot has its next token. `live_kv_bytes`: of all `slots` running slots together.
+
+    Of a model with experts a step reads those that its tokens were sent to: with more slots, more of them.
+    """
+    read = shape.weights_bytes * _used_share(shape, slots) + live_kv_bytes
     return read / (card.bandwidth_bytes_s * DECODE_EFFICIENCY * share) + STEP_OVERHEAD_S
+
+
+def _used_share(shape: ModelShape, tokens: int) -> float:
+    """The part of the weights that a step of `tokens` tokens reads, if every expert is as likely as any other."""
+    if not shape.experts or not shape.expert_bytes:
+        return 1.0
+    touched = 1 - (1 - shape.experts_used / shape.experts) ** tokens
+    return 1 - shape.expert_bytes / shape.weights_bytes * (1 - touched)
 
 
 def load_s(shape: ModelShape, bandwidth_bytes_s: float = LOAD_BANDWIDTH_BYTES_S) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import Engine, Placement
+from orchestrator.core.sizing import FIT_TARGET_BYTES, MIB
 from orchestrator.fleet.made import UNIT_PREFIX
 from orchestrator.nodes.keeper_units import Unit
 from orchestrator.nodes.llama_cpp import bundled_weights
@@ -58,6 +59,7 @@ def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: s
         "OLLAMA_CONTEXT_LENGTH": str(placement.context),
         "OLLAMA_KV_CACHE_TYPE": kv_type,
         "OLLAMA_FLASH_ATTENTION": "1",
+        "LLAMA_ARG_FIT_TARGET": str(FIT_TARGET_BYTES // MIB),  # by default a GiB a card would have to stay free
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_NOPRUNE": "1",  # instances share one model folder: none may delete what another pulls

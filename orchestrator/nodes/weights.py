@@ -9,10 +9,10 @@ from pathlib import Path
 import orjson
 
 from orchestrator.core.errors import HostError
-from orchestrator.core.gguf import GgufError, read_shape
+from orchestrator.core.gguf import read_shape
+from orchestrator.core.gguf_types import GgufError
+from orchestrator.core.manifests import Manifest, read_manifest, split_name, with_layers_beside
 from orchestrator.core.model import ModelShape
-
-_WEIGHTS_LAYER = "application/vnd.ollama.image.model"
 
 
 def ollama_models_dir() -> Path:
@@ -32,25 +32,33 @@ def shape_of_file(path: Path) -> ModelShape:
 def pulled_weights(models_dir: Path, model: str) -> Path | None:
     """The GGUF blob of a model that Ollama has pulled, or None: also where its record is not whole (yet)."""
     manifest = _manifest(models_dir, model)
-    try:
-        read = orjson.loads(manifest.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None  # not pulled, or being written: the catalogue's figures stand in
-    layers = read.get("layers") if isinstance(read, dict) else None
-    digests = [each.get("digest", "") for each in layers or () if each.get("mediaType") == _WEIGHTS_LAYER]
-    if not digests or not digests[0]:
+    return _blob(models_dir, manifest) if manifest is not None else None
+
+
+def pulled_shape(models_dir: Path, model: str) -> ModelShape | None:
+    """The shape of a model that Ollama has pulled, with what it loads beside the weights; None where it has not.
+
+    Raises HostError, naming the file, where the weights are there and cannot be read.
+    """
+    manifest = _manifest(models_dir, model)
+    blob = _blob(models_dir, manifest) if manifest is not None else None
+    if manifest is None or blob is None:
         return None
-    blob = models_dir / "blobs" / digests[0].replace(":", "-")
+    return with_layers_beside(shape_of_file(blob), manifest)
+
+
+def _manifest(models_dir: Path, model: str) -> Manifest | None:
+    """What Ollama recorded of a model; None where it has not, or is writing it: the catalogue's figures stand in."""
+    name = split_name(model)
+    if name is None:
+        return None
+    path = models_dir.joinpath("manifests", name.host, name.namespace, name.model, name.tag)
+    try:
+        return read_manifest(orjson.loads(path.read_bytes()))
+    except (OSError, orjson.JSONDecodeError):
+        return None
+
+
+def _blob(models_dir: Path, manifest: Manifest) -> Path | None:
+    blob = models_dir / "blobs" / manifest.weights.digest.replace(":", "-")
     return blob if blob.is_file() else None
-
-
-def _manifest(models_dir: Path, model: str) -> Path:
-    """Where Ollama records a model: `host/namespace/model/tag`, of which all but the model may be left out."""
-    head, _, last = model.rpartition("/")  # a host may have a port: only behind the last `/` is a tag
-    name, _, tag = last.partition(":")
-    parts = head.split("/") if head else []
-    if not parts:
-        parts = ["library"]
-    if len(parts) == 1:
-        parts = ["registry.ollama.ai", *parts]
-    return models_dir.joinpath("manifests", *parts, name, tag or "latest")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.gguf import GgufError, read_shape
+from orchestrator.core.gguf import read_shape
+from orchestrator.core.gguf_types import GgufError
 
 LLAMA: dict[str, Any] = {
     "general.architecture": "llama",

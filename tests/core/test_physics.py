@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.cards import CARDS, find_card, parse_cards
-from orchestrator.core.model import ModelShape
+from orchestrator.core.model import CacheLayers, ModelShape
 from orchestrator.core.physics import (
     decode_step_s,
     kv_bytes_per_token,
@@ -108,3 +110,23 @@ def test_a_broken_list_of_cards_is_refused(text):
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_every_card_is_found_by_its_own_name(card):
     assert parse_cards(f"2x {card.name.lower()}") == (card, card)
+
+
+MOE_30B = replace(
+    LLAMA_8B, parameters=30_532_122_624, weights_bytes=18_500_000_000, experts=128, experts_used=8,
+    expert_bytes=17_500_000_000,
+)  # fmt: skip
+
+
+def test_a_model_with_experts_reads_only_those_it_uses_and_more_of_them_with_more_slots():
+    card = find_card("RTX 4090")
+    dense = replace(MOE_30B, experts=0)
+    one, eight = (decode_step_s(card, MOE_30B, 0, slots=slots) for slots in (1, 8))
+    assert one < eight < decode_step_s(card, dense, 0, slots=8)
+    assert one < decode_step_s(card, dense, 0) / 5
+    assert prefill_s(card, MOE_30B, 512) < prefill_s(card, dense, 512) / 5
+
+
+def test_a_cache_of_latents_and_layers_without_one_count_as_what_they_keep():
+    latent = replace(LLAMA_8B, caches=(CacheLayers(8, 576, 0),))
+    assert kv_bytes_per_token(latent) == 8 * 576 * 2

@@ -66,6 +66,7 @@ def test_an_ollama_is_pinned_sized_and_cut_off_from_the_cloud(monkeypatch: pytes
         "OLLAMA_CONTEXT_LENGTH": "4096",
         "OLLAMA_KV_CACHE_TYPE": "q8_0",
         "OLLAMA_FLASH_ATTENTION": "1",
+        "LLAMA_ARG_FIT_TARGET": "64",
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_NOPRUNE": "1",
