@@ -4,6 +4,8 @@ Question   does `orchestrator.core.difficulty` send those questions to the stron
 Data       recorded outcomes of a weak and a strong model on MMLU, GSM8K and MT-Bench (RouteLLM's data files),
            ../shared/routing-eval/dev.jsonl.gz beside the repository, or --data
 Command    python benchmarks/routing/evaluate.py [--data FILE]
+Beware     the weights that ship were trained on this very half (MMLU and GSM8K): what this prints of it is how well
+           they remember. For questions they never saw see `train.py --only-check`, or give --data another half.
 
 Questions are sorted by score; the hardest share goes to the strong model, the rest to the weak one. APGR is the part of
 the gap between the two that is won back, averaged over all shares: 0.5 is a coin. CPT50 and CPT80 are the shares of

@@ -24,7 +24,12 @@ class Cue(StrEnum):
     CODE = "code"
     MATHS = "mathematics"
     AMOUNTS = "amounts"
-    TEXT_WORK = "a summary, an extraction or a translation"
+    SUMMARY = "a summary"
+    EXTRACTION = "an extraction"
+    CLASSIFICATION = "a classification"
+    TRANSLATION = "a translation"
+    REWRITING = "a text put in other words"
+    RAG = "text made ready for retrieval"
     CREATIVE = "a text to be written"
     STRUCTURED = "structured output"
     CONDITION = "conditions and exceptions"
@@ -70,12 +75,22 @@ _CUES: Final[Mapping[Cue, str]] = {
         remaining, average, rate, ratio, double, triple, profit, discount, cost, costs, how many, how much,
         kati, yarisi, ucte, dortte, yuzde, tane, tanesi, toplam*, kalan*, ortalama*, oran*, indirim*, fazla, eksik,
         kar eder, maliyet*, kac, kaci, ne kadar""",
-    Cue.TEXT_WORK: """
-        summar*, tl dr, extract*, translat*, classif*, categor*, rewrite, rephrase*, paraphras*, proofread*, keywords,
-        sentiment, tag the, list the, bullet points, convert*, tldr,
-        ozet*, cikar, cikart, cikarin, cikartin, ayikla*, cevir, cevirin, cevirir, ceviri*, cevirisi*, siniflandir*,
-        kategori*, yeniden yaz*, duzelt*, duzenle*, anahtar kelime*, duygu analizi, etiketle*, listele*, maddele*,
-        donustur*, tercume*""",
+    Cue.SUMMARY: """
+        summar*, tl dr, tldr, bullet points, key points, in short,
+        ozet*, maddele*, ana fikir, ana fikri, kisaca anlat""",
+    Cue.EXTRACTION: """
+        extract*, keywords, list the, find all, pull out,
+        cikar, cikart, cikarin, cikartin, ayikla*, anahtar kelime*, listele*""",
+    Cue.CLASSIFICATION: """
+        classif*, categor*, sentiment, tag the, label the, spam,
+        siniflandir*, kategori*, duygu analizi, etiketle*""",
+    Cue.TRANSLATION: """
+        translat*, cevir, cevirin, cevirir, ceviri*, cevirisi*, tercume*""",
+    Cue.REWRITING: """
+        rewrite, rephrase*, paraphras*, proofread*, convert*, yeniden yaz*, duzelt*, duzenle*, donustur*""",
+    Cue.RAG: """
+        chunk*, embedding*, for retrieval, vector store, split this text, split the text, parcalara bol*, gomme vektor*,
+        vektor veritaban*""",
     Cue.CREATIVE: """
         write, compose, draft, poem, story, essay, song, joke, slogan, letter, email, e mail, imagine, roleplay,
         yaz, yazar, yazin, yaziniz, siir*, hikaye*, oyku*, masal*, sarki*, fikra*, mektup*, eposta*, e posta,
