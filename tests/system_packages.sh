@@ -9,6 +9,10 @@ need cc gcc
 need curl curl
 PATH=$PATH:/usr/sbin need nginx nginx-light
 PATH=$PATH:/usr/sbin need ip iproute2
+PATH=$PATH:/usr/sbin need sshd openssh-server
+need systemd-nspawn systemd-container
+need sudo sudo
+need pgrep procps
 need unshare util-linux
 for each; do PATH=$PATH:/usr/sbin need "$each" "$each"; done
 [ -z "$missing" ] && exit 0

@@ -26,6 +26,11 @@ class StatePaths:
         return self.root / "settings.yaml"
 
     @property
+    def known_hosts(self) -> Path:
+        """The keys that hosts are known by."""
+        return self.root / "known_hosts"
+
+    @property
     def secrets(self) -> Path:
         return self.root / "secrets"
 

@@ -1,23 +1,83 @@
-"""What the nodes of the settings have: probed here, or played where the settings say `simulate`."""
+"""What the nodes of the settings have: probed here or over SSH, or played where the settings say `simulate`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.cards import Card, parse_cards
+from orchestrator.core.errors import HostError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName, Placement
-from orchestrator.nodes.probe import probe
-from orchestrator.settings import NodeSettings
+from orchestrator.nodes.host_keys import HostKeys
+from orchestrator.nodes.probe import Asked, probe
+from orchestrator.nodes.remote_probe import look_once
+from orchestrator.nodes.ssh import SshAddress, SshWaits, connected
+from orchestrator.settings import NodeSettings, SshSettings
+from orchestrator.settings.syntax import ssh_host_and_port
+
+LOCAL = "local"
+# A handshake costs some milliseconds of CPU: more of them at once make each late, and none sooner.
+LOOKS_AT_ONCE = 64
 
 # What a driver with nothing running keeps of a card for itself; a 4090 under Linux shows about 0.4 GiB used.
 SIMULATED_RESERVED_BYTES = 400 * 2**20
 
 
 async def take_inventory(nodes: tuple[NodeSettings, ...], models_dir: Path) -> tuple[NodeFacts, ...]:
-    """Facts of every node. A sick driver is a sentence in `problems`, never an error here."""
-    return tuple([await _facts(node, models_dir) for node in nodes])
+    """Facts of every node that is this machine. A sick driver is a sentence in `problems`, never an error here."""
+    return tuple([await _facts(node, models_dir) for node in nodes if node.address == LOCAL])
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What it takes to speak to hosts: the keys they are known by, and how long they may take."""
+
+    keys: HostKeys
+    ssh: SshSettings
+
+    @property
+    def waits(self) -> SshWaits:
+        return SshWaits(connect_s=self.ssh.connect_s, step_s=self.ssh.step_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A node as it was last seen: its facts, or in one line why there are none."""
+
+    node: NodeName
+    facts: NodeFacts | None
+    error: str = ""
+
+
+def address_of(node: NodeSettings) -> SshAddress:
+    """Where a node that is not this machine is reached."""
+    host, port = ssh_host_and_port(node.address)
+    return SshAddress(NodeName(node.name), host, port, node.user, node.key)
+
+
+async def look_at_all(nodes: Iterable[NodeSettings], models_dir: Path, reach: Reach) -> tuple[Sight, ...]:
+    """Every node once, all at the same time; what one of them suffers is told in its sight and delays no other."""
+    at_once = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+    async def look(node: NodeSettings) -> Sight:
+        name = NodeName(node.name)
+        try:
+            async with at_once:
+                return Sight(name, await look_at(node, models_dir, reach))
+        except HostError as error:
+            return Sight(name, None, str(error))
+
+    return tuple(await asyncio.gather(*(look(node) for node in nodes)))
+
+
+async def look_at(node: NodeSettings, models_dir: Path, reach: Reach) -> NodeFacts:
+    """One node's facts now. Raises HostError; nothing else that a host does gets past this."""
+    if node.address == LOCAL:
+        return await _facts(node, models_dir)
+    async with connected(address_of(node), reach.keys, reach.waits) as host:
+        return await look_once(host, Asked(NodeName(node.name), node.models_dir, most=1))
 
 
 async def _facts(node: NodeSettings, models_dir: Path) -> NodeFacts:

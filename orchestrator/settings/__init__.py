@@ -12,6 +12,7 @@ from orchestrator.settings.model import (
     NodeSettings,
     RouteSettings,
     Section,
+    SshSettings,
     TierSettings,
 )
 from orchestrator.settings.show import json_schema, show
@@ -27,6 +28,7 @@ __all__ = [
     "NodeSettings",
     "RouteSettings",
     "Section",
+    "SshSettings",
     "TierSettings",
     "json_schema",
     "load",

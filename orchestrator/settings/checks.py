@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.dialects.parse import canonical_model_name
-from orchestrator.settings.model import ClusterSettings, InstanceSettings, ModelSettings
+from orchestrator.settings.model import ClusterSettings, InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.positions import FieldPath
 from orchestrator.settings.problems import Problem, unknown_name
 
@@ -22,8 +22,25 @@ def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset(
     """
     whole = _Whole(settings, left_out)
     problems = [*_nodes(whole), *_models(whole), *_instances(whole), *_tiers(whole), *_routes(whole)]
-    problems += _unused_tiers(whole)
+    problems += [*_unused_tiers(whole), *_placing(whole), *_nginx(whole)]
     return [*problems, *_repeated([each.name for each in settings.keys], "keys", "key")]
+
+
+def _nginx(whole: _Whole) -> Iterator[Problem]:
+    """What nginx needs together."""
+    nginx = whole.settings.nginx
+    if whole.lacks("nginx"):
+        return
+    for field, other in (("certificate", "certificate_key"), ("certificate_key", "certificate")):
+        if getattr(nginx, field) is not None and getattr(nginx, other) is None:
+            yield Problem(("nginx", field), f"TLS needs `{other}` as well; name it, or leave this out")
+    if nginx.redirect_from and nginx.certificate is None:
+        yield Problem(("nginx", "redirect_from"), "there is no TLS to send callers to; name `certificate`")
+    if nginx.proxy_protocol and not nginx.trusted_proxies:
+        why = "is believed from `trusted_proxies` alone; name them, or leave this out"
+        yield Problem(("nginx", "proxy_protocol"), why)
+    if nginx.limits.burst != type(nginx.limits)().burst and nginx.limits.a_minute is None:
+        yield Problem(("nginx", "limits", "burst"), "goes beyond `a_minute`; set that, or leave this out")
 
 
 class _Whole:
@@ -54,6 +71,20 @@ def _nodes(whole: _Whole) -> Iterator[Problem]:
     for index in real[1:]:
         way_out = "remove one of them or give this one `simulate`"
         yield Problem(("nodes", index), f"node {nodes[real[0]].name!r} is this machine already; {way_out}")
+    for index, node in enumerate(nodes):
+        yield from _reached(index, node)
+
+
+def _reached(index: int, node: NodeSettings) -> Iterator[Problem]:
+    """What only a host over SSH has, and what only this machine does."""
+    if node.address == "local":
+        for field in ("user", "key", "models_dir"):
+            if getattr(node, field) != NodeSettings.model_fields[field].default:
+                why = "is of no use on this machine; name the host's `address`, or leave this out"
+                yield Problem(("nodes", index, field), why)
+    elif node.simulate is not None:
+        why = "cards are played on this machine alone; leave this or `address` out"
+        yield Problem(("nodes", index, "simulate"), why)
 
 
 def _models(whole: _Whole) -> Iterator[Problem]:
@@ -72,6 +103,32 @@ def _models(whole: _Whole) -> Iterator[Problem]:
             yield Problem(path, f"is the same model as {twin!r}; keep one of them", at_key=True)
 
 
+def _placing(whole: _Whole) -> Iterator[Problem]:
+    """What placement is asked for: names that are there, and a load where instances follow it."""
+    models, nodes = whole.names("models"), [each.name for each in whole.settings.nodes]
+    asked = {each.model for each in whole.settings.tiers.values() if each.share is not None}
+    for name, model in whole.settings.models.items():
+        path = ("models", name)
+        for field in ("apart", "beside"):
+            for index, other in enumerate(getattr(model, field)):
+                if other == name:
+                    yield Problem((*path, field, index), f"{name!r} is this model itself; name another one")
+                elif models is not None and other not in models:
+                    yield unknown_name((*path, field, index), "model", other, models)
+        if both := sorted(set(model.apart) & set(model.beside)):
+            yield Problem((*path, "beside"), f"{both[0]!r} stands under `apart` as well; keep one of them")
+        for index, node in enumerate(model.on_nodes):
+            if node not in nodes and not whole.lacks("nodes"):
+                yield unknown_name((*path, "on_nodes", index), "node", node, nodes)
+        if isinstance(model.replicas, int) and model.hosts > model.replicas:
+            why = f"{model.replicas} instances cannot be on {model.hosts} hosts; raise `replicas`"
+            yield Problem((*path, "hosts"), why)
+        is_known = whole.lacks("demand") or whole.settings.demand.at_once is not None
+        if model.replicas == "auto" and not whole.lacks("tiers") and (name not in asked or not is_known):
+            way_out = "set `demand.at_once`, and `share` of a tier with this model; or give a number, or `fill`"
+            yield Problem((*path, "replicas"), f"`auto` needs a load to follow: {way_out}")
+
+
 def _instances(whole: _Whole) -> Iterator[Problem]:
     """Servers that run already, and what is of no use beside them; without any there are models to deploy."""
     settings = whole.settings
@@ -83,7 +140,9 @@ def _instances(whole: _Whole) -> Iterator[Problem]:
         yield Problem(("models",), why)
 
 
-_DEPLOYED_ONLY = ("context", "replicas", "share", "kv_cache", "gguf")
+_DEPLOYED_ONLY = (
+    "context", "replicas", "share", "kv_cache", "gguf", "instances_per_gpu", "hosts", "on_nodes", "apart", "beside",
+)  # fmt: skip
 
 
 def _beside_instances(settings: ClusterSettings) -> Iterator[Problem]:

@@ -11,7 +11,18 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from orchestrator.settings.syntax import check_instance_url, check_listen, check_redis, check_simulate, host_and_port
+from orchestrator.core.nginx.checks import check_address as check_reached
+from orchestrator.core.nginx.checks import check_network, check_path, check_server_name
+from orchestrator.settings.syntax import (
+    check_address,
+    check_folder,
+    check_instance_url,
+    check_listen,
+    check_redis,
+    check_simulate,
+    check_user,
+    host_and_port,
+)
 
 NODE_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$"
@@ -33,17 +44,47 @@ class Section(BaseModel):
 
 
 class NodeSettings(Section):
-    """One host. At most one is this machine's real hardware."""
+    """One host. At most one is this machine's real hardware; others are reached over SSH."""
 
     name: str = Field(
         pattern=NODE_NAME, description="Name of the host in plans, metrics and status.", examples=["gpu-1"]
     )
-    address: Literal["local"] = Field(default="local", description="`local`: this machine.")
+    address: Annotated[str, AfterValidator(check_address)] = Field(
+        default="local",
+        description="`local`: this machine; otherwise host or host:port of its sshd.",
+        examples=["10.0.0.7"],
+    )
+    user: Annotated[str | None, AfterValidator(check_user)] = Field(
+        default=None,
+        description="Who logs in there, with sudo; by default as `ssh` would.",
+        examples=["ops"],
+    )
+    key: Path | None = Field(
+        default=None,
+        description="Private key to log in with; by default those of the agent and of ~/.ssh.",
+        examples=["~/.ssh/id_ed25519"],
+    )
+    models_dir: Annotated[str, AfterValidator(check_folder)] = Field(
+        default="/usr/share/ollama/.ollama/models",
+        description="Folder of models on a host that is reached over SSH; by default that of Ollama's own installer.",
+    )
     simulate: Annotated[str | None, AfterValidator(check_simulate)] = Field(
         default=None,
         description="Cards to play instead of real ones, counts and names. Marked everywhere.",
         examples=["3x RTX 4090, 1x A100-40GB"],
     )
+
+
+class SshSettings(Section):
+    """How hosts are spoken to."""
+
+    look_s: float = Field(
+        default=1.0, ge=0.1, le=3600, description="A host tells what changed on it this often, while it is watched."
+    )
+    connect_s: float = Field(
+        default=10.0, gt=0, le=3600, description="A host that has not let us in by then cannot be reached."
+    )
+    step_s: float = Field(default=60.0, gt=0, le=86_400, description="One step on a host has failed after this.")
 
 
 class ModelSettings(Section):
@@ -55,9 +96,26 @@ class ModelSettings(Section):
     context: int = Field(
         default=4096, ge=256, le=1_048_576, description="Tokens of one slot, prompt and answer together."
     )
-    replicas: Annotated[int, Field(ge=1, le=1024)] | Literal["fill"] = Field(
+    replicas: Annotated[int, Field(ge=1, le=1024)] | Literal["fill", "auto"] = Field(
         default=1,
-        description="Instances wanted; `fill`: one at least, then as many as free VRAM holds, shared by `share`.",
+        description="Instances wanted; `fill`: one at least, then as many as free VRAM holds, shared by `share`; "
+        "`auto`: one at least, then as many as serve the part of `demand` that its tiers get.",
+    )
+    instances_per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        default="auto",
+        description="The most instances of it on one GPU; `auto`: as many as are wanted and fit. Each holds the "
+        "weights again: `ollamactl plan --explain` shows what more slots would do instead.",
+        examples=[3],
+    )
+    hosts: int = Field(default=1, ge=1, le=1024, description="Different hosts that its instances should be on.")
+    on_nodes: tuple[str, ...] = Field(
+        default=(), description="The only hosts it may go to; none: all.", examples=[["gpu-1"]]
+    )
+    apart: tuple[str, ...] = Field(
+        default=(), description="Models that it never shares a GPU with.", examples=[["llama3.1:70b"]]
+    )
+    beside: tuple[str, ...] = Field(
+        default=(), description="Models of which one must be on each GPU it goes to.", examples=[["llama3.2:3b"]]
     )
     share: float = Field(
         default=1.0, gt=0, le=1000, description="Weight of this pool when `fill` pools share the room left over."
@@ -94,10 +152,11 @@ class InstanceSettings(Section):
         description="The model or models of it to serve; `discovered`: all that it lists, as they come and go.",
         examples=["llama3.2:3b"],
     )
-    slots: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+    slots: Annotated[int, Field(ge=1, le=1024)] | Literal["probe"] | None = Field(
         default=None,
         description="Calls it serves at once for each model: its OLLAMA_NUM_PARALLEL, which it does not tell, by "
-        "default 1 as in Ollama. llama.cpp tells; fewer may be named.",
+        "default 1 as in Ollama; `probe`: found out by asking a model that was just loaded for a few short answers at "
+        "once. llama.cpp tells; fewer may be named.",
         examples=[4],
     )
     context: Annotated[int, Field(ge=256, le=1_048_576)] | None = Field(
@@ -144,6 +203,27 @@ class TierSettings(Section):
         description="Tier that answers when this one cannot; a name under `tiers`. A backup's own backup is not asked.",
         examples=["full"],
     )
+    share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Part of all calls that it answers, for models with `replicas: auto`; what tiers leave is cached.",
+        examples=[0.3],
+    )
+    answer_s: Annotated[float, Field(gt=0, le=3600)] | None = Field(
+        default=None,
+        description="A usual answer should take no longer, predicted from published numbers of the GPUs; calls that "
+        "would take longer do not count as served when instances are placed.",
+        examples=[5],
+    )
+
+
+class DemandSettings(Section):
+    """What is asked of the cluster at its busiest, for models with `replicas: auto`."""
+
+    at_once: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None, description="Calls under way at the same time, cached ones included.", examples=[80]
+    )
+    prompt_tokens: int = Field(default=512, ge=1, le=1_048_576, description="Tokens of a usual prompt.")
+    answer_tokens: int = Field(default=256, ge=1, le=1_048_576, description="Tokens of a usual answer.")
 
 
 class RouteSettings(Section):
@@ -176,7 +256,14 @@ class CacheSettings(Section):
     max_answer_bytes: int = Field(default=262_144, ge=1024, le=64 * 2**20, description="Longer answers are not kept.")
     shared: bool = Field(default=False, description="One API key may be given an answer made for another.")
     faq: tuple[Path, ...] = Field(
-        default=(), description="YAML files of curated answers, asked first.", examples=[["faq.yaml"]]
+        default=(),
+        description="Files of curated answers, asked first: .yaml, .csv or .jsonl.",
+        examples=[["faq.yaml"]],
+    )
+    faq_paraphrases: bool = Field(
+        default=True,
+        description="A curated answer is given to its question in other words too; numbers, negations and every word "
+        "that means something must agree. `ollamactl faq test` says what would be answered.",
     )
 
 
@@ -191,6 +278,20 @@ class LimitSettings(Section):
     )
     first_byte_s: float = Field(
         default=300.0, gt=0, le=86_400, description="An instance silent this long before its first byte has failed."
+    )
+    hang_s: float = Field(
+        default=1.5,
+        ge=0,
+        le=86_400,
+        description="An instance silent this long, and longer than its pool's history allows, while others of the pool "
+        "answer, loses its calls to them, and is seen to. Shorter, a busy machine's pauses look like hangs; 0: off.",
+    )
+    cures_an_hour: int = Field(
+        default=4,
+        ge=0,
+        le=1000,
+        description="Unloads and restarts, in an hour, of an instance that fell silent; beyond them it gets no calls "
+        "until it answers by itself. 0: it is only kept from calls.",
     )
     between_bytes_s: float = Field(
         default=60.0, gt=0, le=86_400, description="An instance silent this long within an answer has failed."
@@ -231,6 +332,75 @@ class GatewaySettings(Section):
     )
 
 
+Reached = Annotated[str, AfterValidator(check_reached)]
+Network = Annotated[str, AfterValidator(check_network)]
+PlainPath = Annotated[str, AfterValidator(check_path)]
+
+
+class NginxLimitSettings(Section):
+    """What one address may ask of nginx; beyond it calls are answered 429."""
+
+    a_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="Calls a minute; none: no limit, as a whole office may have one address.",
+        examples=[120],
+    )
+    burst: int = Field(default=20, ge=0, le=100_000, description="Calls that may come at once beyond `a_minute`.")
+    at_once: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None, description="Calls under way at the same time; none: no limit.", examples=[32]
+    )
+
+
+class NginxSettings(Section):
+    """The server that `ollamactl nginx` writes, before the endpoint; without that command it is of no effect."""
+
+    server_name: Annotated[str, AfterValidator(check_server_name)] = Field(
+        default="localhost",
+        description="Name callers reach it by; others are answered 421, so that no web page gets in by a name of its "
+        "own.",
+        examples=["ollama.example.com"],
+    )
+    listen: tuple[Reached, ...] = Field(
+        default=(),
+        description="host:port each; by default every IPv4 address at port 443 with `certificate`, otherwise 80.",
+        examples=[["0.0.0.0:443", "[::]:443"]],
+    )
+    certificate: PlainPath | None = Field(
+        default=None,
+        description="Certificate chain in PEM, for TLS and HTTP/2; without one keys and prompts go in clear.",
+        examples=["/etc/ssl/ollama.pem"],
+    )
+    certificate_key: PlainPath | None = Field(
+        default=None, description="Its private key in PEM.", examples=["/etc/ssl/private/ollama.key"]
+    )
+    redirect_from: tuple[Reached, ...] = Field(
+        default=(), description="Addresses in clear that send callers on to TLS.", examples=[["0.0.0.0:80"]]
+    )
+    gateways: tuple[Reached, ...] = Field(
+        default=(),
+        description="Where gateways are reached; by default the one at `listen`. All workers of one share an address.",
+        examples=[["10.0.0.2:11434", "10.0.0.3:11434"]],
+    )
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(),
+        description="Balancers before nginx, whose X-Forwarded-For is believed; anybody else's is replaced.",
+        examples=[["10.0.0.0/8"]],
+    )
+    proxy_protocol: bool = Field(
+        default=False, description="`trusted_proxies` speak the PROXY protocol; nginx then takes nothing else."
+    )
+    operators: tuple[Network, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Who may see /status and /metrics, and with `--direct` who may change instances.",
+        examples=[["127.0.0.1", "10.0.9.0/24"]],
+    )
+    limits: NginxLimitSettings = Field(default=NginxLimitSettings(), description="Limits by address.")
+    access_log: PlainPath = Field(
+        default="/var/log/nginx/ollama-cluster.log",
+        description="One JSON object a call, without texts and keys.",
+    )
+
+
 class ClusterSettings(Section):
     """`cluster.yaml`, whole."""
 
@@ -251,9 +421,11 @@ class ClusterSettings(Section):
     nodes: tuple[NodeSettings, ...] = Field(
         default=(NodeSettings(name="local"),), min_length=1, description="Hosts that run instances."
     )
+    ssh: SshSettings = Field(default=SshSettings(), description="How hosts are spoken to.")
     models: dict[ModelName, ModelSettings] = Field(
         default={}, description="Pools by model name, as callers ask for them; a name alone takes every default."
     )
+    demand: DemandSettings = Field(default=DemandSettings(), description="How much is asked of the cluster.")
     instances: tuple[InstanceSettings, ...] = Field(
         default=(),
         description="Servers that somebody else runs: with them nothing is deployed, and `models` may be left out.",
@@ -272,3 +444,4 @@ class ClusterSettings(Section):
         default=(), description="API keys; with none, whoever reaches the endpoint may ask."
     )
     gateway: GatewaySettings = Field(default=GatewaySettings(), description="The processes that answer calls.")
+    nginx: NginxSettings = Field(default=NginxSettings(), description="nginx before the endpoint.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from orchestrator.settings.model import ClusterSettings, KeySettings, ModelSettings
+from orchestrator.settings.model import ClusterSettings, KeySettings, ModelSettings, NodeSettings
 from orchestrator.settings.problems import Problem
 
 MASK = "********"
@@ -30,13 +30,19 @@ def resolve(
     """Replace `env:` and `file:` by what they name, and paths relative to `folder` by absolute ones."""
     problems: list[Problem] = []
     keys = tuple(_key(key, index, folder, environment, problems) for index, key in enumerate(settings.keys))
+    nodes = tuple(_node(node, folder) for node in settings.nodes)
     models = {name: _model(model, name, folder, problems) for name, model in settings.models.items()}
     faq = tuple(_beside(folder, each) for each in settings.cache.faq)
     for index, path in enumerate(faq):
         problems += _unreadable(path, ("cache", "faq", index))
     problems += _repeated_secrets(keys, frozenset(each.path for each in problems))
     cache = settings.cache.model_copy(update={"faq": faq})
-    return settings.model_copy(update={"keys": keys, "models": models, "cache": cache}), problems
+    return settings.model_copy(update={"keys": keys, "nodes": nodes, "models": models, "cache": cache}), problems
+
+
+def _node(node: NodeSettings, folder: Path) -> NodeSettings:
+    """A key that is not there keeps nobody from the other hosts: it is told of when its host is spoken to."""
+    return node if node.key is None else node.model_copy(update={"key": _beside(folder, node.key)})
 
 
 def _model(model: ModelSettings, name: str, folder: Path, problems: list[Problem]) -> ModelSettings:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from orchestrator.core.cards import parse_cards
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.@\\-]{0,63}\$?")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 
 
@@ -51,6 +52,36 @@ def _check_host(host: str) -> None:
 def check_listen(text: str | None) -> str | None:
     if text is not None:
         host_and_port(text)
+    return text
+
+
+def check_address(text: str) -> str:
+    """Accept `local`, or where a node's sshd is: a host or host:port."""
+    if text != "local":
+        ssh_host_and_port(text)
+    return text
+
+
+def ssh_host_and_port(text: str) -> tuple[str, int]:
+    """Split the address of a node; without a port it is SSH's own."""
+    has_port = ":" in text and not text.endswith("]")
+    host, port = host_and_port(text if has_port else f"{text}:22")
+    if port == 0:
+        raise ValueError(f"port 0 is none that could be reached; got {text!r}")
+    return host, port
+
+
+def check_user(text: str | None) -> str | None:
+    """Accept a name of a user, which is also one that no program takes for an option."""
+    if text is not None and not _USER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a user's name; an example is ops")
+    return text
+
+
+def check_folder(text: str) -> str:
+    """Accept an absolute path without control characters, as a host has it."""
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError(f"expected an absolute path, such as /srv/models; got {text!r}")
     return text
 
 

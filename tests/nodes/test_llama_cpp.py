@@ -20,6 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator.core.model import Engine as Kind
+from orchestrator.core.model import Instance, InstanceId, NodeName, PoolName
+from orchestrator.nodes.engine_api import EngineApi
 from orchestrator.nodes.llama_cpp import EXIT_NO_ENGINE, EXIT_PORT_IN_USE, EXIT_UNUSABLE, bundled_weights
 from tests.nodes.keeping import TIMEOUT_S, Kept, until
 
@@ -170,6 +173,24 @@ def test_a_web_page_may_not_read_its_answers(engine: Engine) -> None:
 def test_it_says_503_while_the_model_loads_and_then_200(own_engine: Engine) -> None:
     seen = own_engine.wait_until_healthy()
     assert list(dict.fromkeys(seen)) in ([None, 503, 200], [None, 200])
+
+
+@real_engine
+async def test_a_stopped_process_takes_the_controllers_question_and_does_not_answer_it(own_engine: Engine) -> None:
+    own_engine.wait_until_healthy()
+    at = Instance(
+        id=InstanceId("llama"), node=NodeName("here"), pool=PoolName(ALIAS), host="127.0.0.1", port=own_engine.port,
+        engine=Kind.LLAMA_CPP, upstream_model=ALIAS, slots=2, context=512,
+    )  # fmt: skip
+    api = EngineApi()
+    try:
+        assert await api.answers(at, TIMEOUT_S, is_embedding=False)
+        own_engine.process.send_signal(signal.SIGSTOP)
+        assert not await api.answers(at, 0.3, is_embedding=False)
+        own_engine.process.send_signal(signal.SIGCONT)
+        assert await api.answers(at, TIMEOUT_S, is_embedding=False)
+    finally:
+        await api.close()
 
 
 @real_engine

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.core.errors import HostError
-from orchestrator.core.model import Accelerator, GpuProcess, NodeFacts, NodeName
+from orchestrator.core.model import Accelerator, GpuLink, GpuProcess, ModelOnDisk, NodeFacts, NodeName, NumaNode
+from orchestrator.fleet import made
 from orchestrator.nodes import probe as probe_module
-from orchestrator.nodes.nvml import merge_processes
-from orchestrator.nodes.probe import facts_from_json, facts_to_json, probe
+from orchestrator.nodes.onhost import gpus, ollamas
+from orchestrator.nodes.onhost.nvml import merge_processes
+from orchestrator.nodes.onhost.ollamas import MARK, Models
+from orchestrator.nodes.probe import PROGRAM, Asked, Seen, facts_from_json, facts_to_json, probe, sent
 
 MIB = 2**20
 RTX_4090 = (
@@ -68,6 +76,7 @@ def test_a_card_is_told_with_everything_its_driver_knows(play, tmp_path):
             power_limit_w=450.0,
             mig="unsupported",
             ecc="unsupported",
+            pci="0000:01:00.0",
         ),
     )
     assert (facts.driver_version, facts.cuda_version, facts.problems) == ("550.54.15", "12.4", ())
@@ -117,16 +126,16 @@ def test_processes_of_others_are_told_once_each_with_the_card_they_are_on(play, 
 @pytest.mark.parametrize(
     ("held", "merged"),
     [
-        ([], ()),
-        ([(1, 5), (1, 7)], (GpuProcess(1, 7),)),
-        ([(1, None), (1, 7)], (GpuProcess(1, 7),)),
-        ([(1, 7), (1, None)], (GpuProcess(1, 7),)),
-        ([(1, None), (1, None)], (GpuProcess(1, None),)),
-        ([(2, 0), (1, 7)], (GpuProcess(1, 7), GpuProcess(2, 0))),
+        ([], []),
+        ([(1, 5), (1, 7)], [(1, 7)]),
+        ([(1, None), (1, 7)], [(1, 7)]),
+        ([(1, 7), (1, None)], [(1, 7)]),
+        ([(1, None), (1, None)], [(1, None)]),
+        ([(2, 0), (1, 7)], [(1, 7), (2, 0)]),
     ],
 )
 def test_a_process_in_both_lists_counts_once_with_the_larger_figure(held, merged):
-    assert merge_processes(held) == merged
+    assert [(each["pid"], each["vram_bytes"]) for each in merge_processes(held)] == merged
 
 
 @pytest.mark.parametrize(("key", "told"), [("ecc=1", "on"), ("ecc=0", "off"), ("", "unsupported")])
@@ -165,6 +174,7 @@ def test_a_card_with_mig_on_is_offered_as_its_mig_devices_only(play, tmp_path):
         mig="on",
         ecc="on",
         parent_uuid="GPU-a100",
+        pci="0000:81:00.0",
     )
     assert (large.uuid, large.vram_free_bytes, large.parent_uuid) == ("MIG-3g", 14968 * MIB, "GPU-a100")
     assert large.processes == (GpuProcess(9, None),)
@@ -319,7 +329,7 @@ def test_while_a_reader_is_stuck_in_the_driver_no_second_one_is_sent_after_it(pl
     play(RTX_4090)
     # No test can put a process where SIGKILL does not reach; one that merely lives on stands for it.
     with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as stuck:
-        monkeypatch.setattr(probe_module, "_stuck", [stuck])
+        monkeypatch.setattr(gpus, "stuck", [stuck])
         facts = look(tmp_path)
         stuck.kill()
     assert facts.accelerators == ()
@@ -454,4 +464,159 @@ def test_text_that_is_no_inventory_is_refused_with_a_way_out(text):
 
 
 def _readers() -> list[int]:
-    return [each.pid for each in psutil.Process().children() if "orchestrator.nodes.nvml" in each.cmdline()]
+    return [each.pid for each in psutil.Process().children() if "orchestrator.nodes.onhost.nvml" in each.cmdline()]
+
+
+# --- where cards sit, what is there already --------------------------------------------------------------------------
+
+
+def test_a_card_tells_its_seat_and_how_it_is_linked_to_the_others(play, tmp_path):
+    root = tmp_path / "root"
+    put_card(root, "0000:01:00.0")
+    put(root, {"sys/bus/pci/devices/0000:01:00.0/numa_node": "1\n"})
+    play(f"{RTX_4090} gen=4 width=16", RTX_4090_B, A100, "link a=0 b=1 path=50 nvlinks=4", "link a=1 b=2 path=20")
+    facts = look(tmp_path, root)
+    card = facts.accelerators[0]
+    assert (card.numa_node, card.pcie_generation, card.pcie_width) == (1, 4, 16)
+    assert facts.accelerators[1].numa_node is None
+    assert facts.gpu_links == (
+        GpuLink(("GPU-4090-a", "GPU-4090-b"), "across NUMA nodes", 4),
+        GpuLink(("GPU-4090-b", "GPU-a100"), "several PCIe switches", 0),
+    )
+
+
+def test_the_hosts_memory_is_told_by_numa_node(play, tmp_path):
+    play(driver="none")
+    put(
+        tmp_path / "root/sys/devices/system/node",
+        {
+            "node1/cpulist": "8-15\n",
+            "node1/meminfo": "Node 1 MemTotal:       2048 kB\n",
+            "node0/cpulist": "0-7\n",
+            "node0/meminfo": "Node 0 MemTotal:       1024 kB\nNode 0 MemFree: 7 kB\n",
+        },
+    )
+    assert look(tmp_path).numa_nodes == (NumaNode(0, "0-7", 2**20), NumaNode(1, "8-15", 2**21))
+
+
+def put_model(folder: Path, name: str, blobs: dict[str, bytes], missing: tuple[str, ...] = ()) -> str:
+    """A model as Ollama keeps it; its digest."""
+    layers = [{"digest": f"sha256:{key}", "size": len(content)} for key, content in blobs.items()]
+    manifest = folder / "manifests" / name
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(json.dumps({"config": layers[0], "layers": layers[1:]}))
+    (folder / "blobs").mkdir(exist_ok=True)
+    for key, content in blobs.items():
+        if key not in missing:
+            (folder / "blobs" / f"sha256-{key}").write_bytes(content)
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def test_models_are_those_whose_files_are_all_there(play, tmp_path):
+    play(driver="none")
+    digest = put_model(tmp_path, "registry.ollama.ai/library/llama3.2/3b", {"aa": b"{}", "bb": b"weights"})
+    other = put_model(tmp_path, "example.org/team/tuned/v1", {"aa": b"{}"})
+    put_model(tmp_path, "registry.ollama.ai/me/half/latest", {"aa": b"{}", "cc": b"never came"}, missing=("cc",))
+    put(tmp_path / "manifests/registry.ollama.ai/library", {"torn/latest": '{"layers": [', "wild/latest": "[]"})
+    assert look(tmp_path).models == (
+        ModelOnDisk("example.org/team/tuned:v1", other, 2),
+        ModelOnDisk("llama3.2:3b", digest, 9),
+    )
+
+
+def test_a_model_that_is_replaced_or_removed_is_seen_so_by_the_next_look(tmp_path):
+    models = Models(tmp_path)
+    put_model(tmp_path, "registry.ollama.ai/library/a/b", {"aa": b"{}", "bb": b"one"})
+    assert [each["size_bytes"] for each in models.present()[0]] == [5]
+    put_model(tmp_path, "registry.ollama.ai/library/a/b", {"aa": b"{}", "cc": b"longer"})
+    assert [each["size_bytes"] for each in models.present()[0]] == [8]
+    (tmp_path / "blobs" / "sha256-cc").unlink()
+    assert models.present() == ([], [])
+
+
+def test_an_ollama_of_ours_is_known_by_its_mark(tmp_path):
+    put(
+        tmp_path / "proc/77",
+        {
+            "cmdline": "/usr/bin/ollama\0serve\0",
+            "environ": f"{MARK}=x\0OLLAMA_HOST=127.0.0.1:11500\0HOME=/home/u\0",
+            "cgroup": "0::/system.slice/system-ollama.slice/ollama@small-0.service\n",
+        },
+    )
+    put(tmp_path / "proc/78", {"cmdline": "vim\0ollama\0serve.py\0"})
+    put(tmp_path / "proc/79", {"cmdline": "/usr/bin/ollama\0runner\0"})
+    (server,) = ollamas.servers(tmp_path)
+    assert server["is_ours"]
+    assert (server["port"], server["models_dir"]) == (11500, "/home/u/.ollama/models")
+    assert server["unit"] == "ollama@small-0.service"
+
+
+def test_the_mark_is_the_one_that_the_fleet_writes():
+    assert MARK == made.MARK
+
+
+# --- as it is sent to other hosts ------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_is_python_3_8_and_needs_nothing_but_its_library():
+    sources = {name: text for program in probe_module._modules().values() for name, text in program}
+    assert len(sources) == 10
+    for name, text in sources.items():
+        tree = ast.parse(text, feature_version=(3, 8))
+        imported = {each.split(".")[0] for each in imports_of(tree)}
+        allowed = sys.stdlib_module_names | {"orchestrator", "pynvml", "psutil" if name.endswith(".host") else ""}
+        assert imported <= allowed, name
+        assert {each for each in imports_of(tree) if each.startswith("orchestrator.")} <= sources.keys(), name
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = node.module == "orchestrator.nodes.onhost"
+            found |= {f"{node.module}.{each.name}" for each in node.names} if package else {str(node.module)}
+    return found
+
+
+def sent_program(tmp_path: Path, **asked: Any) -> subprocess.Popen[bytes]:
+    program = subprocess.Popen(
+        [sys.executable, *PROGRAM[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdin is not None
+    program.stdin.write(sent(Asked(NodeName("gpu-7"), str(tmp_path), **asked)))
+    program.stdin.flush()
+    return program
+
+
+def test_what_is_sent_prints_what_a_look_from_here_would_see(play, tmp_path):
+    play(RTX_4090, "link a=0 b=1 path=50")
+    with sent_program(tmp_path, most=1) as program:
+        printed, complaint = program.communicate(timeout=30)
+    there, here = Seen().read(printed), probe(NodeName("gpu-7"), tmp_path)
+    assert complaint == b""
+    changing = {"ram_free_bytes": 0, "disk_free_bytes": 0, "ollamas": ()}
+    assert replace(there, **changing) == replace(here, **changing)
+
+
+def test_a_line_tells_what_changed_and_the_program_ends_with_its_input(play, tmp_path):
+    play(RTX_4090)
+    with sent_program(tmp_path, interval_s=0.1) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        seen, first = Seen(), program.stdout.readline()
+        assert seen.read(first).accelerators[0].vram_used_bytes == 1200 * MIB
+        play(RTX_4090.replace("used=1200", "used=1300"))
+        while seen.read(line := program.stdout.readline()).accelerators[0].vram_used_bytes != 1300 * MIB:
+            assert "hostname" not in json.loads(line)
+        assert seen.facts is not None
+        assert (seen.facts.node, seen.facts.driver_version) == ("gpu-7", "550.54.15")
+        program.stdin.close()
+        assert program.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize("line", [b"", b"sh: python3: not found\n", b"[1]\n", b'{"node": "n1"}\n'])
+def test_a_line_that_is_no_inventory_is_refused(line):
+    with pytest.raises(HostError, match="no inventory"):
+        Seen().read(line)

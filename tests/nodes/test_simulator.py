@@ -445,3 +445,16 @@ async def test_a_busy_neighbour_on_the_card_slows_the_answer(start, http, tmp_pa
     neighbour.close()
     assert beside["eval_duration"] > 3 * alone["eval_duration"]
     assert file.stat().st_size == 64 * 8
+
+
+async def test_a_hang_takes_calls_and_answers_none_and_its_health_is_told_as_ever(tmp_path, http):
+    config = SimulatorConfig(instance="sim", host="127.0.0.1", port=free_port(), models=(CHAT,), speed=1000.0)
+    base = f"http://127.0.0.1:{config.port}"
+    with running(config, tmp_path) as process:
+        await generate(http, base)
+        process.send_signal(signal.SIGUSR2)
+        asked = asyncio.create_task(generate(http, base))
+        assert list(await loaded(http, base)) == ["big:8b"]
+        assert not (await asyncio.wait((asked,), timeout=0.3))[0]
+        process.send_signal(signal.SIGUSR2)
+        assert (await asked)["done"]

@@ -1,13 +1,16 @@
 /* A libnvidia-ml.so.1 that plays GPUs from a script, so that the real pynvml can be driven where there are none.
  *
- * The script is the file that NVML_STUB names. It is read again at each call: a test changes the world by rewriting
- * it. One thing a line, blanks between its words; sizes are MiB, and `_` stands for a blank within a name:
+ * The script is the file that NVML_STUB names, otherwise /etc/nvml-stub.conf. It is read again at each call: a test
+ * changes the world by rewriting it. One thing a line, blanks between its words; sizes are MiB, and `_` stands for a
+ * blank within a name:
  *
  *   driver 550.54.15
  *   cuda 12040
  *   journal /path                                     nvmlInit and nvmlShutdown append a line each
  *   gpu uuid=GPU-1 name=NVIDIA_A100 pci=00000000:01:00.0 total=40960 reserved=600 used=0
- *       util=3 temp=41 power=55 limit=400 mig=1 ecc=1 (on the same line; a key left out is "not supported")
+ *       util=3 temp=41 power=55 limit=400 mig=1 ecc=1 gen=4 width=16
+ *       (on the same line; a key left out is "not supported")
+ *   link a=0 b=1 path=40 nvlinks=4                    (an nvmlGpuTopologyLevel_t, and NVLinks between two cards)
  *   mig uuid=MIG-1 gpu=0 position=2 name=NVIDIA_A100_MIG_1g.5gb total=4864 used=12
  *   process on=GPU-1 pid=4242 used=20000 as=compute   (or graphics, or both; used=? : the driver will not say)
  *   fault call=nvmlDeviceGetTemperature gpu=0 answer=999
@@ -32,7 +35,7 @@ typedef struct {
     int card;     /* of a MIG device: its card; ABSENT: this is a card */
     int position; /* of a card among the cards, of a MIG device on its card */
     Bytes total, reserved, used;
-    int util, temp, power, limit, mig, ecc;
+    int util, temp, power, limit, mig, ecc, gen, width;
 } Device;
 
 typedef struct {
@@ -47,12 +50,17 @@ typedef struct {
     int gpu, answer;
 } Fault;
 
+typedef struct {
+    int ends[2], path, nvlinks;
+} Link;
+
 static struct {
     char driver[80], journal[512];
-    int cuda, device_count, card_count, process_count, fault_count;
+    int cuda, device_count, card_count, process_count, fault_count, link_count;
     Device devices[MAX];
     Process processes[MAX];
     Fault faults[MAX];
+    Link links[MAX];
 } world;
 
 static int sessions;
@@ -98,6 +106,8 @@ static void read_device(const char *line, int is_card) {
     device->limit = number_of(line, "limit");
     device->mig = number_of(line, "mig");
     device->ecc = number_of(line, "ecc");
+    device->gen = number_of(line, "gen");
+    device->width = number_of(line, "width");
 }
 
 static void read_process(const char *line) {
@@ -120,13 +130,21 @@ static void read_fault(const char *line) {
     fault->answer = !strcmp(answer, "hang") ? HANG : !strcmp(answer, "crash") ? CRASH : atoi(answer);
 }
 
+static void read_link(const char *line) {
+    Link *link = &world.links[world.link_count++];
+    link->ends[0] = number_of(line, "a");
+    link->ends[1] = number_of(line, "b");
+    link->path = number_of(line, "path");
+    link->nvlinks = number_of(line, "nvlinks");
+}
+
 static void read_script(void) {
-    const char *path = getenv("NVML_STUB");
-    FILE *script = path ? fopen(path, "r") : NULL;
+    const char *path = getenv("NVML_STUB") ? getenv("NVML_STUB") : "/etc/nvml-stub.conf";
+    FILE *script = fopen(path, "r");
     char line[1024];
     memset(&world, 0, sizeof world);
     if (!script) {
-        fprintf(stderr, "nvml_stub: no script at NVML_STUB=%s\n", path ? path : "");
+        fprintf(stderr, "nvml_stub: no script at NVML_STUB=%s\n", path);
         abort();
     }
     while (fgets(line, sizeof line, script)) {
@@ -137,6 +155,8 @@ static void read_script(void) {
         if (!strncmp(line, "mig ", 4)) read_device(line, 0);
         if (!strncmp(line, "process ", 8)) read_process(line);
         if (!strncmp(line, "fault ", 6)) read_fault(line);
+        if (!strncmp(line, "link ", 5)) read_link(line);
+        if (world.link_count == MAX) abort();
         if (world.device_count == MAX || world.process_count == MAX || world.fault_count == MAX) abort();
     }
     fclose(script);
@@ -306,6 +326,52 @@ int nvmlDeviceGetEccMode(Device *device, unsigned *current, unsigned *pending) {
     BEGIN(card_of(device));
     *pending = device->ecc == 1;
     ANSWER_IF_SUPPORTED(current, device->ecc, 1);
+}
+
+int nvmlDeviceGetMaxPcieLinkGeneration(Device *device, unsigned *generation) {
+    BEGIN(card_of(device));
+    ANSWER_IF_SUPPORTED(generation, device->gen, 1);
+}
+
+int nvmlDeviceGetMaxPcieLinkWidth(Device *device, unsigned *width) {
+    BEGIN(card_of(device));
+    ANSWER_IF_SUPPORTED(width, device->width, 1);
+}
+
+int nvmlDeviceGetTopologyCommonAncestor(Device *one, Device *other, int *path) {
+    BEGIN(card_of(one));
+    for (Link *each = world.links; each < world.links + world.link_count; each++)
+        if ((each->ends[0] == card_of(one) && each->ends[1] == card_of(other)) ||
+            (each->ends[1] == card_of(one) && each->ends[0] == card_of(other))) {
+            ANSWER_IF_SUPPORTED(path, each->path, 1);
+        }
+    return NOT_SUPPORTED;
+}
+
+/* The card at the other end of a card's NVLink number `link`; ABSENT: it has no such link. */
+static int far_end(int card, unsigned link) {
+    for (Link *each = world.links; each < world.links + world.link_count; each++)
+        for (int end = 0; end < 2; end++)
+            if (each->ends[end] == card && each->nvlinks > 0) {
+                if (link < (unsigned)each->nvlinks) return each->ends[1 - end];
+                link -= (unsigned)each->nvlinks;
+            }
+    return ABSENT;
+}
+
+int nvmlDeviceGetNvLinkState(Device *device, unsigned link, unsigned *is_up) {
+    BEGIN(card_of(device));
+    *is_up = 1;
+    return far_end(card_of(device), link) == ABSENT ? INVALID_ARGUMENT : SUCCESS;
+}
+
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(Device *device, unsigned link, PciInfo *info) {
+    Device *other;
+    BEGIN(card_of(device));
+    if (find(ABSENT, (unsigned)far_end(card_of(device), link), &other) != SUCCESS) return INVALID_ARGUMENT;
+    memset(info, 0, sizeof *info);
+    snprintf(info->bus_id, sizeof info->bus_id, "%s", other->pci);
+    return SUCCESS;
 }
 
 /* --- what came with later drivers ------------------------------------------------------------------------------ */

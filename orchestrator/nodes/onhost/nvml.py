@@ -1,25 +1,27 @@
 """What NVML says of this host's GPUs, and in plain words what keeps it from saying so.
 
-A sick driver can block a call for ever or take the process down with it, so `probe` runs this module as a process of
-its own, that it can do without: `python -m orchestrator.nodes.nvml` prints `GpuFacts` as JSON. What the driver does not
-support is None. A card that cannot be measured is left out, with a sentence: nothing may be placed on it.
+A sick driver can block a call for ever or take the process down with it, so `gpus` runs this module as a process of its
+own, that it can do without: it answers each line it reads with one line of JSON. What the driver does not support is
+None. A card that cannot be measured is left out, with a sentence: nothing may be placed on it.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
+from orchestrator.nodes.onhost.gpus import no_gpus
+from orchestrator.nodes.onhost.links import links_between, pci_address
 
-from orchestrator.core.model import Accelerator, GpuProcess
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 LOOK_AT_LOG = "`dmesg | grep -iE 'nvrm|xid'` says why"
 
@@ -46,32 +48,44 @@ NO_SUCH_SLICE = frozenset({Code.NOT_FOUND, Code.INVALID_ARGUMENT})
 OUT_OF_SERVICE = frozenset({Code.GPU_IS_LOST, Code.RESET_REQUIRED})
 
 
-@dataclass(frozen=True, slots=True)
-class GpuFacts:
-    """The part of `NodeFacts` that NVML knows."""
+class Session:
+    """NVML, started at the first look and kept: without persistence mode each start wakes every card."""
 
-    accelerators: tuple[Accelerator, ...] = ()
-    driver_version: str | None = None
-    cuda_version: str | None = None
-    problems: tuple[str, ...] = ()
+    def __init__(self, nvml: Any, root: Path) -> None:
+        self._nvml = nvml
+        self._root = root
+        self._is_open = False
 
-
-def read_gpus(root: Path = Path("/")) -> GpuFacts:
-    """Read every GPU once. Raises nothing of NVML's; may block or crash where the driver does."""
-    import pynvml  # only this process needs it: 8,000 lines that load a driver library
-
-    cards = pci_addresses(root)
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return GpuFacts(problems=_why_no_start(error, _device(root, cards)))
-    reading = _Reading(pynvml)
-    try:
+    def read(self) -> dict[str, Any]:
+        """Every GPU once. Raises nothing of NVML's; may block or crash where the driver does."""
+        cards = pci_addresses(self._root)
+        if not self._is_open:
+            try:
+                self._nvml.nvmlInit()
+            except self._nvml.NVMLError as error:
+                return no_gpus(_why_no_start(error, _device(self._root, cards)))
+            self._is_open = True
+        reading = _Reading(self._nvml, self._root)
         accelerators = reading.all_cards(cards)
         driver, cuda = reading.versions()
-    finally:
-        reading.asked_of_host("end of the session", pynvml.nvmlShutdown)
-    return GpuFacts(accelerators, driver, cuda, tuple(reading.problems))
+        if not reading.is_sound:  # a session that the driver gave up on stays so; the next look begins anew
+            reading.problems += self.close()
+        return {
+            "accelerators": accelerators,
+            "driver_version": driver,
+            "cuda_version": cuda,
+            "gpu_links": links_between(self._nvml, reading.handles),
+            "problems": reading.problems,
+        }
+
+    def close(self) -> list[str]:
+        """End the session; a sentence where that failed."""
+        if not self._is_open:
+            return []
+        self._is_open = False
+        reading = _Reading(self._nvml, self._root)
+        reading.asked_of_host("end of the session", self._nvml.nvmlShutdown)
+        return reading.problems
 
 
 def pci_addresses(root: Path) -> tuple[str, ...]:
@@ -100,10 +114,10 @@ def _device(root: Path, cards: tuple[str, ...]) -> str | None:
     return "an NVIDIA device file" if any((root / "dev").glob("nvidia[0-9]*")) else None
 
 
-def _why_no_start(error: Any, device: str | None) -> tuple[str, ...]:
+def _why_no_start(error: Any, device: str | None) -> list[str]:
     """Sentences for an NVML that does not start; none for a host that simply has no GPU (`device` None)."""
     if error.value == Code.LIBRARY_NOT_FOUND and device is None:
-        return ()
+        return []
     ways_out = {
         Code.LIBRARY_NOT_FOUND: f"this host has {device}, but NVML (libnvidia-ml.so.1) is not found: install the "
         "NVIDIA driver; in a container, start it with the GPUs (`--gpus all`)",
@@ -117,25 +131,27 @@ def _why_no_start(error: Any, device: str | None) -> tuple[str, ...]:
         Code.FUNCTION_NOT_FOUND: "the NVIDIA driver is too old: install version 450 or newer",
     }
     otherwise = f"NVML does not start ({error}): {LOOK_AT_LOG}, and a reboot loads the driver anew"
-    return (ways_out.get(error.value, otherwise),)
+    return [ways_out.get(error.value, otherwise)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Card:
+class _Card(NamedTuple):
     handle: Any
-    index: int
+    number: int
     name: str
     pci: str | None
 
     def __str__(self) -> str:
-        return f"GPU {self.index} ({self.name}, PCI {self.pci})" if self.pci else f"GPU {self.index} ({self.name})"
+        return f"GPU {self.number} ({self.name}, PCI {self.pci})" if self.pci else f"GPU {self.number} ({self.name})"
 
 
 class _Reading:
     """One pass over the cards between NVML's init and shutdown, and the problems met on the way."""
 
-    def __init__(self, pynvml: Any) -> None:
-        self._nvml = pynvml
+    def __init__(self, nvml: Any, root: Path) -> None:
+        self._nvml = nvml
+        self._root = root
+        self.is_sound = True  # False: a question about the host failed
+        self.handles: list[tuple[str, str | None, Any]] = []  # of whole cards: UUID, PCI address, handle
         self._processes_untold = False
         self.problems: list[str] = []
 
@@ -162,6 +178,7 @@ class _Reading:
         try:
             return self.asked(what, *ways)
         except self._nvml.NVMLError as error:
+            self.is_sound = False
             self._tell(what, error)
             return None
 
@@ -182,9 +199,9 @@ class _Reading:
             )
         return driver, f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda is not None else None
 
-    def all_cards(self, cards: tuple[str, ...]) -> tuple[Accelerator, ...]:
+    def all_cards(self, cards: tuple[str, ...]) -> list[dict[str, Any]]:
         """Every accelerator that can be measured. `cards` are the PCI addresses the system knows."""
-        found: list[Accelerator] = []
+        found: list[dict[str, Any]] = []
         lost: list[tuple[int, str | None, Any]] = []
         answered: list[str | None] = []
         for index in range(self.asked_of_host("number of GPUs", self._nvml.nvmlDeviceGetCount) or 0):
@@ -199,9 +216,9 @@ class _Reading:
         # NVML may not even say where a lost card is. The system still lists it, among those nobody answered for.
         silent = [each for each in cards if each not in answered]
         nameless = [index for index, pci, _ in lost if pci is None]
-        guess = dict(zip(nameless, silent, strict=True)) if len(nameless) == len(silent) else {}
+        guess = dict(zip(nameless, silent)) if len(nameless) == len(silent) else {}
         self.problems += [_why_left_out(index, pci or guess.get(index), error) for index, pci, error in lost]
-        return tuple(found)
+        return found
 
     def _pci(self, handle: Any, index: int) -> str | None:
         """The address as the system writes it: NVML's domain has eight digits, that of sysfs and lspci four."""
@@ -211,14 +228,13 @@ class _Reading:
             if error.value not in UNSUPPORTED | OUT_OF_SERVICE:
                 self.problems.append(f"GPU {index}: its PCI address cannot be read ({error}): {LOOK_AT_LOG}")
             return None  # a lost card is told of once, when it is asked what it is
-        text = bus_id.decode() if isinstance(bus_id, bytes) else str(bus_id)
-        domain, _, rest = text.lower().partition(":")
-        return f"{int(domain, 16):04x}:{rest}"
+        return pci_address(bus_id)
 
-    def _accelerators(self, handle: Any, index: int, pci: str | None) -> list[Accelerator]:
+    def _accelerators(self, handle: Any, index: int, pci: str | None) -> list[dict[str, Any]]:
         """The card itself, or its MIG devices where MIG is on: then the card as a whole runs nothing."""
         nvml = self._nvml
         card = _Card(handle, index, nvml.nvmlDeviceGetName(handle), pci)
+        self.handles.append((nvml.nvmlDeviceGetUUID(handle), pci, handle))
         mig = self._mig(handle)
         if mig != "on":
             whole = self._whole(card, mig)
@@ -240,7 +256,7 @@ class _Reading:
             raise  # a card that may be in slices must not be offered as a whole
         return "on" if is_on else "off"
 
-    def _whole(self, card: _Card, mig: str) -> Accelerator | None:
+    def _whole(self, card: _Card, mig: str) -> dict[str, Any] | None:
         nvml, handle = self._nvml, card.handle
         memory = self._memory(handle, str(card))
         if memory is None:
@@ -251,9 +267,9 @@ class _Reading:
             lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle),
             lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle),
         )
-        return Accelerator(
+        return dict(
             uuid=nvml.nvmlDeviceGetUUID(handle),
-            index=card.index,
+            index=card.number,
             name=card.name,
             vram_total_bytes=memory.total,
             vram_free_bytes=memory.free,
@@ -271,12 +287,13 @@ class _Reading:
             power_limit_w=None if limit_milliwatts is None else limit_milliwatts / 1000,
             mig=mig,
             ecc=self._ecc(card),
+            **self._seat(card),
         )
 
-    def _slices(self, card: _Card) -> Iterator[Accelerator]:
+    def _slices(self, card: _Card) -> Iterator[dict[str, Any]]:
         """The card's MIG devices. Power, temperature and utilisation are the card's alone, so here they are None."""
         nvml = self._nvml
-        parent_uuid, ecc = nvml.nvmlDeviceGetUUID(card.handle), self._ecc(card)
+        parent_uuid, ecc, seat = nvml.nvmlDeviceGetUUID(card.handle), self._ecc(card), self._seat(card)
         count = self.asked(f"{card}: number of MIG devices", lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(card.handle))
         for position in range(count or 0):
             where = f"{card}, MIG device {position}"
@@ -286,9 +303,9 @@ class _Reading:
             memory = None if handle is None else self._memory(handle, where)
             if handle is None or memory is None:
                 continue
-            yield Accelerator(
+            yield dict(
                 uuid=nvml.nvmlDeviceGetUUID(handle),
-                index=card.index,
+                index=card.number,
                 name=nvml.nvmlDeviceGetName(handle),
                 vram_total_bytes=memory.total,
                 vram_free_bytes=memory.free,
@@ -297,6 +314,7 @@ class _Reading:
                 mig="on",
                 ecc=ecc,
                 parent_uuid=parent_uuid,
+                **seat,
             )
 
     def _memory(self, handle: Any, where: str) -> Any | None:
@@ -314,7 +332,7 @@ class _Reading:
             )
         return memory
 
-    def _processes(self, handle: Any, where: str) -> tuple[GpuProcess, ...]:
+    def _processes(self, handle: Any, where: str) -> list[dict[str, Any]]:
         nvml = self._nvml
         compute = self.asked(
             f"{where}: list of compute processes",
@@ -329,18 +347,29 @@ class _Reading:
         self._processes_untold |= compute is None and graphics is None
         return merge_processes((each.pid, each.usedGpuMemory) for each in [*(compute or ()), *(graphics or ())])
 
+    def _seat(self, card: _Card) -> dict[str, Any]:
+        """Where in the host the card sits, and how wide its way to the host is at its best."""
+        nvml, handle = self._nvml, card.handle
+        node = "" if card.pci is None else _line(self._root / "sys/bus/pci/devices" / card.pci / "numa_node")
+        return {
+            "pci": card.pci,
+            "numa_node": int(node) if node.isdecimal() else None,  # -1: the board does not say
+            "pcie_generation": self.asked(f"{card}: PCIe", lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)),
+            "pcie_width": self.asked(f"{card}: PCIe", lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(handle)),
+        }
+
     def _ecc(self, card: _Card) -> str:
         mode = self.asked(f"{card}: ECC mode", lambda: self._nvml.nvmlDeviceGetEccMode(card.handle)[0])
         return "unsupported" if mode is None else "on" if mode else "off"
 
 
-def merge_processes(held: Iterable[tuple[int, int | None]]) -> tuple[GpuProcess, ...]:
+def merge_processes(held: Iterable[tuple[int, int | None]]) -> list[dict[str, Any]]:
     """One entry a pid. A process that computes and draws is in both lists with all it holds, so the larger counts."""
     by_pid: dict[int, int | None] = {}
     for pid, vram in held:
         known = by_pid.get(pid)
         by_pid[pid] = vram if known is None else known if vram is None else max(known, vram)
-    return tuple(GpuProcess(pid, by_pid[pid]) for pid in sorted(by_pid))
+    return [{"pid": pid, "vram_bytes": by_pid[pid]} for pid in sorted(by_pid)]
 
 
 def _why_left_out(index: int, pci: str | None, error: Any) -> str:
@@ -352,10 +381,23 @@ def _why_left_out(index: int, pci: str | None, error: Any) -> str:
     return f"{which} does not answer ({error}); it is left out; {LOOK_AT_LOG}, and a reboot may bring it back"
 
 
-def main(arguments: list[str]) -> None:
-    """Print `GpuFacts` as one line of JSON; the argument is the root of the file system to look in."""
-    sys.stdout.buffer.write(orjson.dumps(read_gpus(Path(*arguments))) + b"\n")
+def serve(root: Path) -> None:
+    """Answer each line of the standard input with what the GPUs are then; the input's end ends the session."""
+    import pynvml  # only this process needs it: 8,000 lines that load a driver library
+
+    session = Session(pynvml, root)
+    try:
+        while sys.stdin.buffer.readline():
+            sys.stdout.write(json.dumps(session.read()) + "\n")
+            sys.stdout.flush()
+    finally:
+        session.close()
+
+
+def main(bundle: dict[str, Any]) -> None:
+    """As `remote` starts it on another host."""
+    serve(Path(bundle["root"]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["/"])
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""How many hosts one controller can watch over SSH."""
