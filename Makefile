@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 up_flags = $(if $(LISTEN),--listen $(LISTEN)) $(if $(STATE),--state $(STATE)) $(ARGS)
 
-.PHONY: up test bench install install-test system-test-packages lint
+.PHONY: up test bench install install-test system-test-packages lint lock
 
 up: install
 	@exec .venv/bin/ollamactl up $(up_flags)
@@ -46,6 +46,11 @@ test: install-test system-test-packages
 bench: install-test
 	@tests/system_packages.sh haproxy
 	@.venv/bin/python -m benchmarks.gateway $(ARGS)
+
+# Versions stay as they are, unless pyproject.toml asks for others; with ARGS=--upgrade the newest.
+lock: .venv/bin/uv
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(ARGS) pyproject.toml --extra embedded --extra build -o requirements.txt
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(ARGS) pyproject.toml --extra embedded --extra build --extra test --extra routing -c requirements.txt -o requirements-test.txt
 
 lint: install-test
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

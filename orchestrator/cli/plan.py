@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from rich.table import Table
 
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.output import below, console, draw, table
-from orchestrator.core.model import Engine, NodeFacts, Placement, PlacementPlan
+from orchestrator.core.cards import Card
+from orchestrator.core.model import Demand, Engine, NodeFacts, Placement, PlacementPlan
+from orchestrator.core.placement import HEADROOM_BYTES, usable_accelerators
+from orchestrator.core.placement.alternatives import explain
+from orchestrator.core.placement.serving import cards_of
 from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.fleet.inventory import take_inventory
 from orchestrator.fleet.wanted import want
@@ -21,27 +26,45 @@ from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings
 
 
-def run_plan(config: Path | None, simulate: str | None, *, as_json: bool) -> int:
-    """Print the plan. Exit code 1 where a pool could not be placed."""
+def run_plan(config: Path | None, simulate: str | None, *, as_json: bool, is_explained: bool = False) -> int:
+    """Print the plan, `is_explained` with what other ways would serve. Exit code 1 where a pool could not be placed."""
     settings = asyncio.run(resolve_settings(Wish(Path(), config, None, simulate, None))).settings
     if settings.instances and not as_json:
         console.print("nothing is deployed: the configuration names `instances` that run already")
         return 0
-    plan, facts = asyncio.run(_plan(settings))
+    plan, facts, demands = asyncio.run(_plan(settings))
+    told = explanations(demands, facts) if is_explained else ()
     if as_json:
-        click.echo(json.dumps({"plan": asdict(plan), "nodes": [asdict(each) for each in facts]}, indent=2))
+        whole = {"plan": asdict(plan), "nodes": [asdict(each) for each in facts]}
+        click.echo(json.dumps({**whole, **({"explained": told} if is_explained else {})}, indent=2))
     else:
         _draw(plan, facts)
+        for line in (line for lines in told for line in lines):
+            console.print(escape(line), highlight=False)
     return 1 if plan.refused else 0
 
 
-async def _plan(settings: ClusterSettings) -> tuple[PlacementPlan, tuple[NodeFacts, ...]]:
+async def _plan(settings: ClusterSettings) -> tuple[PlacementPlan, tuple[NodeFacts, ...], tuple[Demand, ...]]:
     if settings.instances:
-        return PlacementPlan(()), ()
+        return PlacementPlan(()), (), ()
     facts = await take_inventory(settings.nodes, ollama_models_dir())
     is_simulated = any(node.simulate for node in settings.nodes)
     engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)
-    return want(settings, facts, engine).plan, facts
+    wanted = want(settings, facts, engine)
+    return wanted.plan, facts, wanted.demands
+
+
+def explanations(demands: Sequence[Demand], facts: Sequence[NodeFacts]) -> tuple[tuple[str, ...], ...]:
+    """For each model and kind of card, several instances beside one with more slots: what either would serve."""
+    cards = cards_of(facts)
+    roomiest: dict[str, tuple[Card, int]] = {}
+    for accelerator in (each for node in facts for each in usable_accelerators(node)):
+        card = cards.get(accelerator.uuid)
+        if card is not None:
+            room = max(accelerator.vram_free_bytes - HEADROOM_BYTES, roomiest.get(card.name, (card, 0))[1])
+            roomiest[card.name] = (card, room)
+    told = tuple(explain(demand, card, room) for demand in demands for card, room in roomiest.values())
+    return told or (("nothing can be predicted: no GPU here whose bandwidth is known",),)
 
 
 def _draw(plan: PlacementPlan, facts: tuple[NodeFacts, ...]) -> None:
@@ -52,6 +75,8 @@ def _draw(plan: PlacementPlan, facts: tuple[NodeFacts, ...]) -> None:
         for problem in node.problems:
             console.print(f"  [yellow]{escape(problem)}[/yellow]")
     draw(_placements(plan.placements))
+    for pool, note in plan.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(pool)}: {escape(note)}")
     for pool, why in plan.refused:
         console.print(f"[red]not placed:[/red] {escape(pool)}: {escape(why)}")
 

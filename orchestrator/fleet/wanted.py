@@ -8,10 +8,21 @@ from pathlib import Path
 
 from orchestrator.core.catalogue import find
 from orchestrator.core.errors import SettingsError
-from orchestrator.core.model import Demand, Engine, ModelShape, NodeFacts, Placement, PlacementPlan, PoolName
+from orchestrator.core.model import (
+    Demand,
+    Engine,
+    ModelShape,
+    NodeFacts,
+    NodeName,
+    Placement,
+    PlacementPlan,
+    PoolName,
+    UsualCall,
+)
 from orchestrator.core.placement import place
+from orchestrator.core.sizing import served_slots
 from orchestrator.fleet.engines import LocalEngine
-from orchestrator.nodes.weights import ollama_models_dir, pulled_weights, shape_of_file
+from orchestrator.nodes.weights import ollama_models_dir, pulled_shape, pulled_weights, shape_of_file
 from orchestrator.settings import ClusterSettings, ModelSettings
 
 
@@ -25,6 +36,7 @@ class Wanted:
     plan: PlacementPlan
     shapes: Mapping[str, ModelShape]
     terms: Mapping[str, str]
+    demands: tuple[Demand, ...] = ()
 
 
 def weights_file(name: str, model: ModelSettings, engine: LocalEngine, *, is_simulated: bool) -> Path | None:
@@ -43,6 +55,10 @@ def shape_of(name: str, model: ModelSettings, engine: LocalEngine, *, is_simulat
 
     Raises SettingsError where neither knows the model: placement promises no memory it cannot work out.
     """
+    if model.gguf is None and engine.kind is Engine.OLLAMA and not is_simulated:
+        known = pulled_shape(ollama_models_dir(), name)
+        if known is not None:
+            return known
     file = weights_file(name, model, engine, is_simulated=is_simulated)
     if file is not None:
         return shape_of_file(file)
@@ -65,9 +81,10 @@ def want(
     """The instances that `settings` asks for on `facts`. Raises SettingsError, HostError."""
     is_simulated = all(each.is_simulated for each in facts)
     shapes = {name: _shape(name, model, engine, is_simulated) for name, model in settings.models.items()}
-    demands = [_demand(name, model, shapes[name]) for name, model in settings.models.items()]
+    demands = demands_of(settings, shapes)
     terms = {name: _terms(model, engine, is_simulated) for name, model in settings.models.items()}
-    return Wanted(place(demands, facts, current=current, own_bytes=own_bytes or {}), shapes, terms)
+    plan = place(demands, facts, current=current, own_bytes=own_bytes or {})
+    return Wanted(plan, shapes, terms, tuple(demands))
 
 
 def _shape(name: str, model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> ModelShape:
@@ -83,15 +100,31 @@ def _terms(model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> str
     return f"{what} {model.kv_cache}{' embedding' if model.embedding else ''}{weights}"
 
 
-def _demand(name: str, model: ModelSettings, shape: ModelShape) -> Demand:
-    is_fill = model.replicas == "fill"
+def demands_of(settings: ClusterSettings, shapes: Mapping[str, ModelShape]) -> list[Demand]:
+    """What each pool asks of placement; `shapes` by pool."""
+    return [_demand(name, model, shapes[name], settings) for name, model in settings.models.items()]
+
+
+def _demand(name: str, model: ModelSettings, shape: ModelShape, settings: ClusterSettings) -> Demand:
+    is_fixed = isinstance(model.replicas, int)
+    least = int(model.replicas) if is_fixed else model.hosts
+    tiers = [each for each in settings.tiers.values() if each.model == name]
+    at_once = settings.demand.at_once
+    goals = [each.answer_s for each in tiers if each.answer_s is not None]
     return Demand(
         pool=PoolName(name),
         shape=shape,
         context=min(model.context, shape.context_length),
-        slots=1 if shape.is_embedding else model.slots,  # Ollama serves embedding models one at a time
+        slots=served_slots(shape, model.slots),
         kv_type=model.kv_cache,
-        replicas_min=1 if is_fill else int(model.replicas),
-        replicas_max=None if is_fill else int(model.replicas),
+        replicas_min=least,
+        replicas_max=least if is_fixed else None,
         share=model.share,
+        load=at_once * sum(each.share or 0.0 for each in tiers) if model.replicas == "auto" and at_once else None,
+        usual=UsualCall(settings.demand.prompt_tokens, settings.demand.answer_tokens, min(goals, default=None)),
+        per_card=model.instances_per_gpu if isinstance(model.instances_per_gpu, int) else None,
+        hosts_min=model.hosts,
+        nodes=tuple(NodeName(each) for each in model.on_nodes),
+        apart=tuple(PoolName(each) for each in model.apart),
+        beside=tuple(PoolName(each) for each in model.beside),
     )

@@ -128,7 +128,7 @@ PLACED = [
     (
         "models: {a: {replicas: 0}}",
         "cluster.yaml:1:24: models.a.replicas: "
-        "expected a whole number from 1 to 1024 or fill, such as replicas: 1; got 0",
+        "expected a whole number from 1 to 1024 or fill or auto, such as replicas: 1; got 0",
     ),
     (
         "models: {a: {embedding: yes}}",
@@ -198,7 +198,8 @@ PLACED = [
     ),
     (
         "instances: [{url: 'http://a:1', slots: 0}]",
-        "cluster.yaml:1:40: instances[0].slots: expected a whole number from 1 to 1024, such as slots: 4; got 0",
+        "cluster.yaml:1:40: instances[0].slots: "
+        "expected a whole number from 1 to 1024 or probe, such as slots: 4; got 0",
     ),
     (
         "instances: [{url: 'http://a:1', model: [a, 'b c']}]",

@@ -52,6 +52,25 @@ def explain_refusal(
     return f"{head}: {need}; the most room left is {most}: {-(-short // MIB):,} MiB short. {way_out}"
 
 
+def explain_unserved(demand: Demand, placed: int, missing: float) -> str:
+    """Why a pool does not serve the load it was told of, though it has its minimum."""
+    goal_s = demand.usual.answer_s if demand.usual is not None else None
+    within = f" within {goal_s:g} s" if goal_s is not None else ""
+    served = (demand.load or 0.0) - missing
+    ways = "more or faster cards" if goal_s is not None else "more cards, more slots"
+    if demand.replicas_max is not None and placed >= demand.replicas_max:
+        ways = f"more than {demand.replicas_max} instances"
+    elif demand.per_card is not None:
+        ways += f", more than {demand.per_card} instances on a card"
+    return f"{served:g} of {demand.load:g} calls at once are served{within}; for the others it needs {ways}"
+
+
+def explain_hosts(demand: Demand, hosts: int) -> str:
+    """Why the loss of a node costs a pool more than it should."""
+    plural = "s" if hosts > 1 else ""
+    return f"on {hosts} host{plural} where {demand.hosts_min} were asked for: no room on another; free some, or add one"
+
+
 def _way_out(demand: Demand, room: tuple[NodeName, Accelerator | None, int], largest_bytes: int) -> str:
     _, card, left = room
     on_gpu = card is not None
