@@ -1,8 +1,8 @@
-"""Curated answers: written by people, found by their questions word for word, given before anything is computed.
+"""Curated answers: written by people, found by their questions, given before anything is computed.
 
-A question is found whatever its case, blanks and closing punctuation, and also with Turkish marks left off, as long as
-only one answer can be meant. Nothing is guessed from likeness: one word more or less is another question.
-Files are read by the caller; this module is handed their text.
+Word for word first: whatever the case, blanks and closing punctuation, and also with Turkish marks left off, as long
+as only one answer can be meant. Then, where it is wanted, as a paraphrase: what that is `paraphrase` decides, and of
+two entries that may both be meant neither answers. How entries are written in files is `faq_files`'.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final
-
-import yaml
+from urllib.parse import quote
 
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.letters import compose, leaves_marks_off, lower, without_marks
+from orchestrator.core.paraphrase.guard import Compared
+from orchestrator.core.paraphrase.index import LIKENESS_MIN, Paraphrases
 
 LANGUAGES: Final = ("tr", "en")
-_FIELDS: Final = ("questions", "answer", "language", "source", "tags", "valid_from", "valid_until")
-_QUESTION_LETTERS_MAX: Final = 500  # a longer text is no question that somebody wrote down beforehand
+QUESTION_LETTERS_MAX: Final = 500  # a longer text is no question that somebody wrote down beforehand
+_NEAR: Final = 0.3  # less like than this, an entry is told to nobody as near
 
 _UNSEEN: Final = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")  # soft hyphens and the like, from copied text
 _CLOSING: Final = " ?.…,;:"
@@ -38,12 +40,12 @@ _PLAIN_FIELDS: Final = frozenset(_PLAIN.split())
 
 
 class FaqError(ValueError):
-    """A FAQ file is not as it should be; the text names file, entry and field, and says what to do."""
+    """A FAQ is not as it should be; the text names file, line and field, and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaqEntry:
-    """One answer and the ways to ask for it. Days are included in its time; `origin` is its place, for people."""
+    """One answer and the ways to ask for it. Days are included in its time; `origin` is its place: FILE:LINE."""
 
     questions: tuple[str, ...]
     answer: str
@@ -53,6 +55,8 @@ class FaqEntry:
     valid_from: date | None = None
     valid_until: date | None = None
     origin: str = ""
+    author: str = ""
+    paraphrases: bool = True  # False: word for word alone
 
     def is_valid(self, today: date) -> bool:
         return (self.valid_from is None or self.valid_from <= today) and (
@@ -66,12 +70,44 @@ class FaqEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """The entry that answers a question, and how it was found: `likeness` is None where word for word."""
+
+    entry: FaqEntry
+    question: str = ""  # of the entry's, the one that is the same in other words
+    likeness: float | None = None
+
+    @property
+    def how(self) -> str:
+        return "words" if self.likeness is None else "paraphrase"
+
+    @property
+    def told(self) -> str:
+        """The entry's place and how it was found, as an HTTP header may have it: no folder, no letter beyond ASCII."""
+        name, _, line = self.entry.origin.rpartition(":")
+        place = f"{quote(PurePath(name).name)}:{line}" if name else "?"
+        likeness = "" if self.likeness is None else f"; likeness={self.likeness:.2f}"
+        return f"{place}; match={self.how}{likeness}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An entry near to a question, and why it is not, or might be, its answer."""
+
+    entry: FaqEntry
+    question: str
+    compared: Compared
+    is_valid: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Faq:
     """Curated answers by question; a look-up costs the same however many there are."""
 
     _entries: tuple[FaqEntry, ...] = ()
     _exact: Mapping[str, tuple[FaqEntry, ...]] = field(default_factory=dict, repr=False)
     _unmarked: Mapping[str, tuple[tuple[str, FaqEntry], ...]] = field(default_factory=dict, repr=False)
+    _paraphrases: tuple[Paraphrases, ...] = ()  # one a language
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -80,8 +116,11 @@ class Faq:
         return iter(self._entries)
 
     @classmethod
-    def from_entries(cls, entries: Iterable[FaqEntry]) -> Faq:
-        """Raises `FaqError` where a question has two different answers on the same day."""
+    def from_entries(cls, entries: Iterable[FaqEntry], *, paraphrases: bool = False) -> Faq:
+        """Raises `FaqError` where a question has two different answers on the same day.
+
+        `paraphrases`: answer questions in other words too, of the entries that do not forbid it.
+        """
         kept = tuple(entries)
         exact: dict[str, tuple[FaqEntry, ...]] = {}
         for entry in kept:
@@ -95,11 +134,41 @@ class Faq:
         for form, found in exact.items():
             key = without_marks(form)
             unmarked[key] = (*unmarked.get(key, ()), *((form, entry) for entry in found))
-        return cls(kept, exact, unmarked)
+        return cls(kept, exact, unmarked, _indexed(kept) if paraphrases else ())
+
+    def find(self, question: str, today: date) -> Found | None:
+        """What answers `question` today: word for word, or in other words of which only one answer can be meant."""
+        if (entry := self.match(question, today)) is not None:
+            return Found(entry)
+        if not self._paraphrases or len(question) > QUESTION_LETTERS_MAX or self._was_asked_for(question):
+            return None
+        hits = [each for each in self._near(question, today) if _answers(each)]
+        if len({each.entry.answer for each in hits}) != 1:
+            return None
+        return Found(hits[0].entry, hits[0].question, hits[0].compared.likeness)
+
+    def neighbours(self, question: str, today: date, most: int = 5) -> list[Neighbour]:
+        """The entries nearest to `question`, those that might answer first: why it hits, or does not."""
+        near = self._near(question, today, is_whole=True)
+        once = {id(each.entry): each for each in reversed(near)}
+        return [each for each in near if once[id(each.entry)] is each and each.compared.likeness >= _NEAR][:most]
+
+    def _near(self, question: str, today: date, *, is_whole: bool = False) -> list[Neighbour]:
+        found = [
+            Neighbour(entry, near.question, near.compared, entry.is_valid(today))
+            for each in self._paraphrases
+            for near in each.near(question, lambda number: is_whole or self._entries[number].is_valid(today))
+            for entry in (self._entries[near.entry],)
+        ]
+        return sorted(found, key=lambda each: (bool(each.compared.objections), -each.compared.likeness))
+
+    def _was_asked_for(self, question: str) -> bool:
+        """Whether some entry has this very question, although it does not answer it today: then no other one does."""
+        return any(without_marks(fold(question, each)) in self._unmarked for each in LANGUAGES)
 
     def match(self, question: str, today: date) -> FaqEntry | None:
-        """The entry that answers `question` today, or None where there is none or more than one answer is possible."""
-        if len(question) > _QUESTION_LETTERS_MAX:
+        """The entry with this very question, or None where there is none or more than one answer is possible."""
+        if len(question) > QUESTION_LETTERS_MAX:
             return None
         # A plain I without an İ beside it may be either language's: letters then do not tell which word it is.
         is_ambiguous = "I" in question and "İ" not in question
@@ -112,15 +181,18 @@ class Faq:
         return valid[0] if len({entry.answer for entry in valid}) == 1 else None
 
 
-def load_faq(text: str, name: str) -> Faq:
-    """The entries of a YAML file called `name`. Raises `FaqError`: not YAML, not a list, or a wrong entry."""
-    try:
-        given = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C where PyYAML has it
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: no such day, too deep
-        raise FaqError(f"{name}: cannot be read as YAML: {error}") from error
-    if not isinstance(given, list):
-        raise FaqError(f"{name}: a list of entries is expected, each beginning with `- questions:`")
-    return Faq.from_entries(_entry(each, f"{name}, entry {number}") for number, each in enumerate(given, start=1))
+def _indexed(entries: Sequence[FaqEntry]) -> tuple[Paraphrases, ...]:
+    made = []
+    for language in LANGUAGES:
+        open_to = [
+            (number, each) for number, each in enumerate(entries) if each.language == language and each.paraphrases
+        ]
+        made.append(Paraphrases.of(((number, text) for number, each in open_to for text in each.questions), language))
+    return tuple(made)
+
+
+def _answers(near: Neighbour) -> bool:
+    return not near.compared.objections and near.compared.likeness >= LIKENESS_MIN
 
 
 def question_of(turns: Sequence[Turn], body: Mapping[str, Any] = MappingProxyType({})) -> str | None:
@@ -168,82 +240,3 @@ def _refuse_contradiction(question: str, entry: FaqEntry, others: Iterable[FaqEn
                 f"{entry.origin}, questions: {question!r} has another answer in {other.origin}; "
                 "give it one, or times (valid_from, valid_until) that do not overlap"
             )
-
-
-# --- one entry of a file, checked ----------------------------------------------------------------------------------
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Refuses a field given twice in one entry, of which YAML readers silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        if len(made) != len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a field is given twice", node.start_mark)
-        return made
-
-
-def _entry(given: object, origin: str) -> FaqEntry:
-    if not isinstance(given, dict):
-        raise FaqError(f"{origin}: fields are expected: {', '.join(_FIELDS)}")
-    unknown = [str(name) for name in given if name not in _FIELDS]
-    if unknown:
-        raise FaqError(f"{origin}, {unknown[0]}: no such field; there are {', '.join(_FIELDS)}")
-    language = _text(given, "language", origin)
-    if language not in LANGUAGES:
-        raise FaqError(f"{origin}, language: {language!r} is not one of {', '.join(LANGUAGES)}")
-    entry = FaqEntry(
-        questions=_questions(given, language, origin),
-        answer=_text(given, "answer", origin),
-        language=language,
-        source=_text(given, "source", origin) if "source" in given else "",
-        tags=_texts(given, "tags", origin) if "tags" in given else (),
-        valid_from=_day(given, "valid_from", origin),
-        valid_until=_day(given, "valid_until", origin),
-        origin=origin,
-    )
-    if entry.valid_from and entry.valid_until and entry.valid_until < entry.valid_from:
-        raise FaqError(f"{origin}, valid_until: before valid_from, so the entry would never answer")
-    return entry
-
-
-def _questions(given: Mapping[str, object], language: str, origin: str) -> tuple[str, ...]:
-    questions = _texts(given, "questions", origin)
-    if not questions:
-        raise FaqError(f"{origin}, questions: at least one is needed")
-    for each in questions:
-        if len(each) > _QUESTION_LETTERS_MAX:
-            raise FaqError(f"{origin}, questions: longer than {_QUESTION_LETTERS_MAX} letters: {each[:40]!r}…")
-        if not fold(each, language):
-            raise FaqError(f"{origin}, questions: {each!r} has no word in it")
-    return questions
-
-
-def _texts(given: Mapping[str, object], name: str, origin: str) -> tuple[str, ...]:
-    values = given.get(name)
-    if not isinstance(values, list):
-        raise FaqError(f"{origin}, {name}: a list of texts is expected")
-    return tuple(_as_text(each, name, origin) for each in values)
-
-
-def _text(given: Mapping[str, object], name: str, origin: str) -> str:
-    if name not in given:
-        raise FaqError(f"{origin}, {name}: missing")
-    return _as_text(given[name], name, origin)
-
-
-def _as_text(value: object, name: str, origin: str) -> str:
-    if not isinstance(value, str):
-        raise FaqError(f"{origin}, {name}: {value!r} is not a text to YAML; put it in quotes")
-    if not value.strip():
-        raise FaqError(f"{origin}, {name}: empty")
-    return value.strip()
-
-
-def _day(given: Mapping[str, object], name: str, origin: str) -> date | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, date) or isinstance(value, datetime):
-        raise FaqError(f"{origin}, {name}: a day is expected, like 2026-01-31")
-    return value

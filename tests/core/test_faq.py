@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 
 import orchestrator
 from orchestrator.core.dialects.parse import Turn
-from orchestrator.core.faq import Faq, FaqEntry, FaqError, fold, load_faq, question_of
+from orchestrator.core.faq import Faq, FaqEntry, FaqError, fold, question_of
+from orchestrator.core.faq_files import parse_faq
 
 SAMPLE = Path(orchestrator.__file__).parent / "data" / "faq.yaml"
+EXAMPLES = SAMPLE.with_name("faq-examples.yaml")
 TODAY = date(2026, 6, 1)
+
+
+def load_faq(text: str, name: str, *, paraphrases: bool = False) -> Faq:
+    return Faq.from_entries(parse_faq(text, name), paraphrases=paraphrases)
 
 
 def faq(*pairs: tuple[str, str], language: str = "tr") -> Faq:
@@ -162,7 +168,7 @@ def test_a_question_with_two_answers_is_refused_and_both_places_are_named():
     )
     with pytest.raises(FaqError) as caught:
         load_faq(text, "faq.yaml")
-    assert "faq.yaml, entry 2, questions: 'hız  LİMİTİ' has another answer in faq.yaml, entry 1" in str(caught.value)
+    assert "faq.yaml:2, questions: 'hız  LİMİTİ' has another answer in faq.yaml:1;" in str(caught.value)
 
 
 def test_the_same_answer_twice_is_no_contradiction():
@@ -171,61 +177,8 @@ def test_the_same_answer_twice_is_no_contradiction():
 
 def test_contradictions_between_files_are_found_when_they_are_joined():
     one, two = (load_faq(f"- {{questions: [hız], answer: '{n}', language: tr}}", f"{n}.yaml") for n in (1, 2))
-    with pytest.raises(FaqError, match=r"2\.yaml, entry 1.*1\.yaml, entry 1"):
+    with pytest.raises(FaqError, match=r"2\.yaml:1.*1\.yaml:1"):
         Faq.from_entries([*one, *two])
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-GOOD = "- questions: [a]\n  answer: b\n  language: en\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a: 1", "f.yaml: a list of entries is expected"),
-        ("", "f.yaml: a list of entries is expected"),
-        ("- [", "f.yaml: cannot be read as YAML"),
-        ("- x", "f.yaml, entry 1: fields are expected"),
-        (GOOD + "- questions: [c]\n  language: en\n", "f.yaml, entry 2, answer: missing"),
-        (GOOD + "- answer: c\n  language: en\n", "f.yaml, entry 2, questions: a list of texts is expected"),
-        (GOOD + "  questons: [x]\n", "f.yaml, entry 1, questons: no such field"),
-        (
-            GOOD.replace("answer: b", "answer: 112"),
-            "f.yaml, entry 1, answer: 112 is not a text to YAML; put it in quotes",
-        ),
-        (GOOD.replace("[a]", "[no]"), "f.yaml, entry 1, questions: False is not a text to YAML"),
-        (GOOD.replace("[a]", "[]"), "f.yaml, entry 1, questions: at least one is needed"),
-        (GOOD.replace("[a]", "['?']"), "f.yaml, entry 1, questions: '?' has no word in it"),
-        (GOOD.replace("[a]", f"[{'a' * 501}]"), "f.yaml, entry 1, questions: longer than 500 letters"),
-        (GOOD.replace("answer: b", "answer: ' '"), "f.yaml, entry 1, answer: empty"),
-        (GOOD.replace("en", "de"), "f.yaml, entry 1, language: 'de' is not one of tr, en"),
-        (GOOD + "  tags: x\n", "f.yaml, entry 1, tags: a list of texts is expected"),
-        (GOOD + "  valid_from: soon\n", "f.yaml, entry 1, valid_from: a day is expected, like 2026-01-31"),
-        (GOOD + "  valid_from: 2026-01-01 10:00:00\n", "f.yaml, entry 1, valid_from: a day is expected"),
-        (GOOD + "  valid_from: 2026-02-30\n", "f.yaml: cannot be read as YAML"),
-        (
-            GOOD + "  valid_from: 2026-02-01\n  valid_until: 2026-01-01\n",
-            "f.yaml, entry 1, valid_until: before valid_from",
-        ),
-        (GOOD + "  answer: c\n", "a field is given twice"),
-        ("[" * 5000, "f.yaml: cannot be read as YAML"),
-        ("- !!python/object/apply:os.getcwd []", "f.yaml: cannot be read as YAML"),
-    ],
-)
-def test_a_wrong_file_is_refused_with_its_name_the_entry_and_the_field(text, words):
-    with pytest.raises(FaqError) as caught:
-        load_faq(text, "f.yaml")
-    assert words in str(caught.value)
-    assert isinstance(caught.value, ValueError)
-
-
-def test_all_fields_of_an_entry_are_kept():
-    text = GOOD + "  source: law\n  tags: [x, y]\n  valid_from: 2026-01-01\n  valid_until: 2026-12-31\n"
-    (entry,) = load_faq(text, "f.yaml")
-    assert entry == FaqEntry(
-        ("a",), "b", "en", "law", ("x", "y"), date(2026, 1, 1), date(2026, 12, 31), "f.yaml, entry 1"
-    )
 
 
 def test_an_empty_faq_answers_nothing():
@@ -306,3 +259,78 @@ def test_ten_thousand_entries_load_and_each_is_found():
     known = load_faq("\n".join(lines), "large.yaml")
     assert len(known) == 10_000
     assert answer(known, "SEHIR 9999 NEREDE?") == "yanıt 9999"
+
+
+def test_the_examples_are_valid_and_none_of_them_can_be_taken_for_another():
+    known = load_faq(EXAMPLES.read_text(encoding="utf-8"), EXAMPLES.name, paraphrases=True)
+    assert {entry.language for entry in known} == {"tr", "en"}
+    for entry in known:
+        for question in entry.questions:
+            near = known.neighbours(question, TODAY)
+            assert not [each for each in near if each.entry.answer != entry.answer and not each.compared.objections]
+
+
+# --- in other words -------------------------------------------------------------------------------------------------
+
+
+def in_other_words(*pairs: tuple[str, str], language: str = "tr") -> Faq:
+    entries = [FaqEntry((question,), answer, language, origin=f"/srv/faq.yaml:{answer}") for question, answer in pairs]
+    return Faq.from_entries(entries, paraphrases=True)
+
+
+WIDE = in_other_words(("şehir içi hız limiti nedir", "50"), ("otoyol hız limiti nedir", "120"))
+
+
+def test_a_paraphrase_is_answered_and_says_by_which_entry_and_how():
+    found = WIDE.find("Merhaba, otobanda hız sınırı ne kadar acaba?", TODAY)
+    assert found is not None
+    assert (found.entry.answer, found.question, found.how) == ("120", "otoyol hız limiti nedir", "paraphrase")
+    assert found.told.startswith("faq.yaml:120; match=paraphrase; likeness=0.9")
+
+
+def test_word_for_word_goes_first_and_says_so():
+    found = WIDE.find("OTOYOL HIZ LİMİTİ NEDİR?", TODAY)
+    assert found is not None
+    assert (found.how, found.likeness, found.told) == ("words", None, "faq.yaml:120; match=words")
+
+
+def test_without_paraphrases_other_words_are_another_question():
+    assert LIMITS.find("otobanda hız sınırı ne kadar", TODAY) is None
+
+
+def test_an_entry_may_be_kept_from_paraphrases():
+    entry = FaqEntry(("ilaç dozu kaç mg",), "5 mg", "tr", paraphrases=False)
+    known = Faq.from_entries([entry], paraphrases=True)
+    assert known.find("ilaç dozu kaç mg?", TODAY) is not None
+    assert known.find("ilacın dozu kaç mg", TODAY) is None
+
+
+def test_an_entry_out_of_its_time_answers_no_paraphrase():
+    entry = FaqEntry(("asgari ücret ne kadar",), "x", "tr", valid_until=date(2026, 1, 1))
+    known = Faq.from_entries([entry], paraphrases=True)
+    assert known.find("asgari ücretler ne kadar", TODAY) is None
+    assert known.find("asgari ücretler ne kadar", date(2025, 12, 31)) is not None
+
+
+def test_where_two_entries_may_be_meant_neither_answers():
+    known = in_other_words(("how do I delete a model", "one"), ("how do I remove models", "two"), language="en")
+    assert known.find("how can I delete the models", TODAY) is None
+    assert len(known.neighbours("how can I delete the models", TODAY)) == 2
+
+
+def test_letters_that_the_exact_layer_does_not_trust_do_not_pass_as_a_paraphrase():
+    known = in_other_words(NERVE)
+    for question in ("sınır nedir", "SINIR NEDİR", "sınır ne demek", "bir sınır nedir acaba"):
+        assert known.find(question, TODAY) is None, question
+
+
+def test_neighbours_say_what_speaks_against_them():
+    near = WIDE.neighbours("kamyonlar için otoyol hız limiti nedir", TODAY)
+    assert [each.entry.answer for each in near] == ["120", "50"]
+    assert near[0].compared.objections == ("word only in what is asked: 'kamyonlar'",)
+
+
+@given(st.text(max_size=60))
+def test_any_text_at_all_may_be_asked(text):
+    WIDE.find(text, TODAY)
+    WIDE.neighbours(text, TODAY)
