@@ -86,3 +86,13 @@ def test_ollamas_client_sees_both_models(up: Up) -> None:
 def test_questions_spread_over_the_instances_of_a_pool(up: Up) -> None:
     seen = {up.chat(f"Say {number}.", model=SMALL).headers["X-Instance"] for number in range(24)}
     assert len(seen) > 1
+
+
+def test_doctor_has_looked_at_every_part_and_found_nothing(up: Up) -> None:
+    told = ollamactl("doctor", "--state", up.state, "--json", cwd=up.state.parent)
+    findings = json.loads(told.stdout)
+    unwell = {each["check"] for each in findings if each["severity"] != "ok"} - {"file limits"}
+    assert unwell == {"version", "ollama settings"}, "played engines have none that could be mended"
+    assert len({each["check"] for each in findings}) == 15
+    looked_at = {each["where"] for each in findings if each["check"] == "servers"}
+    assert looked_at == {each["id"] for each in up.instances()}
