@@ -35,7 +35,10 @@ from tests.nodes.simulators import ROOT, free_port, running, started
 from tests.wire_replay import Case, send
 
 SHAPE = ModelShape("llama", 8_030_261_248, 32, 32, 8, 128, 4096, 128_256, 131_072, 4_912_898_304, "Q4_K_M")
-EMBED_SHAPE = replace(SHAPE, parameters=137_000_000, embedding_length=32, weights_bytes=274_000_000, is_embedding=True)
+EMBED_SHAPE = replace(  # an encoder, which has no cache
+    SHAPE, arch="nomic-bert", parameters=137_000_000, embedding_length=32, weights_bytes=274_000_000,
+    is_embedding=True,
+)  # fmt: skip
 FOOTPRINT = Footprint(4_912_898_304, 536_870_912, 300_000_000, 513_024, 500_000_000)
 MARKER = "[simulated RTX 4090] "
 SCHEMA = {

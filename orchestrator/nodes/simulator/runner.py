@@ -215,6 +215,8 @@ class Runner:
         return blocks * PREFIX_BLOCK_TOKENS
 
     def _remember(self, prefix: Sequence[int]) -> None:
+        if not self._kv_token_bytes:  # a model that embeds reads each text anew, and keeps nothing of it
+            return
         for block in reversed(prefix):  # the beginning of a prompt is forgotten last
             self._seen[block] = None
             self._seen.move_to_end(block)
