@@ -363,7 +363,7 @@ class NginxSettings(Section):
     listen: tuple[Reached, ...] = Field(
         default=(),
         description="host:port each; by default every IPv4 address at port 443 with `certificate`, otherwise 80.",
-        examples=[["0.0.0.0:443", "[::]:443"]],
+        examples=[["10.0.0.1:443"]],
     )
     certificate: PlainPath | None = Field(
         default=None,
@@ -390,7 +390,7 @@ class NginxSettings(Section):
         default=False, description="`trusted_proxies` speak the PROXY protocol; nginx then takes nothing else."
     )
     operators: tuple[Network, ...] = Field(
-        default=("127.0.0.1", "::1"),
+        default=("127.0.0.1",),
         description="Who may see /status and /metrics, and with `--direct` who may change instances.",
         examples=[["127.0.0.1", "10.0.9.0/24"]],
     )

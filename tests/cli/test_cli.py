@@ -17,7 +17,10 @@ import yaml
 
 REPO = Path(__file__).parents[2]
 CARDS = "3x RTX 4090, 1x A100-40GB"
-COMMANDS = ("up", "gateway", "down", "status", "queue", "ask", "plan", "config", "completion", "version")
+COMMANDS = (
+    *("up", "gateway", "down", "status", "queue", "ask", "plan", "nodes", "gpus", "config", "faq", "route", "nginx"),
+    *("capacity", "doctor", "completion", "version"),
+)
 
 
 def run(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -128,6 +131,16 @@ def test_plan_in_a_pipe_is_plain_lines(tmp_path: Path) -> None:
     [why] = [line for line in told.stdout.splitlines() if "23.6 GiB free" in line]
     assert "weights" in why
     assert "CUDA" in why, "a reason is one line, for grep"
+
+
+def test_plan_explains_several_instances_beside_more_slots(tmp_path: Path) -> None:
+    told = run("plan", "--simulate", "1x RTX 4090", "--explain", cwd=tmp_path)
+    assert told.returncode == 0
+    [both] = [line for line in told.stdout.splitlines() if "would serve" in line and "instances_per_gpu: 1" in line][:1]
+    assert "the weights are held and read once" in both
+    assert "predicted with every slot at work" in told.stdout
+    whole = json.loads(run("plan", "--simulate", "1x RTX 4090", "--explain", "--json", cwd=tmp_path).stdout)
+    assert len(whole["explained"]) == 2
 
 
 def test_plan_fails_where_a_model_fits_nowhere_and_says_why(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""nginx with the shipped configuration, as this user and in a folder of its own; and an instance that a test plays."""
+"""nginx with a rendered configuration, as this user and in a folder of its own; and an instance that a test plays."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
 
+from orchestrator.core.nginx import Site, render
 from tests.nodes.simulators import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,23 +33,15 @@ def nginx_program() -> str:
     return found
 
 
-def shipped(folder: Path, port: int, gateways: Sequence[str]) -> str:
-    """The shipped text with addresses and paths of this test; everything else as it is."""
-    servers = "\n".join(f"    server {each} max_fails=1 fail_timeout=2s;" for each in gateways)
-    text = SHIPPED.read_text()
-    for shown, put in (
-        ("    server 127.0.0.1:11434 max_fails=1 fail_timeout=2s;", servers),
-        ("listen 80;", f"listen 127.0.0.1:{port};"),
-        ("/var/log/nginx/ollama-cluster.log", str(folder / "access.log")),
-    ):
-        assert text.count(shown) == 1, shown
-        text = text.replace(shown, put)
-    return text
+def site(folder: Path, port: int, servers: Sequence[str], **more: Any) -> Site:
+    """A site of this test; what `more` does not name is as usual."""
+    own = {"server_name": NAME, "listen": (f"127.0.0.1:{port}",), "access_log": str(folder / "access.log")}
+    return Site(tuple(servers), **{**own, **more})
 
 
-def write_configuration(folder: Path, port: int, gateways: Sequence[str]) -> Path:
-    """A whole nginx.conf in `folder` that includes what is shipped."""
-    (folder / "ollama-cluster.conf").write_text(shipped(folder, port, gateways))
+def write_configuration(folder: Path, text: str) -> Path:
+    """A whole nginx.conf in `folder` that includes `text`."""
+    (folder / "ollama-cluster.conf").write_text(text)
     paths = "".join(
         f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -77,11 +71,11 @@ class Front:
 
 
 @contextmanager
-def fronted(folder: Path, gateways: Sequence[str]) -> Iterator[Front]:
+def fronted(folder: Path, gateways: Sequence[str], **more: Any) -> Iterator[Front]:
     """nginx before `gateways` (host:port each), ended on the way out."""
     folder.mkdir()
     front = Front(free_port(), folder)
-    main = write_configuration(folder, front.port, gateways)
+    main = write_configuration(folder, render(site(folder, front.port, gateways, **more)))
     command = [nginx_program(), "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(main)]
     process = subprocess.Popen(command)
     try:

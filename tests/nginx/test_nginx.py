@@ -1,4 +1,4 @@
-"""The shipped nginx configuration in a real nginx, before a real gateway and a real Valkey."""
+"""The rendered nginx configuration in a real nginx, before a real gateway and a real Valkey."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ import pytest
 
 from orchestrator.settings import ClusterSettings
 from tests.gateway.played import Played, played, pool_of
-from tests.nginx.playing import NAME, Front, Instance, fronted, instance, listens, nginx_program, write_configuration
+from tests.nginx.playing import (
+    NAME,
+    SHIPPED,
+    Front,
+    Instance,
+    fronted,
+    instance,
+    listens,
+    nginx_program,
+    write_configuration,
+)
 from tests.nodes.simulators import free_port
 
 MODEL = "llama3.2:3b"
@@ -37,7 +47,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     nginx_program()
-    settings = ClusterSettings.model_validate({"models": {MODEL: {}}})
+    settings = ClusterSettings.model_validate({"models": {MODEL: {}}, "limits": {"drain_s": 0.2}})
     async with instance() as behind, played(tmp_path, settings, [pool_of(MODEL, [behind.port])]) as gateway:
         with fronted(tmp_path / "nginx", [gateway.url.removeprefix("http://")]) as front:
             await listens(front)
@@ -46,7 +56,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def test_nginx_accepts_the_shipped_file(tmp_path):
-    main = write_configuration(tmp_path, free_port(), ["127.0.0.1:11434", "127.0.0.1:11435"])
+    text = SHIPPED.read_text().replace("/var/log/nginx/ollama-cluster.log", str(tmp_path / "access.log"))
+    main = write_configuration(tmp_path, text.replace("0.0.0.0:80", f"127.0.0.1:{free_port()}"))
     command = [nginx_program(), "-t", "-e", str(tmp_path / "error.log"), "-p", str(tmp_path), "-c", str(main)]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
@@ -101,15 +112,20 @@ async def test_the_callers_request_id_is_in_the_answer_and_in_nginxs_log(world):
     async with world.chat() as reply:
         made = reply.headers["X-Request-Id"]
         await reply.read()
-    log = await _log_with(world.front, made)
-    assert f"id=ticket-4711 tier={MODEL} instance=llama3.2-3b-0 cache=bypass" in log
+    lines = [orjson.loads(each) for each in (await _log_with(world.front, made)).splitlines()]
+    told = next(each for each in lines if each["id"] == "ticket-4711")
+    assert (told["tier"], told["instance"], told["cache"]) == (MODEL, "llama3.2-3b-0", "bypass")
+    assert told["status"] == 200
+    assert "dur=" in told["timing"]
 
 
-async def test_no_prompt_is_in_nginxs_log(world):
+async def test_neither_prompt_nor_query_nor_key_is_in_nginxs_log(world):
     world.instance.say("hi", is_last=True)
-    async with world.chat("a secret of the house") as reply:
+    async with world.chat("a secret of the house", headers={"Authorization": "Bearer secret-1"}) as reply:
         await reply.read()
-    assert "secret" not in await _log_with(world.front, reply.headers["X-Request-Id"])
+    async with world.http.get(f"{world.front.url}/api/version?key=secret-2") as last:
+        await last.read()
+    assert "secret" not in await _log_with(world.front, last.headers["X-Request-Id"])
 
 
 async def test_a_foreign_name_is_refused_and_the_own_one_reaches_a_gateway_that_would_refuse_it(world):
@@ -176,7 +192,7 @@ async def test_a_call_that_was_sent_is_not_sent_to_another_gateway(tmp_path):
 async def _log_with(front: Front, request_id: str) -> str:
     """nginx' access log, once the call of this id is in it: nginx writes it after the answer's end."""
     async with asyncio.timeout(10):
-        while f"id={request_id} " not in front.access_log:
+        while f'"id":"{request_id}"' not in front.access_log:
             await asyncio.sleep(0.01)
     return front.access_log
 
