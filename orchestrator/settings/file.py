@@ -116,7 +116,8 @@ def _validated(tree: Any) -> tuple[ClusterSettings, list[Problem], frozenset[Fie
             found = list(problems_of(error, tree))
         problems = problems if left_out else found
         wrong = {_removable(each.path, tree) for each in found}
-        if () in wrong:
+        # What is wrong in its own stand-in's place cannot be left out: no telling, then, what else is wrong.
+        if () in wrong or wrong <= left_out:
             raise SettingsError(f"cannot be read as settings: {found[0].message}")
         left_out |= wrong
         tree = _without(tree, wrong, ())
@@ -150,5 +151,7 @@ def _stand_in(section: str | int, index: int) -> Any:
         "nodes": {"name": name},
         "keys": {"name": name, "secret": name},
         "instances": {"url": f"http://{name}:1"},
+        **dict.fromkeys(("listen", "redirect_from", "gateways"), f"{name}:1"),
+        **dict.fromkeys(("trusted_proxies", "operators"), "127.0.0.1"),
     }
     return stand_ins.get(str(section), name)

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.app.fronting import choose_pool, given_pools, published_pools, site_of
-from orchestrator.core.errors import HostError
+from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.nginx import Limits, Site, render, without_gateway
 from orchestrator.nodes.nginx import BACKUP, Installed, Nginx
-from orchestrator.settings import ClusterSettings
+from orchestrator.settings import ClusterSettings, parse
 from tests.nginx.playing import NAME, SHIPPED, Front, fronted, instance, listens, nginx_program, site
 from tests.nodes.simulators import free_port
 
@@ -86,6 +86,27 @@ def test_nginx_takes_whatever_is_rendered(servers, limits, proxies, is_proxied, 
         access_log="/dev/null",
     )
     Nginx(nginx_program()).check(render(made if model is None else without_gateway(made, model, servers)))
+
+
+@pytest.mark.parametrize("field", ["listen", "redirect_from", "gateways", "trusted_proxies", "operators"])
+def test_an_entry_nginx_could_misread_is_refused_in_its_place(field):
+    with pytest.raises(SettingsError, match=rf"^c:3:{len(field) + 6}: nginx\.{field}\[0\]: .*expected"):
+        parse(f"models: {{a: }}\nnginx:\n  {field}: ['a; return 200']\n", "c")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("certificate: /c.pem", "needs `certificate_key`"),
+        ("certificate_key: /c.key", "needs `certificate`"),
+        ("redirect_from: ['h:80']", "no TLS"),
+        ("proxy_protocol: true", "trusted_proxies"),
+        ("limits: {burst: 3}", "a_minute"),
+    ],
+)
+def test_what_nginx_needs_together_is_asked_for_together(wrong, why):
+    with pytest.raises(SettingsError, match=why):
+        parse(f"models: {{a: }}\nnginx: {{{wrong}}}\n", "c")
 
 
 def test_http2_is_asked_for_as_this_nginx_reads_it():
