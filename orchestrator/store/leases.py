@@ -181,7 +181,8 @@ class Leases:
     ) -> None:
         """`settle`, not waited for; where Redis does not take it, the log says so."""
         if (held := self._let_go(lease, hold_s)) is not None:
-            self._leaving(held.pool, is_urgent=False).settle(lease, held, outcome, hold_s, answer, usage)
+            # Somebody here waits for a slot: each millisecond would be added to all who wait behind.
+            self._leaving(held.pool, is_urgent=bool(self._tickets)).settle(lease, held, outcome, hold_s, answer, usage)
             if hold_s > 0:
                 # No call's end gives this slot on: whoever waits for it would be told a second later.
                 asyncio.get_running_loop().call_later(hold_s + HOLD_OVER_S, self._sweep, held.pool)
