@@ -31,7 +31,9 @@ def part_of(module: Path) -> str:
 
 def drawing() -> str:
     lines = [line for part in PARTS for line in _folder(PACKAGE / part, 1)]
-    return "\n".join([*lines, *_line("  telemetry", PACKAGE / "telemetry.py")]) + "\n"
+    for name in ("telemetry", "whole_file"):
+        lines += _line(f"  {name}", PACKAGE / f"{name}.py")
+    return "\n".join(lines) + "\n"
 
 
 def drawn() -> str:

@@ -7,19 +7,20 @@ operator's file is being edited finds the last good one.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import socket
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.app.paths import StatePaths
+from orchestrator.core.errors import HostError
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.file import load
+from orchestrator.whole_file import write_once, write_whole
 
 CONFIG_NAME = "cluster.yaml"
+SECRET_BYTES = 32
 
 
 def write(paths: StatePaths, settings: ClusterSettings) -> None:
@@ -28,10 +29,10 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
     paths.secrets.mkdir(mode=0o700, exist_ok=True)
     for entry, key in zip(document["keys"], settings.keys, strict=True):
         secret = paths.secrets / key.name
-        _write_private(secret, key.secret.get_secret_value())
+        write_whole(secret, key.secret.get_secret_value(), mode=0o600)
         entry["secret"] = f"file:{secret}"
     document["redis"] = settings.redis
-    _write_private(paths.settings, yaml.safe_dump(document, allow_unicode=True, sort_keys=False))
+    write_whole(paths.settings, yaml.safe_dump(document, allow_unicode=True, sort_keys=False), mode=0o600)
 
 
 def read(paths: StatePaths) -> ClusterSettings:
@@ -39,24 +40,18 @@ def read(paths: StatePaths) -> ClusterSettings:
     return load(paths.settings)
 
 
-def _write_private(path: Path, text: str) -> None:
-    fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
-
-
 def cache_secret(paths: StatePaths) -> bytes:
-    """The key of the answer cache's digests: made once a state folder, the same for all its gateways."""
+    """The key of the answer cache's digests: made once a state folder, the same for all its gateways.
+
+    Raises HostError where the file is damaged.
+    """
     path = paths.root / "cache.key"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
-    return path.read_bytes()
+    if not path.exists():
+        write_once(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise HostError(f"{path} is damaged: {len(secret)} bytes instead of {SECRET_BYTES}; remove it, and start again")
+    return secret
 
 
 def place(paths: StatePaths) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,6 +36,7 @@ from orchestrator.settings import ClusterSettings
 from orchestrator.store import embedded
 from orchestrator.store.cluster import set_progress
 from orchestrator.store.connection import Connection
+from orchestrator.whole_file import write_whole
 
 # `up --detach` waits at the other end of a pipe whose number stands in this variable.
 READY_FD = "OLLAMACTL_READY_FD"
@@ -232,8 +234,8 @@ def _prepare_ready(path: Path | None) -> None:
         return
     try:
         path.unlink(missing_ok=True)
-        _fresh(path).touch()
-        _fresh(path).unlink()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as why:
         raise HostError(f"{path} cannot be written: {why.strerror}; name another --ready-file") from why
 
@@ -241,11 +243,6 @@ def _prepare_ready(path: Path | None) -> None:
 def _write_ready(path: Path, told: Ready) -> None:
     """Write the file at once or not at all. Raises HostError."""
     try:
-        _fresh(path).write_bytes(orjson.dumps(asdict(told), option=orjson.OPT_INDENT_2) + b"\n")
-        _fresh(path).replace(path)
+        write_whole(path, orjson.dumps(asdict(told), option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as why:
         raise HostError(f"{path} cannot be written: {why.strerror}; name another --ready-file") from why
-
-
-def _fresh(path: Path) -> Path:
-    return path.with_name(path.name + ".new")

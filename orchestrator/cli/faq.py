@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -20,6 +18,7 @@ from orchestrator.core.faq import Faq, FaqEntry, FaqError, Neighbour, fold
 from orchestrator.core.faq_files import FORMATS, format_of, render_faq
 from orchestrator.settings.defaults import SAMPLE_FAQ
 from orchestrator.settings.file import load
+from orchestrator.whole_file import write_whole
 
 SHOWN_LETTERS = 100
 
@@ -109,7 +108,7 @@ def run_import(files: Sequence[Path], target: Path) -> int:
     except FaqError as why:
         raise SettingsError(str(why)) from why
     if new:
-        _replace(target, _added(before, has, new, wanted))
+        write_whole(target, _added(before, has, new, wanted))
     console.print(f"{len(new)} entries added to {escape(str(target))}, which has {len(has) + len(new)} now")
     return 0
 
@@ -120,7 +119,7 @@ def run_export(files: Sequence[Path], wanted: str, output: Path | None) -> int:
     if output is None:
         click.echo(text, nl=False)
     else:
-        _replace(output, text)
+        write_whole(output, text)
         console.print(f"written to {escape(str(output))}")
     return 0
 
@@ -134,19 +133,6 @@ def import_target(config: Path | None, into: Path | None) -> Path:
         endings = ", ".join(sorted(FORMATS))
         fail(f"`cache.faq` names {len(files)} files; say which one with --into FILE ({endings})", 2)
     return files[0]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; it keeps its mode."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(beside).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def _added(before: str, has: Sequence[FaqEntry], new: Sequence[FaqEntry], wanted: str) -> str:

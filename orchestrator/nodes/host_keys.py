@@ -5,13 +5,12 @@ The file is OpenSSH's known_hosts: `ssh -o UserKnownHostsFile=` can read it. Whe
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import asyncssh
 
 from orchestrator.core.errors import HostError
+from orchestrator.whole_file import write_whole
 
 
 class HostKeys:
@@ -46,10 +45,7 @@ class HostKeys:
     def _write(self, text: str) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(self.path)
+            write_whole(self.path, text, mode=0o600)
         except OSError as error:
             raise HostError(f"the host key cannot be kept in {self.path}: {error}") from error
 

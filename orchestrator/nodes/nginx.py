@@ -5,7 +5,6 @@ What the file says is left to `core/nginx`. Programs are called with lists of ar
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import HostError
 from orchestrator.core.nginx import MARK
+from orchestrator.whole_file import write_whole
 
 ANSWERS_WITHIN_S = 30.0
 BACKUP = ".before"
@@ -72,8 +72,8 @@ class Nginx:
             raise HostError(f"{file} was not written by `ollamactl nginx`; name another --file, or --force")
         try:
             if before is not None:
-                _write(file.with_name(file.name + BACKUP), before)
-            _write(file, text)
+                write_whole(file.with_name(file.name + BACKUP), before, mode=0o644)
+            write_whole(file, text, mode=0o644)
         except OSError as why:
             raise HostError(f"cannot write {file}: {why.strerror}; run it as root, or name another --file") from why
         try:
@@ -139,23 +139,8 @@ def _read(file: Path) -> str | None:
         raise HostError(f"cannot read {file}: {why}") from why
 
 
-def _write(file: Path, text: str) -> None:
-    """The whole file or none of it: nginx may be reloaded by somebody else at any moment."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(descriptor, "w") as put:
-            put.write(text)
-            os.fchmod(put.fileno(), 0o644)
-            put.flush()
-            os.fsync(put.fileno())
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _put_back(file: Path, before: str | None) -> None:
     if before is None:
         file.unlink(missing_ok=True)
     else:
-        _write(file, before)
+        write_whole(file, before, mode=0o644)

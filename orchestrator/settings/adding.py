@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from orchestrator.core.errors import SettingsError
 from orchestrator.settings.file import parse, read_text
 from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import read
+from orchestrator.whole_file import write_whole
 
 NEW_FILE = """\
 # Made by `ollamactl nodes add`. What may stand here: docs/configuration.md; what it would do: `ollamactl plan`.
@@ -87,14 +86,7 @@ def _quoted(value: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whole or not at all, with the mode it had."""
-    target = path.resolve()
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(name).chmod(mode)
-        Path(name).replace(target)
+        write_whole(path, text)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error

@@ -18,6 +18,7 @@ from orchestrator.core.cards import Card, find_card
 from orchestrator.core.dialects.gofields import FOREVER_S
 from orchestrator.core.model import CacheLayers, Footprint, ModelShape
 from orchestrator.core.physics import LOAD_BANDWIDTH_BYTES_S
+from orchestrator.whole_file import write_whole
 
 # Room for so many instances in a card's file of active slots: far more than fit in its memory.
 SEATS_PER_CARD: Final = 64
@@ -121,9 +122,7 @@ def load_config(path: Path) -> SimulatorConfig:
 def write_config(path: Path, config: SimulatorConfig) -> None:
     """Put `config` into `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".new")
-    draft.write_bytes(orjson.dumps(asdict(config), option=orjson.OPT_INDENT_2))
-    draft.replace(path)
+    write_whole(path, orjson.dumps(asdict(config), option=orjson.OPT_INDENT_2))
 
 
 def config_for(
