@@ -337,6 +337,43 @@ Network = Annotated[str, AfterValidator(check_network)]
 PlainPath = Annotated[str, AfterValidator(check_path)]
 
 
+class DeploySettings(Section):
+    """What `ollamactl deploy` brings to hosts that are reached over SSH, and how carefully."""
+
+    ollama: str | None = Field(
+        default=None,
+        description="Ollama's program for the hosts: a file beside this one or an https URL, the binary itself or a "
+        "release's archive (.tgz, .tar.zst). None: the `ollama` that is on each host already.",
+        examples=["https://github.com/ollama/ollama/releases/download/v0.33.0/ollama-linux-amd64.tgz"],
+    )
+    sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = Field(
+        default=None, description="Digest of that file; a URL needs one."
+    )
+    user: str = Field(default="ollama", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="Whom instances run as.")
+    ports: tuple[int, int] = Field(default=(11500, 11599), description="First and last port of instances on a host.")
+    gateways: tuple[Network, ...] = Field(
+        default=(),
+        description="Who may reach the instances; by default the address this machine reaches the host from. Others "
+        "are kept out by nftables on the host.",
+        examples=[["10.0.0.0/24"]],
+    )
+    firewall: bool = Field(default=True, description="Put that rule up; without it whoever reaches the host may ask.")
+    at_once: float = Field(
+        default=0.34, gt=0, le=1, description="The most of a pool's instances that are replaced at the same time."
+    )
+    drain_s: float = Field(
+        default=120.0, ge=0, le=86_400, description="An instance that leaves finishes its answers, at most so long."
+    )
+    serve_s: float = Field(
+        default=1800.0, gt=0, le=86_400, description="`deploy` waits so long until everything serves, pulls included."
+    )
+    copy_mib_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="The most MiB a second that one host sends to others; none: what the line takes.",
+    )
+
+
 class NginxLimitSettings(Section):
     """What one address may ask of nginx; beyond it calls are answered 429."""
 
@@ -445,3 +482,6 @@ class ClusterSettings(Section):
     )
     gateway: GatewaySettings = Field(default=GatewaySettings(), description="The processes that answer calls.")
     nginx: NginxSettings = Field(default=NginxSettings(), description="nginx before the endpoint.")
+    deploy: DeploySettings = Field(
+        default=DeploySettings(), description="What is brought to hosts that are reached over SSH."
+    )
