@@ -19,11 +19,11 @@ def header(arch: str, metadata: Mapping[str, Any], tensors: Sequence[Tensor], vo
     values = {"general.architecture": arch, **{f"{arch}.{key}": value for key, value in metadata.items()}}
     values |= _tokenizer(vocab)
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(values))
-    head += b"".join(_text(key) + _value(value) for key, value in values.items())
+    head += b"".join(text(key) + packed(value) for key, value in values.items())
     place = 0
     for name, sizes, kind in tensors:
         number, block, block_bytes = KINDS[kind]
-        head += _text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, number, place)
+        head += text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, number, place)
         place += -(-(-(-prod(sizes) // block) * block_bytes) // _ALIGNMENT) * _ALIGNMENT
     return head + bytes(-len(head) % _ALIGNMENT), place
 
@@ -49,11 +49,11 @@ def _tokenizer(vocab: int) -> dict[str, Any]:
     }
 
 
-def _text(value: str) -> bytes:
+def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-def _value(value: Any) -> bytes:
+def packed(value: Any) -> bytes:
     match value:
         case bool():
             return struct.pack("<I?", 7, value)
@@ -62,9 +62,9 @@ def _value(value: Any) -> bytes:
         case float():
             return struct.pack("<If", 6, value)
         case str():
-            return struct.pack("<I", 8) + _text(value)
+            return struct.pack("<I", 8) + text(value)
         case [str(), *_]:
-            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
+            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
         case [bool(), *_]:
             return struct.pack("<IIQ", 9, 7, len(value)) + bytes(value)
         case [float(), *_]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sizing.files import packed, text
 from orchestrator.core.gguf import read_shape
 from orchestrator.core.gguf_types import GgufError
 
@@ -31,28 +32,6 @@ TENSORS: list[tuple[str, tuple[int, ...], int]] = [
     ("blk.0.attn_q.weight", (64, 64), 8),
     ("output_norm.weight", (64,), 0),
 ]
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def packed(value: Any) -> bytes:
-    match value:
-        case bool():
-            return struct.pack("<I?", 7, value)
-        case int():
-            return struct.pack("<II", 4, value)
-        case float():
-            return struct.pack("<If", 6, value)
-        case str():
-            return struct.pack("<I", 8) + text(value)
-        case [str(), *_]:
-            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
-        case [bool(), *_]:
-            return struct.pack("<IIQ", 9, 7, len(value)) + bytes(value)
-        case _:
-            return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
 
 
 def gguf(
