@@ -17,6 +17,7 @@ from orchestrator.cli.output import console, hanging
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import Difficulty, doubt_of, score
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.privacy import classify, find
 from orchestrator.core.routing import RouteRule, choose_tier, tiers_to_try
 from orchestrator.settings import ClusterSettings
 
@@ -33,10 +34,12 @@ def run_explain(config: Path | None, question: str, route: str, *, as_json: bool
     judged = score((Turn("user", question),))
     names = [route] if route else list(settings.routes)
     decisions = {name: _decision(judged, settings, name) for name in names}
+    privacy = _privacy(question)
     if as_json:
-        click.echo(json.dumps({**asdict(judged), "routes": decisions}, ensure_ascii=False, indent=2))
+        told = {**asdict(judged), "privacy": privacy, "routes": decisions}
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2))
     else:
-        _draw(judged, decisions)
+        _draw(judged, privacy, decisions)
     return 0
 
 
@@ -65,11 +68,18 @@ def _decision(judged: Difficulty, settings: ClusterSettings, name: str) -> dict[
     }
 
 
-def _draw(judged: Difficulty, decisions: dict[str, dict[str, Any]]) -> None:
+def _privacy(question: str) -> dict[str, Any]:
+    """How far the question may go, and what in it says so; never the private matter itself."""
+    found = find(question)
+    return {"class": classify(found), "found": list(dict.fromkeys(each.kind for each in found))}
+
+
+def _draw(judged: Difficulty, privacy: dict[str, Any], decisions: dict[str, dict[str, Any]]) -> None:
     console.print(f"difficulty  [bold]{judged.level}[/bold] of 10 ({judged.points:.2f})")
     console.print(f"type        {judged.kind}, {judged.work}")
     console.print(f"language    {judged.language or 'neither Turkish nor English was recognised'}")
     hanging("because     ", escape("; ".join(judged.reasons)))
+    console.print(f"privacy     {privacy['class']}: {', '.join(privacy['found']) or 'nothing private was recognised'}")
     for name, told in decisions.items():
         first, *backups = told["tiers"]
         console.print(f"route       [bold]{escape(name)}[/bold] → {escape(first['tier'])} ({escape(first['model'])})")

@@ -1,0 +1,42 @@
+"""Privacy classes: how far a text may go. Of several that apply, the strictest wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from orchestrator.core.privacy.finding import Found, Kind
+
+
+class Privacy(StrEnum):
+    """From the most open to the strictest."""
+
+    PUBLIC = "public"  # may go anywhere
+    INTERNAL = "internal"  # may go to providers that the settings trust
+    LOCAL = "local"  # never leaves the cluster, in whatever form
+
+
+_STRICTNESS = {each: rank for rank, each in enumerate(Privacy)}
+
+# What each kind makes of a text by default. Addresses and telephone numbers stand under half of all e-mail; the others
+# identify somebody, open something, or tell of an illness.
+DEFAULT_CLASSES: Mapping[Kind, Privacy] = MappingProxyType({
+    Kind.EMAIL: Privacy.INTERNAL,
+    Kind.PHONE: Privacy.INTERNAL,
+    Kind.IBAN: Privacy.LOCAL,
+    Kind.IDENTITY: Privacy.LOCAL,
+    Kind.CARD: Privacy.LOCAL,
+    Kind.SECRET: Privacy.LOCAL,
+    Kind.HEALTH: Privacy.LOCAL,
+})  # fmt: skip
+
+
+def strictest(classes: Iterable[Privacy]) -> Privacy:
+    """The strictest of `classes`; `public` of none."""
+    return max(classes, key=_STRICTNESS.__getitem__, default=Privacy.PUBLIC)
+
+
+def classify(found: Iterable[Found], classes: Mapping[Kind, Privacy] = DEFAULT_CLASSES) -> Privacy:
+    """How far a text may go that this was found in. A kind that `classes` does not name is `local`."""
+    return strictest(classes.get(each.kind, Privacy.LOCAL) for each in found)
