@@ -21,6 +21,10 @@ from orchestrator.nodes.weights import ollama_models_dir
 # Of the controller's environment: what a download needs, and where libraries are.
 _PASSED_ON = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH")
 
+# Calls that may wait in an instance for its model to come into memory, by default 512: those in its slots when its
+# runner died, probes and loads. All others wait in the pool's queue, where any instance may take them.
+QUEUED_BEYOND_SLOTS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
@@ -54,13 +58,34 @@ def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: s
         **_inherited(*_PASSED_ON),
         "HOME": str(Path.home()),
         "OLLAMA_MODELS": str(ollama_models_dir()),
-        "OLLAMA_HOST": f"127.0.0.1:{port}",
+        **_ollama_environment(placement, f"127.0.0.1:{port}", kv_type),
+    }
+    return Unit(name=UNIT_PREFIX + placement.instance, argv=(engine.binary, "serve"), env=environment)
+
+
+def ollama_host_unit(placement: Placement, *, host: str, port: int, kv_type: str, models_dir: str) -> Unit:
+    """The same on a host that is reached over SSH, listening on its address `host`: ready once it does.
+
+    Nothing of this machine's environment goes there. Program, user and `HOME` are the template's, for all instances.
+    """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    environment = {"OLLAMA_MODELS": models_dir, **_ollama_environment(placement, address, kv_type)}
+    return Unit(
+        name=UNIT_PREFIX + placement.instance, argv=("ollama", "serve"), env=environment, ready=f"tcp:{host}:{port}"
+    )
+
+
+def _ollama_environment(placement: Placement, address: str, kv_type: str) -> Mapping[str, str]:
+    """What its placement decides, wherever it runs."""
+    environment = {
+        "OLLAMA_HOST": address,
         "OLLAMA_NUM_PARALLEL": str(placement.slots),
         "OLLAMA_CONTEXT_LENGTH": str(placement.context),
         "OLLAMA_KV_CACHE_TYPE": kv_type,
         "OLLAMA_FLASH_ATTENTION": "1",
         "LLAMA_ARG_FIT_TARGET": str(FIT_TARGET_BYTES // MIB),  # by default a GiB a card would have to stay free
         "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_MAX_QUEUE": str(placement.slots + QUEUED_BEYOND_SLOTS),
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_NOPRUNE": "1",  # instances share one model folder: none may delete what another pulls
         "OLLAMA_NO_CLOUD": "1",  # a `*-cloud` model would send prompts out of the house
@@ -69,7 +94,7 @@ def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: s
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.accelerators)
     if len(placement.accelerators) > 1:
         environment["OLLAMA_SCHED_SPREAD"] = "1"  # placement counted an even share on each of them
-    return Unit(name=UNIT_PREFIX + placement.instance, argv=(engine.binary, "serve"), env=environment)
+    return environment
 
 
 def llama_cpp_unit(placement: Placement, weights: Path, port: int, *, is_embedding: bool) -> Unit:

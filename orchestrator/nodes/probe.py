@@ -94,12 +94,12 @@ def _modules() -> dict[str, list[tuple[str, str]]]:
     """By program, the modules it needs, each after those that it imports itself."""
     first = ("orchestrator", "orchestrator.nodes", _PACKAGE, f"{_PACKAGE}.gpus")
     return {
-        _LOOKS: _texts(*first, f"{_PACKAGE}.host", f"{_PACKAGE}.ollamas", _LOOKS),
-        _READS: _texts(*first, f"{_PACKAGE}.links", "pynvml", _READS),
+        _LOOKS: module_texts(*first, f"{_PACKAGE}.host", f"{_PACKAGE}.ollamas", _LOOKS),
+        _READS: module_texts(*first, f"{_PACKAGE}.links", "pynvml", _READS),
     }
 
 
-def _texts(*names: str) -> list[tuple[str, str]]:
+def module_texts(*names: str) -> list[tuple[str, str]]:
     """Each module's source; packages are sent empty, as names to import from."""
     found = []
     for name in names:

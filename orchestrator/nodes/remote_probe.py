@@ -46,7 +46,7 @@ async def looks(host: SshHost, asked: Asked) -> AsyncGenerator[NodeFacts, None]:
             wait_s = asked.interval_s + AWAKE_WAIT_S + SLACK_S
         complaint = (await process.stderr.read()).decode(errors="replace").strip()
         await process.wait_closed()
-        raise _ended(host, process.exit_status, complaint)
+        raise ended(host, STEP, process.exit_status, complaint)
 
 
 def _read(host: SshHost, seen: Seen, line: bytes) -> NodeFacts:
@@ -56,8 +56,9 @@ def _read(host: SshHost, seen: Seen, line: bytes) -> NodeFacts:
         raise SshError(host.node, STEP, f"{STEP}: {error}") from error
 
 
-def _ended(host: SshHost, status: int | None, complaint: str) -> SshError:
+def ended(host: SshHost, step: str, status: int | None, complaint: str) -> SshError:
+    """What to say of a program that ended by itself, and was to run as long as its connection."""
     if status == COMMAND_NOT_FOUND or "python3: command not found" in complaint:
         return SshError(host.node, "python3", "no python3 there: install it (`apt-get install python3`)")
     last = complaint.splitlines()[-1] if complaint else "it said nothing"
-    return SshError(host.node, STEP, f"{STEP}: ended with status {status} ({last})")
+    return SshError(host.node, step, f"{step}: ended with status {status} ({last})")

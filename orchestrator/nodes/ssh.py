@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,6 +72,13 @@ class HostKeyError(SshError):
         self.shown = shown
 
 
+class LostError(SshError):
+    """The connection was there, and is gone: whatever was under way may be tried again over a new one."""
+
+    def __init__(self, node: str, step: str, why: str = "") -> None:
+        super().__init__(node, step, f"{step}: the connection was lost{f' ({why})' if why else ''}")
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """How a command ended."""
@@ -95,7 +103,7 @@ class SshHost:
         self.address = address
         self.node = address.node
         self._connection = connection
-        self._waits = waits
+        self.waits = waits
         self._sessions = asyncio.Semaphore(SESSIONS_AT_ONCE)
         self._become: tuple[str, ...] | None = None
 
@@ -110,7 +118,7 @@ class SshHost:
         check: bool = True,
     ) -> Ran:
         """Run one command to its end. Raises SshError, also for a status other than 0 unless `check` is False."""
-        wait_s = self._waits.step_s if timeout_s is None else timeout_s
+        wait_s = self.waits.step_s if timeout_s is None else timeout_s
         command = [*(await self.become() if sudo else ()), *argv]
         try:
             async with self._sessions, asyncio.timeout(wait_s):
@@ -124,7 +132,7 @@ class SshHost:
         except (asyncssh.Error, OSError) as error:
             raise _lost(self.node, step, error) from error
         if process.exit_status is None and self._connection.is_closed():
-            raise SshError(self.node, step, f"{step}: the connection was lost")
+            raise LostError(self.node, step)
         ran = Ran(_status(process.exit_status), out[:MOST_OUTPUT_BYTES], err[:MOST_OUTPUT_BYTES])
         if check and ran.status:
             raise SshError(self.node, step, f"{step}: {ran.last_words or f'{argv[0]} ended with status {ran.status}'}")
@@ -138,10 +146,10 @@ class SshHost:
         command = [*(await self.become() if sudo else ()), *argv]
         async with self._sessions:
             try:
-                async with asyncio.timeout(self._waits.step_s):
+                async with asyncio.timeout(self.waits.step_s):
                     process = await self._process(command)
             except TimeoutError as error:
-                raise SshError(self.node, step, f"{step}: not begun within {self._waits.step_s:g} s") from error
+                raise SshError(self.node, step, f"{step}: not begun within {self.waits.step_s:g} s") from error
             except (asyncssh.Error, OSError) as error:
                 raise _lost(self.node, step, error) from error
             try:
@@ -194,6 +202,33 @@ class SshHost:
                 return False
             raise
         return True
+
+    @property
+    def is_lost(self) -> bool:
+        return self._connection.is_closed()
+
+    @asynccontextmanager
+    async def reached_by(self, other: SshHost, address: str, port: int) -> AsyncIterator[int]:
+        """A port of `other`'s own loopback that leads to `address:port` as seen from here, through this process.
+
+        Raises SshError, which names the host whose sshd does not forward (AllowTcpForwarding).
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            between = f"{folder}/between"
+            try:
+                near = await self._connection.forward_local_path_to_port(between, address, port)
+            except (asyncssh.Error, OSError) as error:
+                raise _lost(self.node, "forward", error) from error
+            try:
+                far = await other._connection.forward_remote_port_to_path("127.0.0.1", 0, between)
+            except (asyncssh.Error, OSError) as error:
+                near.close()
+                raise SshError(other.node, "forward", f"forward: its sshd does not ({error})") from error
+            try:
+                yield far.get_port()
+            finally:
+                far.close()
+                near.close()
 
     async def close(self) -> None:
         """End the connection, and with it everything that `started` here."""
@@ -300,9 +335,8 @@ def _why_not_connected(address: SshAddress, waits: SshWaits, error: Exception) -
             return said(f"{address} cannot be reached: {error}")
 
 
-def _lost(node: str, step: str, error: Exception) -> SshError:
-    """A connection that was there, and is gone."""
-    return SshError(node, step, f"{step}: the connection was lost ({error or type(error).__name__})")
+def _lost(node: str, step: str, error: Exception) -> LostError:
+    return LostError(node, step, str(error) or type(error).__name__)
 
 
 def _status(told: int | None) -> int:

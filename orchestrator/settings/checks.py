@@ -22,7 +22,7 @@ def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset(
     """
     whole = _Whole(settings, left_out)
     problems = [*_nodes(whole), *_models(whole), *_instances(whole), *_tiers(whole), *_routes(whole)]
-    problems += [*_unused_tiers(whole), *_placing(whole), *_nginx(whole)]
+    problems += [*_unused_tiers(whole), *_placing(whole), *_nginx(whole), *_cache(whole), *_deploy(whole)]
     return [*problems, *_repeated([each.name for each in settings.keys], "keys", "key")]
 
 
@@ -41,6 +41,35 @@ def _nginx(whole: _Whole) -> Iterator[Problem]:
         yield Problem(("nginx", "proxy_protocol"), why)
     if nginx.limits.burst != type(nginx.limits)().burst and nginx.limits.a_minute is None:
         yield Problem(("nginx", "limits", "burst"), "goes beyond `a_minute`; set that, or leave this out")
+
+
+def _cache(whole: _Whole) -> Iterator[Problem]:
+    """Old keys are of before something: without one of now, answers are kept as text and sealed ones are not read."""
+    cache = whole.settings.cache
+    if cache.old_encryption_keys and cache.encryption_key is None and not whole.lacks("cache", "encryption_key"):
+        why = "are of use beside `encryption_key` alone; name that, or leave this out"
+        yield Problem(("cache", "old_encryption_keys"), why)
+
+
+def _deploy(whole: _Whole) -> Iterator[Problem]:
+    """What is brought to hosts: a program one can be sure of, and ports that are some."""
+    deploy = whole.settings.deploy
+    if whole.lacks("deploy"):
+        return
+    if deploy.ollama is not None and "://" in deploy.ollama:
+        if not deploy.ollama.startswith("https://"):
+            yield Problem(("deploy", "ollama"), "is downloaded over https alone; name such a URL, or a file")
+        if deploy.sha256 is None:
+            why = "may lead to another file tomorrow; name its digest as `sha256` (`sha256sum FILE`)"
+            yield Problem(("deploy", "ollama"), why)
+    if deploy.ollama is None and deploy.sha256 is not None:
+        yield Problem(("deploy", "sha256"), "is the digest of `ollama`; name that, or leave this out")
+    if deploy.user == "root":
+        why = "what the network speaks to does not run as root; name another user, who is made where there is none"
+        yield Problem(("deploy", "user"), why)
+    first, last = deploy.ports
+    if not 1024 <= first <= last <= 65_535:
+        yield Problem(("deploy", "ports"), "are the first and the last of some between 1024 and 65535")
 
 
 class _Whole:

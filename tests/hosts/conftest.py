@@ -28,6 +28,7 @@ mig uuid=MIG-3g-a gpu=0 position=0 name=NVIDIA_A100-SXM4-40GB_MIG_3g.20gb total=
 mig uuid=MIG-3g-b gpu=0 position=1 name=NVIDIA_A100-SXM4-40GB_MIG_3g.20gb total=19968 reserved=0 used=0
 """
 CARDS = {"gpu-1": TWO_4090, "gpu-2": A100_IN_SLICES}
+PLAYED = {"gpu-1": "RTX 4090", "gpu-2": "A100-40GB"}  # by their `ollama`
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def host_network(tmp_path_factory: pytest.TempPathFactory, nvml_libraries: Path)
         pytest.skip(why)
     with network(tmp_path_factory.mktemp("hosts")) as net:
         for name, cards in CARDS.items():
-            net.add(name, nvml_libraries / "today" / "libnvidia-ml.so.1", cards)
+            net.add(name, nvml_libraries / "today" / "libnvidia-ml.so.1", cards).stand_in(card=PLAYED[name])
         for machine in net.machines.values():
             machine.wait_until_up()
         yield net
@@ -51,6 +52,7 @@ def hosts(host_network: Network) -> Iterator[Network]:
         if machine.process is None:
             machine.power_on()
         machine.play(CARDS[name])
+        machine.stand_in(card=PLAYED[name])
 
 
 @pytest.fixture

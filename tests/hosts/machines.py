@@ -10,6 +10,7 @@ What is put up is registered before it is made, and taken down in reverse order 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shlex
 import shutil
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,6 +31,14 @@ NVML_SCRIPT = "etc/nvml-stub.conf"
 USERS = {"ops": True, "guest": False}  # who may log in, and whether with sudo
 BOOT_S = 30.0
 _networks = itertools.count()
+# An `ollama` that a host can run wherever it is put, and what it needs to: this interpreter and these packages, where
+# any user may read them and no unit hides them, as it may hide homes.
+STAND_IN = Path(__file__).parent / "stand_in"
+BEHIND_STAND_IN = {
+    "/opt/stand-in/python": sys.base_prefix,
+    "/opt/stand-in/packages": sysconfig.get_path("purelib"),
+    "/opt/stand-in/code": str(STAND_IN.parents[2]),
+}
 
 NEEDED = {
     "systemd-nspawn": "systemd-container",
@@ -88,6 +98,10 @@ class Machine:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
 
+    def stand_in(self, **behaviour: object) -> None:
+        """How its `ollama` plays from its next start on: the keys of `simulator.as_ollama.Behaviour`."""
+        (self.files / "etc/ollama-stand-in.json").write_text(json.dumps(behaviour))
+
     def play(self, script: str) -> None:
         """Have other cards from the next call on."""
         fresh = self.cards.with_name("nvml-stub.next")
@@ -124,6 +138,7 @@ class Machine:
         nspawn = ["systemd-nspawn", "--quiet", f"--directory={self.files}", f"--machine={self.namespace}", "--boot"]
         nspawn += ["--register=no", "--keep-unit", "--link-journal=no", "--console=pipe", "--capability=all"]
         nspawn.append(f"--network-namespace-path=/run/netns/{self.namespace}")
+        nspawn += [f"--bind-ro={there}:{here}" for here, there in BEHIND_STAND_IN.items()]
         # Each in a control group of its own, or two hosts share one payload. The shell moves itself there first.
         join = "".join(f"echo $$ >{shlex.quote(str(each / 'cgroup.procs'))}; " for each in self.groups)
         with log:
@@ -258,6 +273,9 @@ def _furnish(machine: Machine, library: Path, script: str, public_key: str) -> N
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {machine.name}\n")
     for key in root.glob("etc/ssh/ssh_host_*"):
         key.unlink()
+    (root / "opt/stand-in").mkdir(parents=True)
+    running = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (root / "opt/stand-in/interpreter").symlink_to(f"/opt/stand-in/python/bin/{running}")
     key = root / "etc/ssh/ssh_host_ed25519_key"  # the only one: making one of RSA takes seconds
     _command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key))
     shutil.copy(library, root / LIBRARY)

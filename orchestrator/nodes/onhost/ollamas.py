@@ -79,7 +79,7 @@ def _unit(process: Path) -> str | None:
 
 def _listening_port(process: Path, environment: dict[str, str]) -> int | None:
     """The port it listens on, by its sockets; the one its environment asks for where those cannot be read."""
-    inodes = _sockets(process)
+    inodes = sockets(process)
     for table in ("net/tcp", "net/tcp6"):
         for line in text_of(process / table).splitlines()[1:]:
             fields = line.split()
@@ -91,7 +91,8 @@ def _listening_port(process: Path, environment: dict[str, str]) -> int | None:
     return int(port) if port.isdecimal() else DEFAULT_PORT
 
 
-def _sockets(process: Path) -> set[str]:
+def sockets(process: Path) -> set[str]:
+    """Inodes of the sockets that it has open."""
     found = set()
     try:
         for each in (process / "fd").iterdir():

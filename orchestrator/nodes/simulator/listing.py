@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE, error_response, kind_of
 from orchestrator.core.dialects.frames import NDJSON_TYPE, go_time
-from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.model import Dialect
 from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig, parameter_size
 from orchestrator.nodes.simulator.http import GoStream, Routes, respond
 from orchestrator.nodes.simulator.residence import Residence
-
-_PULL_TICK_S: Final = 0.06
-_MISSING_MANIFEST: Final = "pull model manifest: file does not exist"
+from orchestrator.nodes.simulator.shelf import Shelf
 
 
 class Listing:
-    """The models of one instance, pulled or not, and the paths that tell of them."""
+    """The paths that tell of the models on an instance's shelf and in its memory."""
 
-    def __init__(self, config: SimulatorConfig, residence: Residence) -> None:
-        self._config, self._residence = config, residence
-        self._models = {canonical_model_name(each.name): each for each in config.models}
-        self._pulled = {name for name, each in self._models.items() if each.is_pulled}
-
-    def find(self, name: str) -> SimulatedModel | None:
-        """The model of this name, if it is pulled."""
-        key = canonical_model_name(name)
-        return self._models.get(key) if key in self._pulled else None
+    def __init__(self, config: SimulatorConfig, shelf: Shelf, residence: Residence) -> None:
+        self._config, self._shelf, self._residence = config, shelf, residence
+        self.find = shelf.find
 
     def routes(self) -> Routes:
         def either(handler: Any) -> dict[str, Any]:
@@ -51,9 +40,6 @@ class Listing:
             "/v1/models/": {"GET": self._openai_model},
         }
 
-    def _listed(self) -> Iterator[SimulatedModel]:
-        return (each for name, each in self._models.items() if name in self._pulled)
-
     async def _root(self, request: web.Request) -> web.StreamResponse:
         return await respond(request, 200, "text/plain; charset=utf-8", b"Ollama is running")
 
@@ -64,7 +50,7 @@ class Listing:
         return await _json(request, {"cloud": {"disabled": True, "source": "env"}})
 
     async def _tags(self, request: web.Request) -> web.StreamResponse:
-        return await _json(request, {"models": [_tag(each) for each in self._listed()]})
+        return await _json(request, {"models": [_tag(each) for each in self._shelf.present()]})
 
     async def _ps(self, request: web.Request) -> web.StreamResponse:
         rows: list[dict[str, Any]] = []
@@ -94,7 +80,7 @@ class Listing:
         return await _json(request, _shown(model))
 
     async def _openai_models(self, request: web.Request) -> web.StreamResponse:
-        body = {"object": "list", "data": [_openai(each) for each in self._listed()]}
+        body = {"object": "list", "data": [_openai(each) for each in self._shelf.present()]}
         return await respond(request, 200, OPENAI_JSON_TYPE, gojson.dumps(body) + b"\n")
 
     async def _openai_model(self, request: web.Request) -> web.StreamResponse:
@@ -106,39 +92,20 @@ class Listing:
         return await respond(request, 200, OPENAI_JSON_TYPE, gojson.dumps(_openai(model)) + b"\n")
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
-        """Fetch a model the configuration knows; after the headers an error is a line (or 500 without a stream)."""
+        """Fetch a model; after the headers an error is a line (or 500 without a stream)."""
         name = await _model_named(request)
         if isinstance(name, web.StreamResponse):
             return name
         is_stream = gojson.loads(await request.read()).get("stream", True)
-        model = self._models.get(canonical_model_name(name))
         stream = GoStream(request, NDJSON_TYPE) if is_stream else None
         last: dict[str, Any] = {}
-        async for last in self._pull_lines(model):
+        async for last in self._shelf.pull(name):
             if stream is not None:
                 await stream.send(gojson.dumps(last) + b"\n")
         if stream is None:
             return await respond(request, 500 if "error" in last else 200, OPENAI_JSON_TYPE, gojson.dumps(last))
         await stream.write_eof()
         return stream
-
-    async def _pull_lines(self, model: SimulatedModel | None) -> AsyncIterator[dict[str, Any]]:
-        yield {"status": "pulling manifest"}
-        if model is None:
-            yield {"error": _MISSING_MANIFEST}
-            return
-        digest = model.digest or "0" * 64
-        layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": model.file_bytes}
-        if canonical_model_name(model.name) not in self._pulled:
-            tick = int(self._config.pull_bandwidth_bytes_s * _PULL_TICK_S * self._config.speed)
-            for done in range(0, model.file_bytes, max(1, tick)):
-                yield layer | ({"completed": done} if done else {})
-                await asyncio.sleep(_PULL_TICK_S)
-        yield layer | {"completed": model.file_bytes}
-        yield {"status": "verifying sha256 digest"}
-        yield {"status": "writing manifest"}
-        self._pulled.add(canonical_model_name(model.name))
-        yield {"status": "success"}
 
 
 async def _model_named(request: web.Request) -> str | web.StreamResponse:

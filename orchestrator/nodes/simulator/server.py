@@ -23,6 +23,7 @@ from orchestrator.nodes.simulator.http import app_for
 from orchestrator.nodes.simulator.listing import Listing
 from orchestrator.nodes.simulator.residence import Residence
 from orchestrator.nodes.simulator.seats import CardSeats
+from orchestrator.nodes.simulator.shelf import ConfiguredShelf, Shelf
 
 # A real Ollama's listener has the system's limit; a burst of clients shall wait in it, not be refused.
 _BACKLOG = 4096
@@ -33,12 +34,12 @@ _KEPT_FOR_S = 30 * 86400.0
 class Simulator:
     """One instance, from its listening socket to its last cut stream."""
 
-    def __init__(self, config: SimulatorConfig) -> None:
+    def __init__(self, config: SimulatorConfig, shelf: Shelf | None = None) -> None:
         loop = asyncio.get_running_loop()
         self._config = config
         self._seats = CardSeats(Path(config.seats_file) if config.seats_file else None, config.seat, loop.time)
         self._residence = Residence(config, self._seats)
-        listing = Listing(config, self._residence)
+        listing = Listing(config, shelf or ConfiguredShelf(config), self._residence)
         self._calls = Calls(config, listing, self._residence)
         routes = {**listing.routes(), **self._calls.routes()}
         self._runner = web.AppRunner(
@@ -71,13 +72,13 @@ class Simulator:
         self._seats.close()
 
 
-async def serve(config: SimulatorConfig) -> None:
-    """Run until SIGTERM or SIGINT."""
+async def serve(config: SimulatorConfig, shelf: Shelf | None = None, *, heeds_sigterm: bool = True) -> None:
+    """Run until SIGTERM or SIGINT. `shelf`: where the models are; None: in the configuration."""
     asked_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, asked_to_stop.set)
-    simulator = Simulator(config)
+        loop.add_signal_handler(each, asked_to_stop.set if heeds_sigterm else lambda: None)
+    simulator = Simulator(config, shelf)
     loop.add_signal_handler(signal.SIGUSR1, simulator.kill_runners)
     loop.add_signal_handler(signal.SIGUSR2, simulator.hang)
     try:
