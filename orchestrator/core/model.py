@@ -401,6 +401,45 @@ class Snapshot:
     nodes: tuple[NodeFacts, ...] = ()
     notes: tuple[str, ...] = ()  # sentences for the operator: what is missing, simulated or refused
     given: tuple[Given, ...] = ()  # servers that somebody else runs
+    deployment: int = 0  # the number of the one that the controller has taken up; 0: none
+    is_settled: bool = False  # nothing is left to start, stop or change for it on nodes that can be reached
+    unreachable: Mapping[NodeName, str] = field(default_factory=dict)  # nodes that cannot be, each with why
 
     def pool(self, name: str) -> Pool | None:
         return next((each for each in self.pools if each.name == name), None)
+
+
+# --- what happened ---------------------------------------------------------------------------------------------------
+
+
+class Moment(StrEnum):
+    """What kind of thing happened to the fleet."""
+
+    STARTED = "started"  # an instance's process was begun
+    SERVING = "serving"
+    RESTARTED = "restarted"  # its process ended, and is begun again
+    DOWN = "down"
+    DRAINED = "drained"  # it gets nothing new, and finishes what it has
+    STOPPED = "stopped"
+    MOVED = "moved"  # another stands in its place, elsewhere
+    CARD_LOST = "card-lost"
+    CARD_BACK = "card-back"
+    HOST_LOST = "host-lost"
+    HOST_BACK = "host-back"
+    VRAM_TAKEN = "vram-taken"  # by somebody else
+    VRAM_BACK = "vram-back"
+    DEPLOYMENT_BEGAN = "deployment-began"
+    DEPLOYMENT_FINISHED = "deployment-finished"  # every instance of it serves
+    DEPLOYMENT_FAILED = "deployment-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, in one sentence for people. What it is not about stays empty."""
+
+    at_unix_ms: int
+    kind: Moment
+    text: str
+    node: str = ""
+    instance: str = ""
+    deployment: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.core.model import Instance, InstanceState, Pool, Snapshot
+from orchestrator.core.model import Instance, InstanceState, NodeName, Pool, Snapshot
 from orchestrator.fleet.made import UNIT_PREFIX, Made
 from orchestrator.fleet.own import placement_of
 from orchestrator.nodes.keeper_units import UnitState, UnitStatus
@@ -46,6 +46,23 @@ def adopt(
         stands = _state_now(was, unit, at_unix_ms) if was is not None and was.port == known.port else None
         adopted.append(Adopted(known, unit.pid, stands, pool.details if pool is not None else {}))
     return tuple(adopted), tuple(strays)
+
+
+def unseen(published: Snapshot | None, node: NodeName) -> tuple[Adopted, ...]:
+    """The instances of a host that cannot be asked now, as they were published: gateways may well reach them."""
+    pools = published.pools if published is not None else ()
+    return tuple(
+        Adopted(_as_published(each, pool), None, _state_unseen(each), pool.details)
+        for pool in pools
+        for each in pool.instances
+        if each.node == node and not each.is_given
+    )
+
+
+def _state_unseen(was: Instance) -> Instance:
+    if was.state is InstanceState.SERVING:
+        return was
+    return replace(was, state=InstanceState.STARTING, reason="its host cannot be asked; being probed")
 
 
 def _as_published(instance: Instance, pool: Pool) -> Made:

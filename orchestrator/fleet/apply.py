@@ -2,12 +2,14 @@
 
 Pure. Removing and starting is the steward's; what fits where was placement's to decide. Memory on the way from one
 plan to the next is accounted by room (an accelerator, or a node's RAM): both plans fit, so the larger of them does.
+Of nodes that are away nothing is known and nothing is changed; the others go on without them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -23,6 +25,7 @@ class Running:
     terms: str
     is_serving: bool
     is_leaving: bool = False  # being drained: it finishes what it has, and is gone then
+    is_resting: bool = False  # wanted, and kept from calls: nothing waits until it serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,28 @@ class Steps:
         return not self.start and not self.stop
 
 
+@dataclass(slots=True)
+class _PoolNow:
+    """How a pool stands on its way. `missing`: on their way up or out, where they are of use to nobody."""
+
+    running: int = 0
+    wanted: int = 0
+    serving: int = 0
+    missing: int = 0
+    is_partly_away: bool = False
+
+    def spares_one(self, at_once: float) -> bool:
+        """Whether one more that serves may go. Where some of it is away, none that is its last: who knows till when."""
+        if self.serving <= 1 and (self.missing or self.is_partly_away):
+            return False
+        return self.missing < max(1, math.floor(at_once * max(self.running, self.wanted)))
+
+
 class Change:
     """The way from what runs to `wanted`; `terms` by pool. Begun with what runs now, asked for one wave at a time.
 
     `usable`: what each room has for us, by measurement, what we hold there included; a room not in it is none.
+    `at_once`: the most of a pool's instances, as a share, that are replaced at the same time; one always may be.
     """
 
     def __init__(
@@ -49,42 +70,66 @@ class Change:
         terms: Mapping[str, str],
         began: Mapping[str, Running],
         usable: Mapping[str, int] = MappingProxyType({}),
+        at_once: float = 0.0,
     ) -> None:
         self._wanted = {each.instance: each for each in wanted}
         self._terms = terms
+        self._at_once = at_once
         # Counter's `|` is the larger of both, room by room.
         held = held_bytes(each.placement for each in began.values())
         self._room_bytes = held | held_bytes(self._wanted.values()) | Counter(dict(usable))
 
-    def steps(self, running: Mapping[str, Running]) -> Steps:
-        """Everything that is still to be done, in no order; once it was done there is nothing."""
+    def steps(self, running: Mapping[str, Running], away: Collection[str] = ()) -> Steps:
+        """Everything that is still to be done but on nodes `away`, in no order; once it was done there is nothing."""
+        there = [each for each in self._wanted.values() if each.node not in away]
+        here = [each for each in running.values() if each.placement.node not in away]
         return Steps(
-            start=tuple(each for each in self._wanted.values() if not self._is_made(running.get(each.instance))),
-            stop=tuple(each.placement.instance for each in running.values() if not self._is_made(each)),
+            start=tuple(each for each in there if not self._is_made(running.get(each.instance))),
+            stop=tuple(each.placement.instance for each in here if not self._is_made(each)),
         )
 
-    def wave(self, running: Mapping[str, Running]) -> Steps:
+    def wave(self, running: Mapping[str, Running], away: Collection[str] = ()) -> Steps:
         """What may be done now. Empty while something is left to do: wait until an instance has come up.
 
-        A pool's serving instances are replaced one by one, each only once the one before it serves: where a new one
-        does not come up, the others stay as they are. New ones come first where there is room for both.
+        A pool's serving instances are replaced a few at a time, the next only once those before them serve: where a
+        new one does not come up, the others stay as they are. New ones come first where there is room for both.
+        `away`: nodes that cannot be reached: what is to come there waits for its node, and nothing waits for it.
         """
         left = self.steps(running)
         start = self._fitting((each for each in left.start if each.instance not in running), running)
-        coming = {each.pool for each in start}
-        coming |= {each.placement.pool for each in running.values() if self._is_made(each) and not each.is_serving}
-        coming |= {each.placement.pool for each in running.values() if each.is_leaving}
+        pools = self._pools(running, start, away)
         stop: list[InstanceId] = []
         # First those in whose place another comes: what only goes serves until then.
         for instance in sorted(left.stop, key=lambda each: each not in self._wanted):
             old = running[instance]
-            pool = old.placement.pool
-            if old.is_leaving or (old.is_serving and pool in coming and self._is_pool_wanted(pool)):
+            if old.is_leaving or old.placement.node in away:
+                continue
+            pool = pools[old.placement.pool]
+            if old.is_serving and self._is_pool_wanted(old.placement.pool) and not pool.spares_one(self._at_once):
                 continue
             if old.is_serving:
-                coming.add(pool)
+                pool.serving, pool.missing = pool.serving - 1, pool.missing + 1
             stop.append(instance)
         return Steps(tuple(start), tuple(stop))
+
+    def _pools(
+        self, running: Mapping[str, Running], start: Iterable[Placement], away: Collection[str]
+    ) -> dict[PoolName, _PoolNow]:
+        """How each pool stands, those about to be started counted in."""
+        pools: defaultdict[PoolName, _PoolNow] = defaultdict(_PoolNow)
+        for each in running.values():
+            pool, is_away = pools[each.placement.pool], each.placement.node in away
+            pool.running += 1
+            pool.serving += each.is_serving and not each.is_leaving
+            is_coming = self._is_made(each) and not each.is_serving and not each.is_resting
+            pool.missing += not is_away and (each.is_leaving or is_coming)
+            pool.is_partly_away |= is_away
+        for placement in start:
+            pools[placement.pool].missing += placement.node not in away
+        for placement in self._wanted.values():
+            pools[placement.pool].wanted += 1
+            pools[placement.pool].is_partly_away |= placement.node in away
+        return pools
 
     def _is_made(self, running: Running | None) -> bool:
         """Whether it runs just as it is wanted."""

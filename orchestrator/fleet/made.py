@@ -41,14 +41,26 @@ def marked(unit: Unit, made: Made) -> Unit:
     return replace(unit, env={**unit.env, MARK: orjson.dumps(made).decode()})
 
 
-def found(pids: Mapping[str, int]) -> dict[str, Made]:
-    """What the processes of units say they are, by unit; those that say nothing are left out. Blocks."""
-    read = {unit: _read(pid) for unit, pid in pids.items()}
+def marks_of(pids: Mapping[str, int]) -> dict[str, str]:
+    """The marks of this machine's processes, by unit; those that have none are left out. Blocks."""
+    return {unit: mark for unit, pid in pids.items() if (mark := _mark(pid))}
+
+
+def found(marks: Mapping[str, str]) -> dict[str, Made]:
+    """What units say they are, by unit; those that say what makes no sense are left out."""
+    read = {unit: _read(mark) for unit, mark in marks.items()}
     return {unit: made for unit, made in read.items() if made is not None and made.unit == unit}
 
 
-def _read(pid: int) -> Made | None:
+def _mark(pid: int) -> str:
     try:
-        return _MADE.validate_json(psutil.Process(pid).environ().get(MARK, ""))
-    except (psutil.Error, ValidationError):
+        return psutil.Process(pid).environ().get(MARK, "")
+    except psutil.Error:
+        return ""
+
+
+def _read(mark: str) -> Made | None:
+    try:
+        return _MADE.validate_json(mark)
+    except ValidationError:
         return None

@@ -1,9 +1,14 @@
-"""Ports for instances on this machine: one that is free, and whether it is our process that listens on it."""
+"""Ports for instances: one that is free as far as can be told, and whether it is our process that listens on it.
+
+On a host that is reached over SSH nobody looks before an instance is started: one whose port is taken ends, and gets
+another.
+"""
 
 from __future__ import annotations
 
 import random
 import socket
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +22,40 @@ _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _OUTGOING_FIRST = 32_768
 _WIDTH, _LOWEST = 12_000, 1024
 _TRIES = 200
+
+
+class Ports:
+    """Those of the instances of one controller, by the address that they listen on."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._taken: defaultdict[str, set[int]] = defaultdict(set)
+
+    def take(self, host: str, among: tuple[int, int] | None, not_these: Collection[int] = ()) -> int:
+        """A port for one more: `among` the first and the last, or, on this machine, one that is free now.
+
+        Raises HostError.
+        """
+        taken = self._taken[host] | set(not_these)
+        port = free_port(taken, self._rng) if among is None else _drawn(host, among, taken, self._rng)
+        self.keep(host, port)
+        return port
+
+    def keep(self, host: str, port: int) -> None:
+        """It is an instance's already."""
+        if port:
+            self._taken[host].add(port)
+
+    def forget(self, host: str, port: int) -> None:
+        self._taken[host].discard(port)
+
+
+def _drawn(host: str, among: tuple[int, int], taken: Collection[int], rng: random.Random) -> int:
+    """Any of those left, not the next: what took one that was tried may still have it."""
+    left = sorted(set(range(among[0], among[1] + 1)) - set(taken))
+    if not left:
+        raise HostError(f"{host}: all ports from {among[0]} to {among[1]} are taken; widen `deploy.ports`")
+    return rng.choice(left)
 
 
 def free_port(taken: Collection[int], rng: random.Random) -> int:

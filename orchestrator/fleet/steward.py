@@ -1,8 +1,9 @@
-"""The controller: instances brought to what the settings ask for, kept so, and published to the gateways.
+"""The controller: instances brought to what is asked for on every node, kept so, and published to the gateways.
 
-It owns no process: the keeper of this machine starts and restarts them. It may be killed at any moment; the next one
-finds the running instances by the marks in their processes, takes their states from what was last published, and goes
-on. What a store or an instance does wrong never ends it; without the keeper it can do nothing, and ends.
+It owns no process: the keeper of this machine and systemd on hosts start and restart them. It may be killed at any
+moment; the next one finds the running instances by the marks in their processes, takes their states from what was last
+published, and goes on. What a store, a host or an instance does wrong never ends it; without the keeper of this machine
+it can do nothing, and ends.
 """
 
 from __future__ import annotations
@@ -10,41 +11,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from random import SystemRandom
+from typing import Protocol
 
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.core.model import (
-    Engine,
     Instance,
     InstanceId,
     InstanceState,
     ModelShape,
     NodeFacts,
+    NodeName,
     Placement,
-    Pool,
     PoolName,
     Snapshot,
 )
 from orchestrator.core.patience import Suspicion
-from orchestrator.fleet.adoption import adopt
-from orchestrator.fleet.apply import Change, Running, silenced
+from orchestrator.fleet.apply import Change, silenced
 from orchestrator.fleet.curing import Suspicions, Ward
+from orchestrator.fleet.following import Following
+from orchestrator.fleet.heeding import Heeding
+from orchestrator.fleet.instances import DRAINED, Instances
 from orchestrator.fleet.inventory import blind_spots
-from orchestrator.fleet.made import UNIT_PREFIX, Made, found
+from orchestrator.fleet.keepers import Keepers
+from orchestrator.fleet.made import Made
+from orchestrator.fleet.order import Order, World
 from orchestrator.fleet.own import usable_bytes
+from orchestrator.fleet.picture import pool_names, pool_of, problems_of
+from orchestrator.fleet.ports import Ports
+from orchestrator.fleet.progress import Progress
 from orchestrator.fleet.publishing import HEARTBEAT_S, Publisher, Publishing
+from orchestrator.fleet.stopping import has_drained, has_ended
 from orchestrator.fleet.tasks import raise_first, within
-from orchestrator.fleet.tending import Means, Tended, UnitOf
+from orchestrator.fleet.tending import Means
 from orchestrator.fleet.wanted import Wanted
 from orchestrator.nodes.engine_api import EngineApi
-from orchestrator.nodes.keeper_client import KeeperClient
-from orchestrator.nodes.keeper_units import EventKind, UnitEvent
 
 log = logging.getLogger(__name__)
 
-DRAIN_TIMEOUT_S = 120.0
-DRAIN_LOOK_EVERY_S = 0.2
 # What could not be done is tried again: a pool without room, a driver that was sick, a Redis that was away.
 TRY_AGAIN_S = 30.0
 
@@ -53,54 +58,36 @@ class StewardStore(Publishing, Suspicions, Protocol):
     """What the store is asked for here."""
 
 
-Want = Callable[[Sequence[Placement]], Awaitable[tuple[Wanted, tuple[NodeFacts, ...]]]]
-
-
 class Steward:
-    """One controller. `want` works out the placements wanted, `unit_of` how one is started."""
+    """One controller."""
 
-    def __init__(
-        self,
-        *,
-        keeper: KeeperClient,
-        store: StewardStore,
-        engine: Engine,
-        is_simulated: bool,
-        want: Want,
-        unit_of: UnitOf,
-        notes: tuple[str, ...],
-        cures_an_hour: Callable[[], int],
-    ) -> None:
-        self._keeper, self._want, self._notes = keeper, want, notes
+    def __init__(self, keepers: Keepers, store: StewardStore, world: World) -> None:
+        self._keepers, self._world = keepers, world
         self._api = EngineApi()
-        self._ward = Ward(store, cures_an_hour, self._on_change)
-        self._means = Means(
-            keeper=keeper,
-            api=self._api,
-            engine=engine,
-            is_simulated=is_simulated,
-            unit_of=unit_of,
-            shape_of=self._shape_of,
-            on_change=self._on_change,
-            ward=self._ward,
-            is_idle=self._is_idle,
-        )
-        self._tended: dict[str, Tended] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._group: asyncio.TaskGroup | None = None
-        self._wanted: Wanted | None = None
-        self._facts: tuple[NodeFacts, ...] = ()
+        self._ward = Ward(store, lambda: world.care().cures_an_hour, self._on_change)
+        self._order = Order(None)
+        self._instances = Instances(keepers, world.record, self._on_change, lambda: self._order.deployment)
+        self._change: Change | None = None  # the way to what was ordered
         self._problem = ""  # why what is wanted is not, or not all, in force
         self._changed, self._stirred, self._replan = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._is_told = asyncio.Event()  # somebody said what should run, or nobody can
         self._publisher = Publisher(store, self._snapshot)
-        self._odd: set[tuple[str, int | None]] = set()
+        self._following = Following(keepers, self._instances)
+        self._progress = Progress(self._instances.tell, world.deployed)
+        self._heeding = Heeding(world.wished, self._instances, keepers, self._publisher, lambda: world.care().drain_s)
+        self._unloadable: frozenset[InstanceId] = frozenset()
 
     # --- for app ---------------------------------------------------------------------------------------------------
 
     def replan(self) -> None:
-        """Settings changed: work out anew what should run. A change under way is given up for it."""
+        """Something else may be wanted: work it out anew. A change under way is given up for it."""
         self._replan.set()
         self._stirred.set()
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """Of what runs, or is being started or stopped."""
+        return self._instances.placements
 
     async def run(self, published: Snapshot | None) -> None:
         """Until cancelled. `published` is what an earlier controller published last. Raises HostError without a keeper.
@@ -108,30 +95,38 @@ class Steward:
         Raises OrchestratorError, too, where nothing runs and nothing can be planned: there is nothing to keep.
         """
         self._publisher.begin_after(published)
+        self._progress.go_on_with(published.deployment if published is not None else 0)
         try:
-            async with asyncio.TaskGroup() as self._group:
-                await self._adopt(published)
-                for work in (self._follow_units, self._look_at_units, self._publish_changes, self._reconcile_when_due):
-                    self._group.create_task(work(), name=f"steward {work.__name__}")
-                self._group.create_task(self._ward.watch(self._serving, self._suspected), name="steward ward")
+            async with asyncio.TaskGroup() as group:
+                self._instances.begin(group, self._means(), published)
+                group.create_task(self._following.run(), name="steward follow keepers")
+                await self._following.first_looks()
+                self._instances.adopt_unseen()
+                for work in (self._publish_changes, self._reconcile_when_due, self._follow_progress):
+                    group.create_task(work(), name=f"steward {work.__name__}")
+                watch = self._ward.watch(lambda: self._instances.serving, self._suspected)
+                group.create_task(watch, name="steward ward")
+                group.create_task(self._heeding.run(), name="steward heeding")
         except BaseExceptionGroup as several:
             raise_first(several)
 
     async def close(self) -> None:
         await self._api.close()
 
-    # --- what runs already -----------------------------------------------------------------------------------------
-
-    async def _adopt(self, published: Snapshot | None) -> None:
-        """Take over the instances that run, as they were published: a restarted controller is nothing a caller sees."""
-        units = await self._keeper.list()
-        pids = {each.name: each.pid for each in units if each.pid is not None and each.name.startswith(UNIT_PREFIX)}
-        adopted, strays = adopt(units, await asyncio.to_thread(found, pids), published)
-        for each in adopted:
-            self._tend(each.made, each.pid, each.before).details = each.details
-        for name in strays:
-            log.warning("%s runs, and nobody knows what it is; stopping it", name)
-            await self._keeper.stop(name)
+    def _means(self) -> Means:
+        return Means(
+            keepers=self._keepers,
+            api=self._api,
+            site_of=self._world.site_of,
+            unit_of=self._world.unit_of,
+            shape_of=self._shape_of,
+            on_change=self._saw,
+            ward=self._ward,
+            is_idle=self._is_idle,
+            ports=Ports(SystemRandom()),
+            taken_ports=self._taken_ports,
+            may_start=self._is_told,
+        )
 
     # --- reconcile --------------------------------------------------------------------------------------------------
 
@@ -145,189 +140,152 @@ class Steward:
             try:
                 await self._reconcile(may_stop=may_stop)
             except OrchestratorError as why:
-                if not self._tended and not isinstance(why, StoreError):
+                if not len(self._instances) and not isinstance(why, StoreError) and not self._order.is_agreed:
                     raise
                 self._say(str(why))
                 again_s = HEARTBEAT_S if isinstance(why, StoreError) else TRY_AGAIN_S
             else:
                 self._problem = ""
                 again_s = TRY_AGAIN_S if self._refused else None
+            self._is_told.set()
             self._changed.set()
+
+    @property
+    def _wanted(self) -> Wanted | None:
+        return self._order.wanted
 
     @property
     def _refused(self) -> Mapping[PoolName, str]:
         return dict(self._wanted.plan.refused) if self._wanted is not None else {}
 
     async def _reconcile(self, *, may_stop: bool) -> None:
-        """Plan anew and make it so. Raises OrchestratorError; what runs then goes on as it was.
+        """Learn what is wanted and make it so. Raises OrchestratorError; what runs then goes on as it was.
 
         Without `may_stop` the settings are the same: room may have come, and what lost some of it is left alone.
         """
         await self._publisher.publish()  # who does not lead changes nothing
-        current = tuple(each.made.placement for each in self._tended.values())
-        wanted, self._facts = await self._want(current)
-        if blind := blind_spots(self._facts, current):
-            raise HostError("\n".join(blind))
-        refused = dict(wanted.plan.refused)
-        silent = silenced(wanted.plan.placements, wanted.shapes, self._running())
-        if silent:
-            reasons = "\n".join(f"{pool}: {refused.get(pool, 'no place')}" for pool in silent)
-            raise HostError(f"the settings are not applied, all instances stay as they are:\n{reasons}")
-        running = self._running()
-        loaded = [each.placement for each in running.values() if each.is_serving or each.is_leaving]
-        change = Change(wanted.plan.placements, wanted.terms, running, usable_bytes(self._facts, loaded))
-        if not may_stop and change.steps(self._running()).stop:
+        self._heeding.look()
+        current = self.placements
+        order = await self._world.want(current, self._instances.cannot_load)
+        wanted = order.wanted
+        if wanted is None:
+            self._order = order
             return
-        for pool, why in refused.items():
+        facts = self._world.facts()
+        if not order.is_agreed:
+            self._check(wanted, facts, current)
+        running = self._instances.running(order.unfit)
+        loaded = [each.placement for each in running.values() if each.is_serving or each.is_leaving]
+        usable = usable_bytes(facts, loaded)
+        change = Change(wanted.plan.placements, wanted.terms, running, usable, self._world.care().at_once)
+        if not may_stop and not order.is_agreed and change.steps(running).stop:
+            return
+        for pool, why in wanted.plan.refused:
             if self._refused.get(pool) != why:
                 log.warning("%s: %s", pool, why)
-        self._wanted = wanted
-        await self._roll_out(change, wanted)
+        self._order, self._change = order, change
+        if order.deployment:
+            until_s = time.monotonic() + self._world.care().serve_s
+            self._progress.take_up(order.deployment, is_done=order.is_done, until_s=until_s)
+        await self._roll_out(change, order)
 
-    async def _roll_out(self, change: Change, wanted: Wanted) -> None:
+    def _check(self, wanted: Wanted, facts: Sequence[NodeFacts], current: Sequence[Placement]) -> None:
+        """Raises HostError for a plan that nobody agreed to and that would cost what runs too much."""
+        if blind := blind_spots(facts, current):
+            raise HostError("\n".join(blind))
+        refused = dict(wanted.plan.refused)
+        if silent := silenced(wanted.plan.placements, wanted.shapes, self._instances.running()):
+            reasons = "\n".join(f"{pool}: {refused.get(pool, 'no place')}" for pool in silent)
+            raise HostError(f"the settings are not applied, all instances stay as they are:\n{reasons}")
+
+    async def _roll_out(self, change: Change, order: Order) -> None:
         """Wave by wave, until all is as wanted or something newer is. Raises HostError where one cannot be stopped."""
+        assert order.wanted is not None
         self._resume()
         try:
             async with asyncio.TaskGroup() as stops:
                 while not self._replan.is_set():
                     self._stirred.clear()
-                    wave = change.wave(self._running())
+                    wave = change.wave(self._instances.running(order.unfit), self._keepers.away)
                     for placement in wave.start:
-                        self._start(placement, wanted)
+                        self._start(placement, order.wanted)
                     for name in wave.stop:
-                        self._tended[name].is_draining = True
+                        self._instances.leaves(name, is_leaving=True)
                         stops.create_task(self._stop(name), name=f"stop {name}")
+                    self._is_told.set()
                     self._changed.set()
-                    if change.steps(self._running()).is_empty:
+                    if change.steps(self._instances.running(order.unfit)).is_empty:
                         return
-                    self._say_what_is_waited_for()
+                    self._problem = f"the change waits until these serve: {'; '.join(self._waits_for())}"
                     await within(None, self._stirred)
         except BaseExceptionGroup as several:
             raise_first(several)
 
-    def _running(self) -> dict[str, Running]:
-        return {
-            name: Running(
-                each.made.placement, each.made.terms, each.instance.state is InstanceState.SERVING, each.is_draining
-            )
-            for name, each in self._tended.items()
-        }
-
     def _start(self, placement: Placement, wanted: Wanted) -> None:
         is_embedding = wanted.shapes[placement.pool].is_embedding
-        self._tend(Made(placement, 0, wanted.terms.get(placement.pool, ""), is_embedding))
-
-    def _tend(self, made: Made, pid: int | None = None, before: Instance | None = None) -> Tended:
-        assert self._group is not None
-        name = made.placement.instance
-        tended = Tended(made, self._means, pid=pid, before=before)
-        if made.port:
-            self._means.ports.add(made.port)
-        self._tended[name] = tended
-        self._tasks[name] = self._group.create_task(tended.run(), name=f"tend {name}")
-        return tended
+        self._instances.tend(Made(placement, 0, wanted.terms.get(placement.pool, ""), is_embedding))
 
     async def _stop(self, name: InstanceId) -> None:
         """Wait for what it is answering, up to a bound; then stop it, unless something newer is wanted."""
-        tended = self._tended[name]
-        if not await self._has_drained(tended.instance):
+        tended = self._instances[name]
+        if not await has_drained(tended.instance, self._publisher, self._replan, lambda: self._world.care().drain_s):
             return
-        task = self._tasks[name]
-        task.cancel()
-        await asyncio.wait((task,))
-        await self._keeper.stop(UNIT_PREFIX + name)
-        tended.forget_port()
-        self._ward.drop(name)
-        del self._tended[name], self._tasks[name]
-        self._on_change()
-
-    async def _has_drained(self, instance: Instance) -> bool:
-        """Wait until nothing is in flight there, once gateways were told; False: something newer is wanted.
-
-        While the store is away gateways send on what they know: nothing may be stopped before they can be told.
-        """
-        told_s: float | None = None
-        while not self._replan.is_set():
-            try:
-                if told_s is None:
-                    await self._publisher.publish()
-                    told_s = time.monotonic()
-                in_flight = (await self._publisher.in_flight(instance.pool)).get(instance.id, 0)
-                if not in_flight and self._publisher.has_settled:
-                    return True
-            except StoreError:
-                told_s = None
-            if told_s is not None and time.monotonic() - told_s > DRAIN_TIMEOUT_S:
-                log.warning("%s still answers after %g s; stopping it", instance.id, DRAIN_TIMEOUT_S)
-                return True
-            await within(DRAIN_LOOK_EVERY_S, self._replan)  # Redis has no event for the last lease
-        return False
+        await self._instances.leave_alone(name)
+        if await has_ended(tended.made.unit, self._keepers.of(tended.instance.node), self._replan):
+            self._ward.drop(name)
+            self._instances.forget(name)
 
     def _resume(self) -> None:
         """Whatever an earlier change was draining serves again, until this one drains it anew."""
-        for name, tended in list(self._tended.items()):
-            tended.is_draining = False
-            if self._tasks[name].done():  # its stop failed half-way
-                self._tend(tended.made)
+        for each in self._instances:
+            self._instances.leaves(each.instance.id, is_leaving=False)
 
-    def _say_what_is_waited_for(self) -> None:
-        late = [each.instance for each in self._tended.values()]
-        told = [f"{each.id} is {each.state}: {each.reason}" for each in late if each.state is not InstanceState.SERVING]
-        self._problem = f"the change waits until these serve: {'; '.join(told)}"
+    def _waits_for(self) -> list[str]:
+        """What is not as it should be, a sentence each."""
+        late = [each.instance for each in self._instances if each.resting != DRAINED]
+        return [f"{each.id} is {each.state}: {each.reason}" for each in late if each.state is not InstanceState.SERVING]
+
+    async def _follow_progress(self) -> None:
+        while True:
+            if self._order.deployment:
+                self._progress.look(self._left_to_do(), time.monotonic())
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _left_to_do(self) -> list[str]:
+        """Empty once just what is wanted runs, and all of it serves."""
+        if self._change is None:
+            return ["it has not been taken up"]
+        left = self._change.steps(self._instances.running(self._order.unfit))
+        begun = [f"{each.instance} has not begun" for each in left.start if each.instance not in self._instances]
+        ended = [f"{name} has not ended" for name in left.stop]
+        return [*self._waits_for(), *begun, *ended, *self._refused.values()]
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
             log.error("%s", problem)
         self._problem = problem
 
-    # --- follow the keeper ------------------------------------------------------------------------------------------
+    # --- seen of instances --------------------------------------------------------------------------------------------
 
-    async def _follow_units(self) -> None:
-        async for event in self._keeper.events():
-            self._on_unit(event)
+    def _saw(self, instance: Instance) -> None:
+        """An instance is otherwise than it was; where it turned out not to load, it may have to go elsewhere."""
+        self._instances.saw(instance)
+        unloadable = frozenset(self._instances.cannot_load)
+        if not self._unloadable.issuperset(unloadable):
+            self.replan()
+        self._unloadable = unloadable
 
-    def _on_unit(self, event: UnitEvent) -> None:
-        tended = self._tended.get(event.unit.removeprefix(UNIT_PREFIX))
-        if tended is None or not event.unit.startswith(UNIT_PREFIX):
-            return
-        if event.kind is EventKind.STARTED:
-            tended.process_is(event.pid)
-        elif event.kind is EventKind.EXITED:
-            # Who ends by itself says why last; who is killed was in the middle of something.
-            said = event.lines[-1:] if event.exit is not None and event.exit.code else ()
-            tended.process_is(None, ": ".join((str(event.exit), *said)))
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._stirred.set()
 
-    async def _look_at_units(self) -> None:
-        """Events can be missed, before the first is heard above all: what two looks in a row show is so."""
-        while True:
-            units = {each.name: each for each in await self._keeper.list()}
-            odd: set[tuple[str, int | None]] = set()
-            for name, tended in self._tended.items():
-                unit = units.get(UNIT_PREFIX + name)
-                if not tended.has_unit or (unit is not None and unit.pid == tended.pid):
-                    continue
-                look = (name, unit.pid if unit is not None else None)
-                odd.add(look)
-                if look not in self._odd:
-                    continue
-                if unit is None:
-                    tended.unit_is_gone()
-                else:
-                    tended.process_is(unit.pid)
-            self._odd = odd
-            await asyncio.sleep(HEARTBEAT_S)
-
-    # --- who answers nobody ------------------------------------------------------------------------------------------
-
-    def _serving(self) -> Mapping[PoolName, Sequence[InstanceId]]:
-        found: dict[PoolName, list[InstanceId]] = {}
-        for tended in self._tended.values():
-            if tended.instance.state is InstanceState.SERVING:
-                found.setdefault(tended.instance.pool, []).append(tended.instance.id)
-        return found
+    def _taken_ports(self, node: NodeName) -> Collection[int]:
+        """Ports of servers there that are not ours."""
+        servers = [one for each in self._world.facts() if each.node == node for one in each.ollamas]
+        return {each.port for each in servers if each.port is not None and not each.is_ours}
 
     def _suspected(self, pool: PoolName, instance: InstanceId, why: Suspicion) -> None:
-        self._tended[instance].is_suspected(why)
+        self._instances[instance].is_suspected(why)
 
     async def _is_idle(self, instance: Instance) -> bool:
         try:
@@ -337,38 +295,38 @@ class Steward:
 
     # --- publish ------------------------------------------------------------------------------------------------------
 
-    def _on_change(self) -> None:
-        self._changed.set()
-        self._stirred.set()
-
     async def _publish_changes(self) -> None:
         await self._publisher.keep(self._changed, self._pool_names)
 
     def _snapshot(self, version: int) -> Snapshot:
-        pools = tuple(self._pool(name) for name in self._pool_names())
-        refused = tuple(f"{pool}: {why}" for pool, why in self._refused.items())
-        problems = tuple(f"{each.node}: {problem}" for each in self._facts for problem in each.problems)
+        pools = tuple(pool_of(name, self._instances, self._shape_of(name)) for name in self._pool_names())
+        facts = self._world.facts()
+        return Snapshot(
+            version,
+            time.time_ns() // 1_000_000,
+            pools,
+            facts,
+            self._notes(facts),
+            deployment=self._order.deployment,
+            is_settled=self._is_settled(),
+            unreachable=self._keepers.unreachable,
+        )
+
+    def _is_settled(self) -> bool:
+        """Whether all that can be done now for the order was done."""
+        running, away = self._instances.running(self._order.unfit), self._keepers.away
+        return self._change is not None and self._change.steps(running, away).is_empty
+
+    def _notes(self, facts: Sequence[NodeFacts]) -> tuple[str, ...]:
+        """What the operator is to know."""
         told = (self._problem,) if self._problem else ()
-        notes = self._notes + told + refused + problems + self._ward.events
-        return Snapshot(version, time.time_ns() // 1_000_000, pools, self._facts, notes)
+        refused = tuple(f"{pool}: {why}" for pool, why in self._refused.items())
+        short = tuple(each.shortfall for each in self._instances if each.shortfall)
+        notes = self._world.notes() + self._order.notes + told + refused
+        return notes + tuple(self._keepers.unreachable.values()) + problems_of(facts) + short + self._ward.events
 
     def _pool_names(self) -> tuple[PoolName, ...]:
-        """Those of the settings, and before and after them those that still run."""
-        named = [
-            *(self._wanted.shapes if self._wanted else ()),
-            *(t.made.placement.pool for t in self._tended.values()),
-        ]
-        return tuple(PoolName(each) for each in dict.fromkeys(named))
-
-    def _pool(self, name: PoolName) -> Pool:
-        members = [each for each in self._tended.values() if each.made.placement.pool == name]
-        described: list[Mapping[str, Any]] = [each.details for each in members if each.details]
-        shape = self._shape_of(name)
-        is_embedding = shape.is_embedding if shape else any(each.made.is_embedding for each in members)
-        context = members[0].made.placement.context if members else 0
-        return Pool(
-            name, context, is_embedding, tuple(each.instance for each in members), described[0] if described else {}
-        )
+        return pool_names(self._wanted.shapes if self._wanted else (), self._instances)
 
     def _shape_of(self, pool: str) -> ModelShape | None:
         return self._wanted.shapes.get(pool) if self._wanted else None

@@ -1,31 +1,33 @@
 """One instance, from its process's start to a serving one, watched from then on, and brought back when it falls.
 
 It knows the instance's own states and reasons. Which instances there are, and what is published of them, is the
-steward's; keeping the process alive is the keeper's.
+steward's; keeping the process alive is its keeper's. An instance is asked over HTTP, its keeper on another host over
+SSH: where one way is cut and the other is not, what answers is believed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.core.errors import InstanceError, OrchestratorError
 from orchestrator.core.health import Health, after_probe
 from orchestrator.core.loads import first_load_s
-from orchestrator.core.model import Engine, Instance, InstanceState, ModelShape, Placement, PoolName
+from orchestrator.core.model import Engine, Instance, InstanceState, ModelShape, NodeName, Placement, PoolName
 from orchestrator.core.patience import Cure, Suspicion
 from orchestrator.core.patience import Means as Abilities
 from orchestrator.fleet.curing import Ward
 from orchestrator.fleet.describe import pool_details
+from orchestrator.fleet.keepers import Keepers, Post
 from orchestrator.fleet.made import Made, marked
-from orchestrator.fleet.ports import free_port, listens
+from orchestrator.fleet.ports import Ports
+from orchestrator.fleet.tasks import within
 from orchestrator.nodes.engine_api import EngineApi
-from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.nodes.keeper_units import Unit
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ PROGRESS_EVERY_S = 0.5
 UNLOADED_WITHIN_S, UNLOADED_LOOK_EVERY_S = 30.0, 0.1
 # A process that ended so often without answering has no way to its port; a fresh one that ended once, too.
 ENDS_UNTIL_NEW_PORT = 3
+# Memory that an unloaded model held is free a moment later: one failed load proves nothing.
+LOADS_UNTIL_HOPELESS = 2
 
 # From a placement and a port to the unit that runs it: what differs between engines, handed in by `app`. Raises
 # OrchestratorError, and LookupError for a pool that the settings no longer have.
@@ -45,35 +49,62 @@ UnitOf = Callable[[Placement, int], Unit]
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """What instances of one node have in common. `ports` None: any that is free on this machine."""
+
+    host: str = "127.0.0.1"  # where they listen and are called
+    engine: Engine = Engine.OLLAMA
+    is_simulated: bool = False
+    models_dir: str = ""
+    ports: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Means:
     """What all instances of one controller are tended with."""
 
-    keeper: KeeperClient
+    keepers: Keepers
     api: EngineApi
-    engine: Engine
-    is_simulated: bool
+    site_of: Callable[[NodeName], Site]
     unit_of: UnitOf
     shape_of: Callable[[str], ModelShape | None]
-    on_change: Callable[[], None]
+    on_change: Callable[[Instance], None]
     ward: Ward
     is_idle: Callable[[Instance], Awaitable[bool]]
-    ports: set[int] = field(default_factory=set)  # of this controller's instances
-    pulling: asyncio.Lock = field(default_factory=asyncio.Lock)  # instances share one folder of models
-    rng: random.Random = field(default_factory=random.SystemRandom)
+    ports: Ports
+    taken_ports: Callable[[NodeName], Collection[int]]  # by others, as far as the node tells
+    may_start: asyncio.Event  # it is known what is wanted: what was found without a process may be none of it
+    # Instances share one folder of models on a machine.
+    pulling: defaultdict[tuple[str, str], asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
 class Tended:
     """Keeps `instance` true to what is seen. `run` is its life, to be cancelled; the rest may be called meanwhile."""
 
-    def __init__(self, made: Made, means: Means, *, pid: int | None = None, before: Instance | None = None) -> None:
-        """`pid` of an instance that was found running; `before`: how it was published last."""
+    def __init__(
+        self,
+        made: Made,
+        means: Means,
+        *,
+        pid: int | None = None,
+        before: Instance | None = None,
+        has_unit: bool = False,
+    ) -> None:
+        """`pid` of an instance that was found running; `before`: how it was published last.
+
+        `has_unit`: its keeper was told to run it, also where the process is not known.
+        """
         self.made = made
         self.is_draining = False
+        self.resting = ""  # why it gets no calls for a while, though it is wanted; empty: it does
         self.details: Mapping[str, Any] = {}
         self._means = means
-        self._seen = before or _instance(made, means)
+        self._site = means.site_of(made.placement.node)
+        self._seen = before or _instance(made, self._site)
         self._pid = pid
-        self._has_unit = pid is not None
+        self._has_unit = has_unit or pid is not None
+        self._failed_loads = 0
+        self._woken = asyncio.Event()
         self._has_answered = before is not None and before.state in (InstanceState.LOADING, InstanceState.SERVING)
         self._ends, self._last_words = 0, ""
         self._process_ended = asyncio.Event()
@@ -84,7 +115,27 @@ class Tended:
     def instance(self) -> Instance:
         if self.is_draining:
             return replace(self._seen, state=InstanceState.DRAINING, reason="finishes what it has, then ends")
+        if self.resting and self._seen.state is InstanceState.SERVING:
+            return replace(self._seen, state=InstanceState.DRAINING, reason=self.resting)
         return self._seen
+
+    @property
+    def cannot_load(self) -> str:
+        """Why its model does not come into memory, again and again; empty: it does, or that is not known."""
+        return self._seen.reason if self._failed_loads >= LOADS_UNTIL_HOPELESS else ""
+
+    @property
+    def shortfall(self) -> str:
+        """What of its model is not on its cards, though it was placed there; empty: nothing that it tells of."""
+        shown = self.details.get("ps", {})
+        size, on_card = shown.get("size") or 0, shown.get("size_vram") or 0
+        if not self.made.placement.accelerators or self._site.is_simulated or on_card >= size:
+            return ""
+        return f"{self._seen.id}: {on_card / 2**30:.1f} of {size / 2**30:.1f} GiB are on its card, and it is slow"
+
+    @property
+    def _post(self) -> Post:
+        return self._means.keepers.of(self.made.placement.node)
 
     @property
     def pid(self) -> int | None:
@@ -101,21 +152,37 @@ class Tended:
         if was is None or was == pid:
             return
         self._ends, self._last_words = self._ends + 1, last_words
-        self._process_ended.set()
+        self._has_ended()
         self._become(InstanceState.STARTING, self._ended_how() or "its process ended")
 
     def unit_is_gone(self) -> None:
         """The keeper knows no such unit any more: it is to be started anew."""
         self._has_unit = False
         self.process_is(None, "the keeper no longer has it")
-        self._process_ended.set()
+        self._has_ended()
+
+    def is_found(self, made: Made, pid: int | None) -> None:
+        """What its host says runs there, now that it can be asked."""
+        if made.port != self.made.port:
+            self.forget_port()
+            self._means.ports.keep(self._site.host, made.port)
+            self._seen = replace(self._seen, port=made.port)
+            self._has_answered = False
+        self.made, self._has_unit = made, True
+        self.process_is(pid)
+        self.host_is_back()
+
+    def host_is_back(self) -> None:
+        """What failed for want of its host is tried again at once."""
+        self._retry_s = FIRST_RETRY_S
+        self._woken.set()
 
     def is_suspected(self, why: Suspicion) -> None:
         """Gateways say that it answers nobody: it is seen to with its next probe."""
         self._suspicion = why
 
     def forget_port(self) -> None:
-        self._means.ports.discard(self.made.port)
+        self._means.ports.forget(self._site.host, self.made.port)
 
     async def run(self) -> None:
         """Until cancelled: bring it up, watch it, and again. What goes wrong is its state and reason."""
@@ -145,20 +212,32 @@ class Tended:
         if not await self._means.api.has_model(self._seen):
             await self._pull()
         if not await self._means.api.is_loaded(self._seen):
-            self._become(InstanceState.LOADING, f"loading {self._seen.upstream_model}")
-            began_s = time.monotonic()
-            await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
-            self._seen = replace(self._seen, load_s=round(time.monotonic() - began_s, 1))
+            await self._load()
+        self._failed_loads = 0
         await self._describe()
         if not self._process_ended.is_set():
             self._retry_s = FIRST_RETRY_S
             self._become(InstanceState.SERVING, "")
 
+    async def _load(self) -> None:
+        self._become(InstanceState.LOADING, f"loading {self._seen.upstream_model}")
+        began_s = time.monotonic()
+        try:
+            await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+        except InstanceError:
+            self._failed_loads += not self._process_ended.is_set()
+            raise
+        self._seen = replace(self._seen, load_s=round(time.monotonic() - began_s, 1))
+
     async def _start(self) -> None:
         """Have the keeper start it, on a port that is free now."""
+        await self._means.may_start.wait()
+        if self.is_draining:
+            raise InstanceError(self._seen.id, "is not started again: it is not wanted any more")
+        self._post.check()
         self.forget_port()
-        port = free_port(self._means.ports, self._means.rng)
-        self._means.ports.add(port)
+        taken = self._means.taken_ports(self.made.placement.node)
+        port = self._means.ports.take(self._site.host, self._site.ports, taken)
         self.made = replace(self.made, port=port)
         self._seen = replace(self._seen, port=port)
         try:
@@ -166,7 +245,7 @@ class Tended:
         except LookupError as why:
             raise InstanceError(self._seen.id, "the settings no longer have its model") from why
         self._has_answered, self._ends, self._pid, self._last_words = False, 0, None, ""
-        await self._means.keeper.start(marked(unit, self.made))
+        await self._post.keeping.start(marked(unit, self.made))
         self._has_unit = True
 
     async def _answering(self) -> str:
@@ -177,7 +256,7 @@ class Tended:
                 version = await self._means.api.version(self._seen)
             except InstanceError as why:
                 log.debug("%s", why)
-                self._become(InstanceState.STARTING, self._ended_how() or "not answering yet")
+                self._is_silent()
             else:
                 if await self._is_ours():
                     return version
@@ -189,12 +268,13 @@ class Tended:
         """Whether it is our process that answers: somebody else may have taken the port before it could."""
         if self._has_answered:
             return True  # its port was its own; one that lost it in a restart ends, again and again
+        self._post.check()
         if self._pid is None:
-            units = await self._means.keeper.list()
+            units = await self._post.keeping.list()
             self._pid = next((each.pid for each in units if each.name == self.made.unit), None)
         if self._pid is None:
             return False
-        if await asyncio.to_thread(listens, self._pid, self.made.port):
+        if await self._post.keeping.listens(self.made.unit, self.made.port):
             return True
         await self._end_unit()
         raise InstanceError(self._seen.id, f"port {self.made.port} was taken by another process; trying another")
@@ -205,16 +285,30 @@ class Tended:
             said = f": {self._last_words}" if self._last_words else ""
             raise InstanceError(self._seen.id, f"its process ended before it answered{said}")
 
+    def _is_silent(self) -> None:
+        """It does not answer, which is no wonder so soon, or while its host is away."""
+        if away := self._away():
+            self._become(InstanceState.DOWN, away)
+        else:
+            self._become(InstanceState.STARTING, self._ended_how() or "not answering yet")
+
+    def _away(self) -> str:
+        """Why nobody can say what its process does; empty: somebody can. What answers after that may be another."""
+        if not self._post.problem:
+            return ""
+        self._pid = None
+        return f"{self._post.problem}; tried again"
+
     def _ended_how(self) -> str:
         return f"its process ended: {self._last_words}" if self._last_words else ""
 
     async def _end_unit(self) -> None:
         """Not to be restarted behind our back while we pause; the next start is on another port."""
         self._has_unit = False
-        await self._means.keeper.stop(self.made.unit)
+        await self._post.keeping.stop(self.made.unit)
 
     async def _pull(self) -> None:
-        """One at a time on this machine: two that write one folder would be in each other's way."""
+        """One at a time on a machine: two that write one folder would be in each other's way."""
         model, said_s = self._seen.upstream_model, 0.0
 
         def progress(status: str, done: int, total: int) -> None:
@@ -224,9 +318,10 @@ class Tended:
                 share = f" {done * 100 // total} % of {total / 1e9:.1f} GB" if total else ""
                 self._become(InstanceState.LOADING, f"pulling {model}: {status}{share}")
 
-        if self._means.pulling.locked():
+        pulling = self._means.pulling[self._site.host, self._site.models_dir]
+        if pulling.locked():
             self._become(InstanceState.LOADING, f"waiting to pull {model}: another pull is under way")
-        async with self._means.pulling:
+        async with pulling:
             if not await self._means.api.has_model(self._seen):
                 await self._means.api.pull(self._seen, progress)
         if not await self._means.api.has_model(self._seen):
@@ -251,7 +346,8 @@ class Tended:
                 health = after_probe(health, None)
             except InstanceError as why:
                 health = after_probe(health, why.message)
-            if health.is_down and not self._process_ended.is_set():
+            is_down = health.is_down or bool(self._post.problem and health.reason)
+            if is_down and not self._process_ended.is_set():
                 raise InstanceError(self._seen.id, health.reason)
             await self._pause(PROBE_EVERY_S)
 
@@ -277,22 +373,24 @@ class Tended:
 
     async def restart(self) -> None:
         """Have its process end and start, and its model loaded. Raises OrchestratorError."""
-        await self._means.keeper.restart(self.made.unit)
+        await self._post.keeping.restart(self.made.unit)
         await self._answering()
         if not await self._means.api.is_loaded(self._seen):
             await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
 
     async def _pause(self, seconds: float) -> None:
-        """So long, or until its process has ended."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._process_ended.wait()
-        except TimeoutError:
-            return
+        """So long, or until its process has ended, or something new is known of its host."""
+        await within(seconds, self._woken)
+        self._woken.clear()
+
+    def _has_ended(self) -> None:
+        self._process_ended.set()
+        self._woken.set()
 
     def _fell(self, why: str) -> None:
         if self._process_ended.is_set() and self._has_unit:
             return  # the keeper has it back in a moment, and what went wrong went wrong for that
+        why = self._away() or why
         if (self._seen.state, self._seen.reason) != (InstanceState.DOWN, why):
             log.warning("%s is down: %s", self._seen.id, why)
         self._become(InstanceState.DOWN, why)
@@ -300,7 +398,7 @@ class Tended:
     def _become(self, state: InstanceState, reason: str) -> None:
         if (state, reason) != (self._seen.state, self._seen.reason):
             self._seen = replace(self._seen, state=state, reason=reason)
-            self._means.on_change()
+            self._means.on_change(self.instance)
 
 
 class _Patient:
@@ -327,20 +425,20 @@ class _Patient:
         await (self._tended.restart() if cure is Cure.RESTART else self._tended.reload())
 
 
-def _instance(made: Made, means: Means) -> Instance:
+def _instance(made: Made, site: Site) -> Instance:
     placement = made.placement
     return Instance(
         id=placement.instance,
         node=placement.node,
         pool=placement.pool,
-        host="127.0.0.1",
+        host=site.host,
         port=made.port,
-        engine=means.engine,
+        engine=site.engine,
         upstream_model=placement.pool,
         slots=placement.slots,
         context=placement.context,
         accelerators=placement.accelerators,
-        is_simulated=means.is_simulated,
+        is_simulated=site.is_simulated,
         vram_bytes=placement.footprint.total,
         load_s=round(first_load_s(placement.footprint.weights), 1),
     )

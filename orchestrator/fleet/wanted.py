@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.core.catalogue import find
 from orchestrator.core.errors import SettingsError
+from orchestrator.core.held import demands_elsewhere
 from orchestrator.core.model import (
     Demand,
     Engine,
@@ -21,7 +22,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.placement import place
 from orchestrator.core.sizing import served_slots
-from orchestrator.fleet.engines import LocalEngine
+from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.nodes.weights import ollama_models_dir, pulled_shape, pulled_weights, shape_of_file
 from orchestrator.settings import ClusterSettings, ModelSettings
 
@@ -37,6 +38,23 @@ class Wanted:
     shapes: Mapping[str, ModelShape]
     terms: Mapping[str, str]
     demands: tuple[Demand, ...] = ()
+
+
+def engine_of(settings: ClusterSettings) -> LocalEngine:
+    """What models are sized for: this machine's engine, or Ollama where none of this machine's is needed.
+
+    Raises HostError where it is needed and missing, SettingsError where it does not go together with hosts' Ollama.
+    """
+    is_here = any(each.address == "local" and each.simulate is None for each in settings.nodes)
+    if settings.instances or not is_here:
+        return LocalEngine(Engine.OLLAMA)
+    engine = find_engine(settings.engine)
+    if settings.hosts and engine.kind is not Engine.OLLAMA:
+        raise SettingsError(
+            "this machine is a node beside hosts that run Ollama, and has none: put `ollama` on PATH here, or leave "
+            "`- name: local` out of `nodes`"
+        )
+    return engine
 
 
 def weights_file(name: str, model: ModelSettings, engine: LocalEngine, *, is_simulated: bool) -> Path | None:
@@ -77,14 +95,18 @@ def want(
     engine: LocalEngine,
     current: Sequence[Placement] = (),
     own_bytes: Mapping[str, int] | None = None,
+    kept: Sequence[Placement] = (),
 ) -> Wanted:
-    """The instances that `settings` asks for on `facts`. Raises SettingsError, HostError."""
+    """The instances that `settings` asks for on `facts`, those `kept` on other nodes counted in.
+
+    Raises SettingsError, HostError.
+    """
     is_simulated = all(each.is_simulated for each in facts)
     shapes = {name: _shape(name, model, engine, is_simulated) for name, model in settings.models.items()}
     demands = demands_of(settings, shapes)
     terms = {name: _terms(model, engine, is_simulated) for name, model in settings.models.items()}
-    plan = place(demands, facts, current=current, own_bytes=own_bytes or {})
-    return Wanted(plan, shapes, terms, tuple(demands))
+    plan = place(demands_elsewhere(demands, kept), facts, current=current, own_bytes=own_bytes or {})
+    return Wanted(replace(plan, placements=(*kept, *plan.placements)), shapes, terms, tuple(demands))
 
 
 def _shape(name: str, model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> ModelShape:

@@ -31,7 +31,7 @@ from orchestrator.core.model import (
 from orchestrator.fleet.adoption import adopt
 from orchestrator.fleet.engines import LocalEngine, ollama_unit
 from orchestrator.fleet.inventory import blind_spots
-from orchestrator.fleet.made import Made, found, marked
+from orchestrator.fleet.made import Made, found, marked, marks_of
 from orchestrator.fleet.own import own_bytes, usable_bytes
 from orchestrator.fleet.ports import free_port, listens
 from orchestrator.fleet.seats import seat_for
@@ -98,9 +98,8 @@ def test_a_running_process_says_what_it_was_made_as() -> None:
     unit = marked(Unit(made.unit, (sys.executable, "-c", "input()")), made)
     environment = {**os.environ, **unit.env}
     with subprocess.Popen(unit.argv, env=environment, stdin=subprocess.PIPE) as process:
-        assert found({made.unit: process.pid, "engine-other": process.pid, "engine-me": os.getpid()}) == {
-            made.unit: made
-        }
+        marks = marks_of({made.unit: process.pid, "engine-other": process.pid, "engine-me": os.getpid()})
+        assert found(marks) == {made.unit: made}
         process.communicate(b"\n")
 
 

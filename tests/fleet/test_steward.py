@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.core.errors import HostError
-from orchestrator.core.model import InstanceId, InstanceState, LeaseId, PoolName
+from orchestrator.core.model import InstanceId, InstanceState, LeaseId, Moment, PoolName
+from orchestrator.core.wishes import Wishes
 from orchestrator.store.admission import AdmitRequest, Leased, Outcome
 from orchestrator.store.leases import Leases
 from tests.fleet.world import FULL, SMALL, World, kill, never_silent, offered_slots, settings_of, states, until
@@ -254,3 +255,42 @@ async def test_a_unit_that_nobody_knows_is_stopped(world: World) -> None:
     await world.client.start(Unit("engine-stray", ("sleep", "1000")))
     await world.serving(4)
     assert "stray" not in world.pids()
+
+
+async def test_an_instance_that_its_operator_drains_keeps_its_process_and_gets_no_calls(world: World) -> None:
+    controller = await world.serving(4)
+    pids = world.pids()
+    name = sorted(pids)[0]
+    world.wishes = Wishes(drained=frozenset({name}))
+    controller.steward.replan()
+    await until(lambda: controller.slots() == 2, "drained", controller)
+    assert states(controller) == {InstanceState.DRAINING, InstanceState.SERVING}
+    assert world.pids() == pids
+    world.wishes = Wishes()
+    controller.steward.replan()
+    await until(lambda: controller.slots() == 4, "serves again", controller)
+    assert world.pids() == pids
+
+
+async def test_instances_that_are_to_start_anew_do_one_after_the_other_and_the_pool_never_falls_silent(
+    world: World,
+) -> None:
+    controller = await world.serving(4)
+    pids, seen = world.pids(), len(controller.store.snapshots)
+    world.wishes = Wishes(restarts=frozenset(pids))
+    controller.steward.replan()
+    await until(lambda: len(world.restarted) == 2, "both restarted", controller)
+    world.wishes = Wishes()
+    await until(lambda: controller.slots() == 4, "both serve", controller)
+    assert not set(pids.values()) & set(world.pids().values())
+    assert never_silent(controller.store.snapshots[seen:])
+
+
+async def test_what_happened_is_told_in_its_order(world: World) -> None:
+    controller = await world.serving(4)
+    name, pid = sorted(world.pids().items())[0]
+    kill(pid)
+    await until(lambda: controller.slots() == 2, "out", controller)
+    await until(lambda: controller.slots() == 4, "back", controller)
+    kinds = [each.kind for each in world.happened if each.instance == name]
+    assert kinds == [Moment.STARTED, Moment.SERVING, Moment.RESTARTED, Moment.SERVING]

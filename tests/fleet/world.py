@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 
-from orchestrator.app.controller import PublishedCluster
+from orchestrator.app.published import PublishedCluster
 from orchestrator.core.cards import find_card, parse_cards
 from orchestrator.core.model import (
     Engine,
+    Event,
     InstanceId,
     InstanceState,
     NodeFacts,
@@ -23,13 +24,18 @@ from orchestrator.core.model import (
     PoolName,
     Snapshot,
 )
+from orchestrator.core.wishes import Wishes
 from orchestrator.fleet.engines import LocalEngine, simulator_unit
+from orchestrator.fleet.heeding import Wished
 from orchestrator.fleet.inventory import simulated_facts
+from orchestrator.fleet.keepers import Keepers, LocalKeeping
+from orchestrator.fleet.order import Care, Order
+from orchestrator.fleet.order import World as Ways
 from orchestrator.fleet.seats import seat_for
 from orchestrator.fleet.steward import Steward
+from orchestrator.fleet.tending import Site
 from orchestrator.fleet.wanted import Wanted, want
 from orchestrator.nodes.keeper import Keeper
-from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.nodes.keeper_units import Unit, UnitEvent
 from orchestrator.nodes.simulator.config import config_for
 from orchestrator.settings import ClusterSettings
@@ -78,16 +84,18 @@ class Controller:
 
     def __init__(self, world: World, store: Recorded) -> None:
         self.world, self.store = world, store
-        self.steward = Steward(
-            keeper=world.client,
-            store=store,
-            engine=Engine.OLLAMA,
-            is_simulated=world.facts is None,
-            want=world.want,
-            unit_of=world.unit_of,
-            notes=("SIMULATED",),
-            cures_an_hour=lambda: world.cures_an_hour,
+        site = Site(is_simulated=world.facts is None)
+        ways = Ways(
+            want=world.order,
+            unit_of=lambda placement, port: world.unit_of(placement, port),
+            site_of=lambda node: site,
+            facts=lambda: world.seen,
+            care=lambda: Care(cures_an_hour=world.cures_an_hour),
+            notes=lambda: ("SIMULATED",),
+            record=world.happened.append,
+            wished=Wished(lambda: world.wishes, world.restarted.append),
         )
+        self.steward = Steward(Keepers(world.client), store, ways)
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> Controller:
@@ -115,10 +123,14 @@ class World:
         self.state, self.server = state, server
         self.events: list[UnitEvent] = []
         self.keeper = Keeper(state, self.events.append)
-        self.client = KeeperClient(state / "keeper.sock")
+        self.client = LocalKeeping(state / "keeper.sock")
         self.connection = Connection(server.url, name="controller")
         self.settings = settings_of(small={"replicas": 2})
         self.facts: tuple[NodeFacts, ...] | None = None
+        self.seen: tuple[NodeFacts, ...] = ()  # at the last look
+        self.happened: list[Event] = []
+        self.wishes = Wishes()
+        self.restarted: list[str] = []
         self.wanted: Wanted | None = None
         self.speed, self.is_pulled = 10_000.0, True
         self.cures_an_hour = 4
@@ -139,6 +151,10 @@ class World:
         assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
     # --- what app hands to the steward -------------------------------------------------------------------------------
+
+    async def order(self, current: Sequence[Placement], cannot_load: Mapping[InstanceId, str]) -> Order:
+        wanted, self.seen = await self.want(current)
+        return Order(wanted)
 
     async def want(self, current: Sequence[Placement]) -> tuple[Wanted, tuple[NodeFacts, ...]]:
         facts = self.facts or self.played_facts()
