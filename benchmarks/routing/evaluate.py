@@ -20,7 +20,6 @@ import gzip
 import json
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ sys.path.insert(0, str(ROOT))
 
 from orchestrator.core.dialects.parse import Turn  # noqa: E402
 from orchestrator.core.difficulty import score  # noqa: E402
+from orchestrator.core.evaluation.tradeoff import Item, measure  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "routing-eval" / "dev.jsonl.gz"
 BENCHMARKS = ("mmlu", "gsm8k", "mt-bench")
-STEPS = 10
-
-Item = tuple[float, float, float]  # score, outcome of the weak model, outcome of the strong one
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -42,24 +39,11 @@ def load(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.strip()]
 
 
-def quality(items: list[Item]) -> list[float]:
-    """Mean outcome at shares 0, 1/STEPS … 1 of strong calls, the hardest first."""
-    by_score: dict[float, list[Item]] = {}
-    for item in items:
-        by_score.setdefault(item[0], []).append(item)
-    knots = [(0.0, sum(weak for _, weak, _ in items) / len(items))]
-    for key in sorted(by_score, reverse=True):
-        share, mean = knots[-1]
-        gained = sum(strong - weak for _, weak, strong in by_score[key])
-        knots.append((share + len(by_score[key]) / len(items), mean + gained / len(items)))
-    return [_at(knots, step / STEPS) for step in range(STEPS + 1)]
-
-
 def measures(items: list[Item]) -> dict[str, float]:
-    curve = quality(items)
-    recovered = [(each - curve[0]) / (curve[-1] - curve[0]) for each in curve]
-    apgr = sum(recovered[:-1] + recovered[1:]) / (2 * STEPS)
-    return {"APGR": apgr, "CPT50": _share_for(recovered, 0.5), "CPT80": _share_for(recovered, 0.8)}
+    """As `core.evaluation.tradeoff` has them; the strong model of these data is the better one."""
+    found = measure(items)
+    assert found is not None
+    return {"APGR": found.apgr, "CPT50": found.cpt50, "CPT80": found.cpt80}
 
 
 def report(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -81,21 +65,6 @@ def report(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         }
         told[benchmark] |= {"questions": len(of_it), "us_each": 1e6 * spent_s / len(of_it)}
     return told
-
-
-def _at(knots: list[tuple[float, float]], share: float) -> float:
-    for (x0, y0), (x1, y1) in pairwise(knots):
-        if share <= x1:
-            return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
-    return knots[-1][1]
-
-
-def _share_for(recovered: list[float], wanted: float) -> float:
-    for step, (low, high) in enumerate(pairwise(recovered)):
-        if high >= wanted:
-            within = 0.0 if low >= wanted else (wanted - low) / (high - low)
-            return 100 * (step + within) / STEPS
-    return 100.0
 
 
 def main() -> None:

@@ -23,8 +23,11 @@ from orchestrator.app.rules import rules_from
 from orchestrator.core.admission import Share
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.model import PoolName, Snapshot
+from orchestrator.gateway import cache_words
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.alone import Alone
+from orchestrator.gateway.answer_cache import AnswerCache
+from orchestrator.gateway.feedback import Feedback
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.patience import Patience
 from orchestrator.gateway.pipeline import Pipeline
@@ -73,8 +76,10 @@ class Worker:
         self._upstream = Connections()
         self._patience = Patience(self._live, partial(suspicion.suspect, self._connection))
         secret = settings_in_use.cache_secret(paths)
-        self._pipeline = Pipeline(self._live, self._admission, self._upstream, self._patience, secret)
-        self._server = Server(self._live, self._pipeline, StatusPage(self._live, self._read_counts))
+        self._cache = AnswerCache(self._live, self._connection, secret)
+        self._pipeline = Pipeline(self._live, self._admission, self._upstream, self._patience, self._cache)
+        status = StatusPage(self._live, self._read_counts, self._cache.told)
+        self._server = Server(self._live, self._pipeline, status, Feedback(self._cache))
         self._dropped: set[str] = set()
         self._dropping: set[asyncio.Task[None]] = set()
 
@@ -86,20 +91,24 @@ class Worker:
         except OrchestratorError as why:
             log.error("%s", why)
         await self._leases.start()
+        await self._pipeline.start()
         watching = await watch(self._connection, self._published)
         flushing = asyncio.create_task(self._admission.flush_counts())
+        reckoning = asyncio.create_task(self._cache.keep_reckoning())
         watching_silence = asyncio.create_task(self._patience.watch())
         await self._server.start(*host_and_port(self._listen))
         log.info("serves on %s", self._listen)
-        telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
+        self._say_cache()
         telemetry.UP.set(self._connection.is_up)
         _keep_for_good()
         await stop.wait()
         await self._server.stop()
         await self._pipeline.close()
         flushing.cancel()
+        reckoning.cancel()
         watching_silence.cancel()
         await self._admission.flush()
+        await self._cache.reckon()
         await watching.close()
         await self._leases.close()
         self._upstream.close()
@@ -113,8 +122,15 @@ class Worker:
         except OrchestratorError as why:
             log.error("settings not taken over: %s", why)
             return
-        telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
         log.info("settings taken over")
+        self._cache.begin_anew()
+        self._say_cache()
+
+    def _say_cache(self) -> None:
+        """What of the answer cache is on, what is off, and why: nobody shall wonder for days."""
+        telemetry.CACHE_ENABLED.set(self._live.rules.cache.is_enabled)
+        for line in cache_words.lines(self._live.rules):
+            log.info("%s", line)
 
     def _published(self, snapshot: Snapshot) -> None:
         self._live.snapshot = snapshot

@@ -16,9 +16,9 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
 from orchestrator.core.errors import HostError, SettingsError, StoreError
 from orchestrator.core.model import Engine
-from orchestrator.fleet.engines import LocalEngine, find_engine
+from orchestrator.fleet.engines import find_engine
 from orchestrator.fleet.inventory import take_inventory
-from orchestrator.fleet.wanted import shape_of
+from orchestrator.fleet.wanted import engine_of, shape_of
 from orchestrator.nodes.keeper import Keeper
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, NodeSettings, load
@@ -106,7 +106,7 @@ def check_here(settings: ClusterSettings) -> None:
     if settings.instances:
         return
     is_simulated = any(node.simulate for node in settings.nodes)
-    engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)
+    engine = engine_of(settings)
     for name, model in settings.models.items():
         shape_of(name, model, engine, is_simulated=is_simulated)
 

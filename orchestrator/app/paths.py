@@ -47,6 +47,11 @@ class StatePaths:
         return self.root / "logs"
 
     @property
+    def events(self) -> Path:
+        """What happened to the fleet."""
+        return self.root / "events.jsonl"
+
+    @property
     def simulator(self) -> Path:
         return self.root / "sim"
 

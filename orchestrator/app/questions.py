@@ -72,13 +72,13 @@ async def ask(
         ):
             raw = await reply.read()
             if reply.status != 200:
-                raise HostError(f"{endpoint} answered {reply.status}: {_own_words(raw)}")
+                raise HostError(f"{endpoint} answered {reply.status}: {own_words(raw)}")
             return _reply(question, orjson.loads(raw), reply.headers, time.perf_counter() - began_s)
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
         raise NobodyAnswersError(f"{endpoint} does not answer: {reason(why)}; is `ollamactl up` running?") from why
 
 
-def _own_words(raw: bytes) -> str:
+def own_words(raw: bytes) -> str:
     """An error body's text, as it was worded; of anything else its beginning."""
     try:
         return str(orjson.loads(raw)["error"])
@@ -102,7 +102,7 @@ def _reply(question: str, told: dict[str, Any], headers: Any, seconds: float) ->
         model=told.get("model", ""),
         tier=headers.get("X-Tier", ""),
         instance=headers.get("X-Instance", ""),
-        cache=headers.get("X-Cache", ""),
+        cache=headers.get("X-Cache", "").partition(";")[0],
         seconds=seconds,
         prompt_tokens=told.get("prompt_eval_count", 0),
         completion_tokens=told.get("eval_count", 0),

@@ -23,7 +23,8 @@ async def until_ready(
     connection: Connection, settings: ClusterSettings, began_unix_ms: float, step: Callable[[str], None], logs: Path
 ) -> Snapshot:
     """Follow what the controller publishes from then on until it is ready: each tier's pool serves, or, of servers that
-    run already, each was looked at. Raises HostError where that is hopeless."""
+    run already, each was looked at. What serves on hosts is for `deploy` to wait for: there the first look is enough.
+    Raises HostError where that is hopeless."""
     published: asyncio.Queue[Snapshot] = asyncio.Queue()
     watching = await watch(connection, published.put_nowait)
     try:
@@ -32,9 +33,7 @@ async def until_ready(
                 snapshot = await published.get()
                 if snapshot.published_at_unix_ms < began_unix_ms:
                     continue  # of the cluster that ran here before
-                waits_for = (
-                    _not_looked_at(snapshot, settings) if settings.instances else _not_served(snapshot, settings)
-                )
+                waits_for = _waits_for(snapshot, settings)
                 if not waits_for:
                     return snapshot
                 step(waits_for)
@@ -55,6 +54,13 @@ async def until_it_answers(endpoint: str) -> None:
             except (aiohttp.ClientError, TimeoutError):
                 pass  # not listening yet
             await asyncio.sleep(LISTENS_LOOK_S)
+
+
+def _waits_for(snapshot: Snapshot, settings: ClusterSettings) -> str:
+    """In words; empty: for nothing. Raises HostError."""
+    if settings.hosts:
+        return "" if snapshot.deployment or snapshot.notes else "looking at the hosts …"
+    return _not_looked_at(snapshot, settings) if settings.instances else _not_served(snapshot, settings)
 
 
 def _not_looked_at(snapshot: Snapshot, settings: ClusterSettings) -> str:
@@ -94,6 +100,8 @@ def engine_words(snapshot: Snapshot) -> str:
         answering = sum(each.state is InstanceState.SERVING for each in snapshot.given)
         return f"{answering} of {len(snapshot.given)} instances answer, {len(snapshot.pools)} models"
     instances = [each for pool in snapshot.pools for each in pool.instances]
+    if not instances:
+        return "nothing is deployed yet"
     words = {("simulated " if each.is_simulated else "") + each.engine.value for each in instances}
     places = {"GPU" if each.accelerators else "CPU" for each in instances}
     return f"{', '.join(sorted(words))} on {' and '.join(sorted(places))}"

@@ -12,6 +12,7 @@ import socket
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import HostError
@@ -31,8 +32,25 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
         secret = paths.secrets / key.name
         write_whole(secret, key.secret.get_secret_value(), mode=0o600)
         entry["secret"] = f"file:{secret}"
+    _write_cache_keys(paths, settings, document["cache"])
     document["redis"] = settings.redis
     write_whole(paths.settings, yaml.safe_dump(document, allow_unicode=True, sort_keys=False), mode=0o600)
+
+
+def _write_cache_keys(paths: StatePaths, settings: ClusterSettings, written: dict[str, Any]) -> None:
+    """What answers' keys are made with, and what they are sealed with, beside callers' keys, whose names have no `+`."""
+
+    def put(name: str, secret: SecretStr) -> str:
+        write_whole(paths.secrets / name, secret.get_secret_value(), mode=0o600)
+        return f"file:{paths.secrets / name}"
+
+    cache = settings.cache
+    if cache.secret is not None:
+        written["secret"] = put("+cache.secret", cache.secret)
+    if cache.encryption_key is not None:
+        written["encryption_key"] = put("+cache", cache.encryption_key)
+    old = enumerate(cache.old_encryption_keys)
+    written["old_encryption_keys"] = [put(f"+cache.{index}", each) for index, each in old]
 
 
 def read(paths: StatePaths) -> ClusterSettings:
@@ -41,7 +59,7 @@ def read(paths: StatePaths) -> ClusterSettings:
 
 
 def cache_secret(paths: StatePaths) -> bytes:
-    """The key of the answer cache's digests: made once a state folder, the same for all its gateways.
+    """The key of the answer cache's digests where `cache.secret` names none: once a state folder, for all its gateways.
 
     Raises HostError where the file is damaged.
     """

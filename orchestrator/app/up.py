@@ -59,6 +59,7 @@ class Ready:
     notes: tuple[str, ...]
     model: str = ""  # one that can be asked: a route, or else a model that answers; '' none
     deploys: bool = True
+    has_hosts: bool = False  # reached over SSH: what runs there is deployed by `ollamactl deploy`
 
 
 class Screen(Protocol):
@@ -169,9 +170,10 @@ class Supervisor:
     async def _first_answers(self, endpoint: str, settings: ClusterSettings) -> tuple[Reply, ...]:
         """A question for each tier. Without a curated answer the cache has the first one when it is asked again.
 
-        Servers that somebody else runs are asked nothing: it is for callers to have models loaded there.
+        Servers that somebody else runs are asked nothing: it is for callers to have models loaded there. Nor are hosts:
+        what serves there is `deploy`'s to see to.
         """
-        if settings.instances:
+        if settings.instances or settings.hosts:
             await until_it_answers(endpoint)
             return ()
         key = settings.keys[0].secret.get_secret_value() if settings.keys else ""
@@ -203,6 +205,7 @@ class Supervisor:
             notes=(*down_words(snapshot), *snapshot.notes),
             model=next(iter([*settings.routes, *(each.name for each in snapshot.pools if not each.is_embedding)]), ""),
             deploys=not settings.instances,
+            has_hosts=bool(settings.hosts),
         )
 
 

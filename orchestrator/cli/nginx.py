@@ -32,10 +32,10 @@ class Asked:
     key: str = ""
 
 
-def run_render(asked: Asked, output: Path) -> int:
-    """Print the file, or write it to `output`; nginx need not be here."""
-    nginx = find_nginx()
-    text = render(_site(asked, nginx))
+def run_render(asked: Asked, output: Path, version: tuple[int, int, int] | None = None) -> int:
+    """Print the file, or write it to `output`, for nginx of `version` or this machine's; none need be here."""
+    site = _site(asked, None if version is not None else find_nginx())
+    text = render(site if version is None else replace(site, version=version))
     if output == Path("-"):
         click.echo(text, nl=False)
     else:

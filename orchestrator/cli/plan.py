@@ -1,4 +1,4 @@
-"""`ollamactl plan`: the placements a start would make, as a table with reasons."""
+"""`ollamactl plan`: the placements a start would make, as a table with reasons; on hosts, what would change there."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.live_settings import Wish, resolve_settings
+from orchestrator.app.paths import StatePaths
+from orchestrator.cli.difference import as_document, draw_proposal, propose_on_hosts
 from orchestrator.cli.output import below, console, draw, table
 from orchestrator.core.cards import Card
-from orchestrator.core.model import Demand, Engine, NodeFacts, Placement, PlacementPlan
+from orchestrator.core.model import Demand, NodeFacts, Placement, PlacementPlan
 from orchestrator.core.placement import HEADROOM_BYTES, usable_accelerators
 from orchestrator.core.placement.alternatives import explain
 from orchestrator.core.placement.serving import cards_of
-from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.fleet.inventory import take_inventory
-from orchestrator.fleet.wanted import want
+from orchestrator.fleet.wanted import engine_of, want
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings
 
+EXIT_DIFFERENCE = 2
 
-def run_plan(config: Path | None, simulate: str | None, *, as_json: bool, is_explained: bool = False) -> int:
+
+def run_plan(
+    state: Path, config: Path | None, simulate: str | None, *, as_json: bool, is_explained: bool = False
+) -> int:
     """Print the plan, `is_explained` with what other ways would serve. Exit code 1 where a pool could not be placed."""
-    settings = asyncio.run(resolve_settings(Wish(Path(), config, None, simulate, None))).settings
+    settings = asyncio.run(resolve_settings(Wish(state, config, None, simulate, None))).settings
+    if settings.hosts:
+        return _plan_hosts(state, settings, as_json=as_json, is_explained=is_explained)
     if settings.instances and not as_json:
         console.print("nothing is deployed: the configuration names `instances` that run already")
         return 0
@@ -44,13 +51,26 @@ def run_plan(config: Path | None, simulate: str | None, *, as_json: bool, is_exp
     return 1 if plan.refused else 0
 
 
+def _plan_hosts(state: Path, settings: ClusterSettings, *, as_json: bool, is_explained: bool) -> int:
+    """What `deploy` would do: exit code 0 for nothing, 2 for something, 1 where a pool has no place."""
+    proposal = asyncio.run(propose_on_hosts(StatePaths(state.absolute()), settings))
+    told = explanations(proposal.wanted.demands, proposal.facts) if is_explained else ()
+    if as_json:
+        click.echo(json.dumps({**as_document(proposal), **({"explained": told} if is_explained else {})}, indent=2))
+    else:
+        draw_proposal(proposal)
+        for line in (line for lines in told for line in lines):
+            console.print(escape(line), highlight=False)
+    if proposal.refused:
+        return 1
+    return 0 if proposal.is_empty else EXIT_DIFFERENCE
+
+
 async def _plan(settings: ClusterSettings) -> tuple[PlacementPlan, tuple[NodeFacts, ...], tuple[Demand, ...]]:
     if settings.instances:
         return PlacementPlan(()), (), ()
     facts = await take_inventory(settings.nodes, ollama_models_dir())
-    is_simulated = any(node.simulate for node in settings.nodes)
-    engine = LocalEngine(Engine.OLLAMA) if is_simulated else find_engine(settings.engine)
-    wanted = want(settings, facts, engine)
+    wanted = want(settings, facts, engine_of(settings))
     return wanted.plan, facts, wanted.demands
 
 

@@ -124,7 +124,9 @@ def _to_try(told: Ready, called: str) -> Iterator[str]:
         named = "" if told.model == "auto" else f" --model {shlex.quote(told.model)}"
         yield f'{called} ask "otoyol hız limiti"{named}{state}'
     yield f"{called} status{state}"
-    if told.deploys:
+    if told.has_hosts:
+        yield f"{called} deploy{state}"
+    elif told.deploys:
         yield f"{called} plan --simulate '3x RTX 4090, 1x A100-40GB'"
 
 

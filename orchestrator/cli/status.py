@@ -88,6 +88,7 @@ def _draw(told: dict[str, Any]) -> None:
         f"answer cache [{colour}]{cache['state']}[/{colour}] · FAQ {cache['faq_entries']} entries · "
         f"Redis: {escape(told['store'])}\nAPI keys: {escape(told['keys'])}"
     )
+    console.print(_cache(cache), soft_wrap=True)
     if told["is_simulated"]:
         console.print("[bold magenta]SIMULATED[/bold magenta]: no engine answers here; times and texts are played")
     draw(_tiers(told))
@@ -96,6 +97,22 @@ def _draw(told: dict[str, Any]) -> None:
     draw(_instances(told))
     for note in told["notes"]:
         console.print(f"  · {escape(note)}", soft_wrap=True)
+
+
+def _cache(cache: dict[str, Any]) -> str:
+    """Each layer of the answer cache, what it holds, and what it did."""
+    off = [f"{each['name']} OFF ({each['why']})" for each in cache["layers"] if not each["is_on"]]
+    on = [f"{each['name']} ON ({each['why']})" for each in cache["layers"] if each["is_on"]]
+    hits, misses = sum(cache["hits"].values()), sum(cache["misses"].values())
+    wrong = f", {amount} reported wrong" if (amount := _reported(cache["reported_wrong"])) else ""
+    did = f"{hits} hits, {cache['joins']} joins, {misses} misses{wrong}"
+    held = f"{cache['answers']} answers, {cache['bytes'] / 2**20:.1f} MiB, {did}"
+    return escape(f"  {' · '.join((*on, *off))}\n  {held}")
+
+
+def _reported(wrong: dict[str, int]) -> int:
+    """Reports of wrong hits: those of curated answers are counted by entry besides."""
+    return sum(amount for name, amount in wrong.items() if name in ("exact", "faq:words", "faq:paraphrase"))
 
 
 def _tiers(told: dict[str, Any]) -> Table:

@@ -7,15 +7,18 @@ with an older one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.model import ModelShape, Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """`terms`: by pool, what its instances are started with beyond their placement; `shapes`: each pool's model."""
+    """`terms`: by pool, what its instances are started with beyond their placement; `shapes`: each pool's model.
+
+    It says all that an instance is started with: what the settings say by now is the next deployment's affair.
+    """
 
     number: int
     made_at_unix_ms: int
@@ -23,4 +26,39 @@ class Deployment:
     placements: tuple[Placement, ...]
     shapes: Mapping[str, ModelShape] = field(default_factory=dict)
     terms: Mapping[str, str] = field(default_factory=dict)
+    kv_types: Mapping[str, str] = field(default_factory=dict)  # by pool, the type of its KV cache
+    program: str = ""  # digest of Ollama's program; empty: what each host has of its own
     is_good: bool = False  # every instance of it has served: `rollback` may come back to it
+    is_stage: bool = False  # on the way to the next one: a model is brought to one host before the others copy it
+
+    def says_the_same(self, other: Deployment) -> bool:
+        """Whether both ask for the same instances, whoever made them and when."""
+        return (self._asked, self.terms, self.kv_types) == (other._asked, other.terms, other.kv_types)
+
+    @property
+    def _asked(self) -> dict[str, tuple[object, ...]]:
+        return {
+            each.instance: (each.pool, each.node, each.accelerators, each.slots, each.context)
+            for each in self.placements
+        }
+
+
+def first_stage(whole: Deployment, known_models: Collection[str]) -> Deployment:
+    """`whole` with one instance alone of each pool whose model no host has: it fetches what the others then copy."""
+    fetching: set[str] = set()
+    placements = []
+    for each in whole.placements:
+        if each.pool in known_models or each.pool not in fetching:
+            placements.append(each)
+        if each.pool not in known_models:
+            fetching.add(each.pool)
+    return replace(whole, placements=tuple(placements), is_stage=True)
+
+
+def last_good(history: tuple[Deployment, ...]) -> Deployment | None:
+    """The newest of `history`, oldest first, that was good, came before the last and asks for something else."""
+    if not history:
+        return None
+    now = history[-1]
+    before = (each for each in reversed(history[:-1]) if each.is_good and each.placements and not each.is_stage)
+    return next((each for each in before if not each.says_the_same(now)), None)

@@ -19,6 +19,7 @@ REPO = Path(__file__).parents[2]
 CARDS = "3x RTX 4090, 1x A100-40GB"
 COMMANDS = (
     *("up", "gateway", "down", "status", "queue", "ask", "plan", "nodes", "gpus", "config", "faq", "route", "nginx"),
+    *("deploy", "rollback", "destroy", "drain", "restart", "logs", "exec", "events"),
     *("capacity", "doctor", "completion", "version"),
 )
 

@@ -77,7 +77,8 @@ def find(text: str) -> tuple[Found, ...]:
 
 def redact(text: str, found: Sequence[Found]) -> str:
     """`text` with the name of its kind in the place of each of `found`, as `find` told them."""
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for each in found:
         parts += (text[end : each.start], f"[{each.kind}]")
         end = each.end

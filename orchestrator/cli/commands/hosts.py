@@ -1,0 +1,63 @@
+"""The hosts of a cluster: what they have, and one more of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.options import CONFIG, JSON, STATE
+
+
+@click.group(invoke_without_command=True)
+@STATE
+@CONFIG
+@JSON
+@click.pass_context
+def nodes(ctx: click.Context, state: Path, config: Path | None, as_json: bool) -> None:
+    """What the hosts have, looked at now: memory, driver, GPUs, what already runs there."""
+    if ctx.invoked_subcommand is None:
+        from orchestrator.cli.nodes import run_nodes
+
+        sys.exit(run_nodes(state, config, as_json=as_json))
+
+
+@nodes.command("add")
+@click.argument("name")
+@STATE
+@CONFIG
+@click.option("--host", default=None, help="Host or host:port of its sshd; a node that is there already has one.")
+@click.option("--user", default=None, help="Who logs in, with sudo.  [default: as `ssh` would]")
+@click.option(
+    "--key", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Private key to log in with."
+)
+@click.option(
+    "--fingerprint", default=None, metavar="SHA256:…", help="What its host key must be; replaces a pinned one."
+)
+@click.option("--yes", is_flag=True, help="Trust the key it shows at the first contact; never one that changed.")
+def nodes_add(
+    name: str,
+    state: Path,
+    config: Path | None,
+    host: str | None,
+    user: str | None,
+    key: Path | None,
+    fingerprint: str | None,
+    yes: bool,
+) -> None:
+    """Check a host (SSH, sudo, python3, driver) and write it into cluster.yaml."""
+    from orchestrator.cli.nodes import Addition, run_add
+
+    sys.exit(run_add(state, config, Addition(name, host, user, key, fingerprint, yes)))
+
+
+@click.command()
+@STATE
+@CONFIG
+@JSON
+def gpus(state: Path, config: Path | None, as_json: bool) -> None:
+    """Every GPU and MIG device with what is free on it, and who holds the rest."""
+    from orchestrator.cli.nodes import run_gpus
+
+    sys.exit(run_gpus(state, config, as_json=as_json))
