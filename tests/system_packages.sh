@@ -5,15 +5,18 @@ set -u
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need redis-server redis-server
+need redis-sentinel redis-sentinel
 need cc gcc
 need curl curl
 PATH=$PATH:/usr/sbin need nginx nginx-light
 PATH=$PATH:/usr/sbin need ip iproute2
 PATH=$PATH:/usr/sbin need sshd openssh-server
 need systemd-nspawn systemd-container
+PATH=$PATH:/usr/sbin need nft nftables
 need sudo sudo
 need pgrep procps
 need unshare util-linux
+need promtool prometheus
 for each; do PATH=$PATH:/usr/sbin need "$each" "$each"; done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
