@@ -24,6 +24,29 @@ CALLS = Counter(
 FAQ_ANSWERS = Counter(
     "olm_faq_answers_total", "Curated answers given, by how their question was found: words or paraphrase.", ("match",)
 )
+CACHE_HITS = Counter(
+    "olm_cache_hits_total",
+    "Answers given without an instance, by layer (faq, exact) and how: words, paraphrase; fresh, stale, spare.",
+    ("layer", "how"),
+)
+CACHE_MISSES = Counter(
+    "olm_cache_misses_total", "Calls that a layer of the answer cache did not answer, and why.", ("layer", "reason")
+)
+CACHE_JOINS = Counter(
+    "olm_cache_joins_total",
+    "Calls answered by the generation of an identical one under way, on the same worker (here) or another (elsewhere).",
+    ("where",),
+)
+CACHE_FOLLOWERS = Gauge(
+    "olm_cache_followers", "Calls that wait for an answer made for an identical one.", multiprocess_mode="livesum"
+)
+CACHE_EVICTIONS = Counter("olm_cache_evictions_total", "Answers forgotten for want of room (`cache.max_bytes`).")
+CACHE_FALSE_HITS = Counter("olm_cache_false_hits_total", "Hits that their callers reported as wrong.", ("layer",))
+CACHE_BYTES = Gauge("olm_cache_bytes", "Room that kept answers take in Redis.", multiprocess_mode="mostrecent")
+CACHE_ANSWERS = Gauge("olm_cache_answers", "Answers kept.", multiprocess_mode="mostrecent")
+CACHE_HITLESS = Gauge(
+    "olm_cache_hitless", "1 while a cache that is on has seen many calls and no hit.", multiprocess_mode="mostrecent"
+)
 TOKENS = Counter("olm_tokens_total", "Tokens of prompts and answers, as the instances counted them.", ("tier", "kind"))
 CALL_SECONDS = Histogram(
     "olm_call_seconds", "A call from its first byte in to its last byte out.", ("tier",), buckets=_SECONDS
@@ -114,4 +137,5 @@ def log_to_stderr(name: str) -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    for chatty in ("aiohttp.access", "asyncssh"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -36,7 +37,7 @@ _TEXTS_OF_CHATS = ("system", "instructions", "input")
 
 _KEY_BYTES = 24
 _SECRET_BYTES_MAX = 64  # of blake2b
-_FORMAT = 1  # raised when the form below changes, so that old answers are not found under new keys
+_FORMAT = 2  # raised when the form below changes, so that old answers are not found under new keys
 
 
 def normalise(text: str) -> str:
@@ -71,22 +72,59 @@ def is_deterministic(call: Call) -> bool:
     return _is_number(drawn_by(call, "temperature"), 0) or (_is_number(seed) and seed >= 0)
 
 
-def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
-    """Whether the cache may be asked for this call's answer and keep it. `policy`: off, deterministic or all.
+class Bypass(StrEnum):
+    """Why the cache has no part in a call."""
 
+    OFF = "off"  # the cache, or this route's or these models' part of it
+    NO_STORE = "no_store"  # the caller's Cache-Control
+    KIND = "kind"  # vectors, counts, loading: nothing that is said
+    FIELDS = "fields"  # wants what is not kept with an answer
+    TOOLS = "tools"  # an agent that repeats itself wants another try
+    DRAWN = "drawn"  # neither temperature 0 nor a seed, where the policy asks for one
+
+
+def bypass(policy: str, call: Call, headers_no_store: bool = False) -> Bypass | None:
+    """Why the cache may not be asked for this call's answer nor keep it; None where it may.
+
+    `policy`: off, deterministic or all.
     Never: embeddings (a vector is no answer in words, and cheaper to make than to keep), counts of tokens (likewise),
     loading and unloading (their effect is the point), calls that want log probabilities or go on from a `context` (not
     kept with an answer).
     Under `all`, a call with tools or their results still has to be deterministic: an agent that repeats itself wants
     another try, and the same tool call for ever would be a loop that nothing ends.
     """
-    if headers_no_store or policy not in ("deterministic", "all"):
-        return False
+    if headers_no_store:
+        return Bypass.NO_STORE
+    if policy not in ("deterministic", "all"):
+        return Bypass.OFF
     if not call.endpoint.is_answered_in_words or is_load_request(call):
-        return False
+        return Bypass.KIND
     if not _NEVER_KEPT.isdisjoint(call.body) and any(call.body.get(field) for field in _NEVER_KEPT):
-        return False
-    return is_deterministic(call) or (policy == "all" and not _has_tools(call))
+        return Bypass.FIELDS
+    if is_deterministic(call):
+        return None
+    if policy != "all":
+        return Bypass.DRAWN
+    return Bypass.TOOLS if _has_tools(call) else None
+
+
+def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
+    """Whether the cache may be asked for this call's answer and keep it."""
+    return bypass(policy, call, headers_no_store) is None
+
+
+def target_of(name: str, digests: Iterable[str]) -> str:
+    """What a key is made for: the pool or route that was asked, and the models that answer for it as they are now.
+
+    A model that was pulled anew under its old name gives other answers: its old ones are not found any more.
+    """
+    return "\n".join((name, *digests))
+
+
+def receipt(*, tenant: str, key: str, secret: bytes) -> str:
+    """What proves that `tenant` was given what lies under `key`: whoever shows it may call the answer wrong."""
+    told = _canonical([tenant, key])
+    return hashlib.blake2b(told, digest_size=12, key=secret[:_SECRET_BYTES_MAX], person=b"receipt").hexdigest()
 
 
 def _is_number(value: object, wanted: float | None = None) -> bool:

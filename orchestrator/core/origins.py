@@ -30,12 +30,12 @@ ALLOWED_HEADERS = ",".join((
     *(f"Anthropic-{each}" for each in (
         "Version", "Beta", "Dangerous-Direct-Browser-Access", "Organization-Id", "Workspace-Id", "User-Profile-Id",
     )),
-    "Cache-Control", "X-Priority", "X-Queue-Timeout", "X-Queue-Updates",
+    "Cache-Control", "X-Cache-Tags", "X-Priority", "X-Queue-Timeout", "X-Queue-Updates",
 ))  # fmt: skip
 # What a page may read of an answer's head besides its type and length: what clients log, and what they wait by.
 EXPOSED_HEADERS = ",".join((
-    "Request-Id", "X-Request-Id", "Retry-After", "Server-Timing", "X-Cache", "X-FAQ", "X-Tier", "X-Instance",
-    "X-Queue-Position", "X-Simulated",
+    "Request-Id", "X-Request-Id", "Retry-After", "Server-Timing", "X-Cache", "X-Cache-Key", "X-FAQ", "X-Tier",
+    "X-Instance", "X-Queue-Position", "X-Simulated",
 ))  # fmt: skip
 
 

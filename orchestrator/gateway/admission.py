@@ -14,18 +14,28 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-import orjson
-
 from orchestrator import telemetry
 from orchestrator.core.errors import CapacityError, InstanceError, StoreError
 from orchestrator.core.loads import loaded_in_s
-from orchestrator.core.model import Answer, Finish, Instance, InstanceId, LeaseId, Pool, PoolName, ToolCall
+from orchestrator.core.model import Answer, Instance, InstanceId, LeaseId, Pool, PoolName
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Limits, Live
 from orchestrator.store import usage
-from orchestrator.store.admission import AdmitRequest, Cached, Kept, Leased, Outcome, Queued, Refused, Usage, Why
+from orchestrator.store.admission import (
+    AdmitRequest,
+    Cached,
+    Joined,
+    Kept,
+    Leased,
+    Outcome,
+    Queued,
+    Refused,
+    Usage,
+    Why,
+)
 from orchestrator.store.answers import Answers
 from orchestrator.store.connection import Connection
+from orchestrator.store.joins import Joins
 from orchestrator.store.leases import Leases
 
 log = logging.getLogger(__name__)
@@ -56,9 +66,9 @@ class Grant(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """The answer cache had it."""
+    """The answer cache had it, as it was kept."""
 
-    answer: Answer
+    kept: bytes
 
 
 class Wanted(NamedTuple):
@@ -72,6 +82,8 @@ class Wanted(NamedTuple):
     wait_s: float | None = None  # longest wait for a slot, as far as the settings allow; 0: not at all
     prompt_tokens: int = 0  # as far as one can tell before the instance has counted them
     remembered: str = ""  # the affinity of the calls that go on from this one's answer; '': its own
+    making: str = ""  # digest of the call, where one answer is made for all who ask it; '': its answer is its own
+    void: str = ""  # the lease of a worker that should have made it, and does not
 
 
 class Admission:
@@ -80,6 +92,7 @@ class Admission:
     def __init__(self, live: Live, connection: Connection, leases: Leases, alone: Alone) -> None:
         self._live, self._connection, self._leases, self._alone = live, connection, leases, alone
         self._answers = Answers(connection)
+        self.joins = Joins(connection, leases.holder)
         self._uncounted: dict[tuple[str, str], Counter[str]] = {}
 
     @property
@@ -89,13 +102,13 @@ class Admission:
 
     # --- a slot -----------------------------------------------------------------------------------------------------
 
-    async def admit(self, pool: Pool, wanted: Wanted, on_queued: OnQueued | None = None) -> Grant | Hit:
-        """A slot, waited for in the pool's queue, or the cached answer. Raises CapacityError.
+    async def admit(self, pool: Pool, wanted: Wanted, on_queued: OnQueued | None = None) -> Grant | Hit | Joined:
+        """A slot, waited for in the pool's queue, or the cached answer, or who makes it already. Raises CapacityError.
 
         `on_queued` is called when a ticket is filed, and each second while it waits.
         """
         began_s = time.perf_counter()
-        deadline_s = asyncio.get_running_loop().time() + self._longest_wait_s(wanted)
+        deadline_s = asyncio.get_running_loop().time() + self.longest_wait_s(wanted.wait_s)
         while True:
             if not self.is_alone:
                 lease = _new_lease()
@@ -105,7 +118,7 @@ class Admission:
                     self._alone.say(why)
                 else:
                     self._alone.say_together()
-                    if isinstance(admitted, Hit):
+                    if isinstance(admitted, Hit | Joined):
                         return admitted
                     grant = self._grant(pool, lease, *admitted, began_s)
                     if self._alone.has_room(grant.instance):
@@ -123,14 +136,15 @@ class Admission:
             if instance is not None:
                 return Grant(pool.name, lease, instance, time.perf_counter() - began_s)
 
-    def _longest_wait_s(self, wanted: Wanted) -> float:
+    def longest_wait_s(self, wait_s: float | None) -> float:
+        """How long a call may wait for a slot that would wait so long itself."""
         limit_s = self._live.rules.limits.queue_wait_s
-        return limit_s if wanted.wait_s is None else min(wanted.wait_s, limit_s)
+        return limit_s if wait_s is None else min(wait_s, limit_s)
 
     async def _ask(
         self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float, on_queued: OnQueued | None
-    ) -> tuple[Leased, int | None] | Hit:
-        """A slot and how many tickets were ahead of this one's, or the cached answer."""
+    ) -> tuple[Leased, int | None] | Hit | Joined:
+        """A slot and how many tickets were ahead of this one's, or the cached answer, or who makes it already."""
         limits = self._live.rules.limits
         may_wait_s = deadline_s - asyncio.get_running_loop().time()
         wait_s = max(0.001, may_wait_s)
@@ -148,11 +162,15 @@ class Admission:
             priority=wanted.priority,
             prompt_tokens=wanted.prompt_tokens,
             remembered=wanted.remembered,
+            making=wanted.making,
+            void=wanted.void,
         )
         tell = self._telling(pool, on_queued)
         admitted = await self._leases.admit(request, on_queued=tell)
         if isinstance(admitted, Cached):
-            return Hit(answer_from(admitted.answer))
+            return Hit(admitted.answer)
+        if isinstance(admitted, Joined):
+            return admitted
         if isinstance(admitted, Refused):
             raise _refusal(self._newest(pool), admitted, limits, wait_s)
         if isinstance(admitted, Queued):
@@ -200,14 +218,8 @@ class Admission:
 
     # --- and back -----------------------------------------------------------------------------------------------------
 
-    def served(
-        self, grant: Grant, tier: str, caller: str, answer: tuple[str, Answer] | None, tokens: tuple[int, int]
-    ) -> None:
-        """The call was answered whole; `answer` is kept under its key. Never raises: the client has its answer."""
-        kept = None
-        rules = self._live.rules.cache
-        if answer is not None and answer[0]:
-            kept = Kept(answer[0], answer_bytes(answer[1]), rules.ttl_s)
+    def served(self, grant: Grant, tier: str, caller: str, kept: Kept | None, tokens: tuple[int, int]) -> None:
+        """The call was answered whole; `kept` of it for others. Never raises: the client has its answer."""
         counts = usage.fields(
             tier=tier, caller=caller, instance=grant.instance.id, prompt_tokens=tokens[0], completion_tokens=tokens[1]
         )
@@ -224,6 +236,10 @@ class Admission:
     def gone(self, grant: Grant, *, is_answering: bool) -> None:
         """The client left. The slot is free once the instance has noticed: last while it reads a prompt."""
         self._settle(grant, Outcome.GONE, hold_s=HOLD_ANSWERING_S if is_answering else HOLD_PREFILL_S)
+
+    def leave_now(self) -> None:
+        """Redis is told of the calls that have ended before it is told anything else."""
+        self._leases.leave_now()
 
     def _settle(
         self,
@@ -242,20 +258,19 @@ class Admission:
 
     # --- the answer cache of routes, and counting ---------------------------------------------------------------------
 
-    async def answer(self, route: str, key: str) -> Answer | None:
-        """The cached answer to a route's call. None too while Redis is away: the call is then answered anew."""
+    async def answer(self, route: str, key: str) -> bytes | None:
+        """What is kept for a route's call. None too while Redis is away: the call is then answered anew."""
         if self.is_alone:
             return None
         try:
-            found = await self._answers.get(route, key)
+            return await self._answers.get(route, key)
         except StoreError as why:
             self._alone.say(why)
             return None
-        return answer_from(found) if found else None
 
-    def keep(self, route: str, key: str, answer: Answer) -> None:
+    def keep(self, route: str, kept: Kept) -> None:
         """Keep a route's answer, as far as Redis is there; not waited for."""
-        self._answers.put_soon(route, key, answer_bytes(answer), self._live.rules.cache.ttl_s)
+        self._answers.put_soon(route, kept.key, kept.answer, kept.ttl_s)
 
     def count_cached(self, route: str, caller: str, answer: Answer) -> None:
         """Count an answer that came from the cache; written once a second."""
@@ -283,18 +298,6 @@ class Admission:
             except StoreError:
                 telemetry.STORE_ERRORS.inc()
                 self._uncounted.setdefault((route, day), Counter()).update(counts)
-
-
-def answer_bytes(answer: Answer) -> bytes:
-    """An answer as the cache keeps it."""
-    return orjson.dumps(answer)
-
-
-def answer_from(kept: bytes) -> Answer:
-    """An answer out of the cache."""
-    told = orjson.loads(kept)
-    calls = tuple(ToolCall(each["id"], each["name"], each["arguments"]) for each in told.pop("tool_calls"))
-    return Answer(**{**told, "finish": Finish(told["finish"]), "tool_calls": calls})
 
 
 _REASONS: Mapping[Why, str] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from orchestrator.core.cache_policy import NO_WISH, Wish
 from orchestrator.core.dialects.frames import SSE_TYPE, stream_headers, stream_type
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Pool
@@ -12,12 +13,15 @@ from orchestrator.gateway.admission import OnQueued, Wanted
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.live import Tier
+from orchestrator.gateway.making import Making
 from orchestrator.gateway.replies import cors_fields, field
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
 
 # What a caller may say of its place in the queue: class 0 to 9, 0 goes first; seconds to wait at most; "1" to be told.
 PRIORITY, QUEUE_TIMEOUT, QUEUE_UPDATES = b"x-priority", b"x-queue-timeout", b"x-queue-updates"
+# Instances asked for one call at most: a call that fails three of them is more likely to be at fault than they are.
+TRIES = 3
 # Of a request's bytes, for a first guess at its prompt: texts have 3 to 5 a token.
 BYTES_A_TOKEN = 4
 
@@ -35,6 +39,14 @@ class Asked(NamedTuple):
     is_route: bool
     trace: Trace
     client: ClientStream | None  # of a call that is to be streamed
+    wish: Wish = NO_WISH  # what its Cache-Control says
+    making: Making | None = None  # who else waits for its answer
+    void: str = ""  # the lease of a worker that should have made it, and does not
+
+    @property
+    def may_be_kept(self) -> bool:
+        """The cache may have its answer already."""
+        return bool(self.cache_key) and self.wish.may_read
 
 
 def client_of(request: Request, connection: Connection, call: Call, trace: Trace) -> ClientStream:
@@ -47,18 +59,29 @@ def client_of(request: Request, connection: Connection, call: Call, trace: Trace
 
 def wanted_of(asked: Asked, pool: Pool) -> Wanted:
     """What the call asks of the pool's queue. Raises CallerError for a header that is no number."""
-    headers = asked.request.headers
     prefix = prefix_of(asked.call)
     return Wanted(
         caller=asked.trace.caller.name,
         affinity=prefix.sought,
-        answer_key="" if asked.is_route else asked.cache_key,
+        answer_key=asked.cache_key if asked.wish.may_read and not asked.is_route else "",
         excluded=(),
-        priority=int(_number(asked, PRIORITY, 9)) if PRIORITY in headers else 0,
-        wait_s=_number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in headers else None,
+        priority=priority_of(asked),
+        wait_s=wait_of(asked),
         prompt_tokens=min(len(asked.raw) // BYTES_A_TOKEN, pool.context),
         remembered=prefix.left,
+        making=asked.cache_key if asked.making is not None else "",
+        void=asked.void,
     )
+
+
+def priority_of(asked: Asked) -> int:
+    """Its class, 0 to 9; 0 goes first. Raises CallerError for a header that is no number."""
+    return int(_number(asked, PRIORITY, 9)) if PRIORITY in asked.request.headers else 0
+
+
+def wait_of(asked: Asked) -> float | None:
+    """How long it would wait for a slot at most; None: as long as the settings let it. Raises CallerError."""
+    return _number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in asked.request.headers else None
 
 
 def _number(asked: Asked, header: bytes, at_most: float) -> float:

@@ -98,6 +98,8 @@ class ClientStream:
 
     async def finish(self, within_s: float) -> None:
         """End the answer; a client that reads no more by then is cut off."""
+        if self._is_closing():
+            return
         if self.is_stalled and not await self._has_drained(within_s):
             self._connection.abort()
         elif not self._is_closing():
@@ -121,3 +123,21 @@ class ClientStream:
             self._connection.abort()
         else:
             self._connection.end_after()
+
+
+class Unheard(ClientStream):
+    """A stream that is made for others: its own client is told what they hear, by them."""
+
+    __slots__ = ()
+
+    def _open(self, content_type: str) -> None:
+        self.is_open = True
+
+    def write(self, pieces: list[bytes]) -> None:
+        """Nobody reads it."""
+
+    async def finish(self, within_s: float) -> None:
+        """Nobody waits for it."""
+
+    def abandon(self) -> None:
+        """Nobody takes it for whole."""

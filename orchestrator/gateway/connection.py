@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.is_full = False  # the client reads slower than it is written to
         self.on_drained: Callable[[], None] = _nothing
+        # Asked where the client leaves: whether the answer under way is wanted all the same.
+        self.outlive: Callable[[asyncio.Task[None]], bool] | None = None
 
     # --- for who answers ----------------------------------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._opened.discard(self)
         self._is_last = self._is_deaf = True
-        if self._task is not None:
+        if self._task is not None and (self.outlive is None or not self.outlive(self._task)):
             self._task.cancel()
 
     def pause_writing(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.core.cache_policy import Freshness
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.faq import Faq
 from orchestrator.core.model import Pool, Snapshot
 from orchestrator.core.routing import RouteRule
 from orchestrator.gateway.identity import Keys
+from orchestrator.store.sealing import Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,25 @@ class Route:
     name: str
     rule: RouteRule
     cache: str  # off | deterministic | all
+    is_shared: bool = False  # its answers between API keys
+    freshness: Freshness | None = None  # None: as all answers
+    has_paraphrases: bool = False  # its answers are given to questions in other words, too
 
 
 @dataclass(frozen=True, slots=True)
 class CacheRules:
     is_enabled: bool
     models: str  # off | deterministic | all
-    ttl_s: int
+    freshness: Freshness
     max_answer_bytes: int
     is_shared: bool
+    max_bytes: int = 256 * 2**20
+    keeps_tool_calls: bool = False
+    warn_after: int = 0
+    has_paraphrases: bool = True  # of curated questions
+    joins: bool = True  # identical calls under way share one answer
+    seal: Seal = field(default_factory=Seal)
+    secret: bytes = field(default=b"", repr=False)  # what keys are made with; empty: the state folder's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,22 @@ class Rules:
     limits: Limits
     keys: Keys
     faq: Faq
+
+    def freshness_of(self, name: str) -> Freshness:
+        """How long answers of a pool or route are given."""
+        route = self.routes.get(name)
+        return self.cache.freshness if route is None or route.freshness is None else route.freshness
+
+    def shares(self, name: str) -> bool:
+        """Whether an answer of a pool or route that was made for one API key may be given to another."""
+        return self.cache.is_shared or (name in self.routes and self.routes[name].is_shared)
+
+    def pools_of(self, name: str) -> tuple[str, ...]:
+        """The pools that may answer what is asked under this name."""
+        route = self.routes.get(name)
+        if route is None:
+            return (name,)
+        return tuple(self.tiers[each].pool for each in (route.rule.small, route.rule.full))
 
     def tier_of_pool(self, pool: str) -> Tier:
         """The first tier that a pool answers for, or one of the pool's own name, without a backup: this very model

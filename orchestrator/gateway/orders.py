@@ -53,7 +53,7 @@ def order_for(
         path, body, translation = _to_translate(call, counted, pool, instance)
     else:
         changed = _for_ollama(counted, instance, caller, is_changed=counted is not call)
-        body = raw if changed is None else _dumped(changed)
+        body = raw if changed is None else dumped(changed)
     return Order(
         call=call,
         instance=instance,
@@ -84,7 +84,7 @@ def _to_count(call: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, T
     else:
         abilities = pool.details.get("show", {}).get("capabilities") or ()
         path = Endpoint.OLLAMA_CHAT.value
-        body = _dumped(ollama_count_body(call, instance.upstream_model, abilities))
+        body = dumped(ollama_count_body(call, instance.upstream_model, abilities))
     return path, body, CountReader()
 
 
@@ -142,7 +142,8 @@ def _told_model(call: Call, instance: Instance) -> str:
     return call.model if is_asked_for else instance.pool
 
 
-def _dumped(body: dict[str, Any]) -> bytes:
+def dumped(body: dict[str, Any]) -> bytes:
+    """A body as it goes to an instance."""
     try:
         return orjson.dumps(body)
     except TypeError:  # deeper than its 254 levels

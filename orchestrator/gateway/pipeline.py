@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from orchestrator import telemetry
-from orchestrator.core.cachekey import answer_key, is_cacheable
+from orchestrator.core.cache_policy import Standing, Wish, wish_from
 from orchestrator.core.dialects.conversation import wants_format
 from orchestrator.core.dialects.errors import error_frame
 from orchestrator.core.dialects.frames import Stats, body_type, stream_type
@@ -20,27 +21,27 @@ from orchestrator.core.dialects.parse import is_load_request, is_unload_request,
 from orchestrator.core.dialects.render import render_body, render_frames, render_load
 from orchestrator.core.difficulty import score
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError
-from orchestrator.core.faq import question_of
-from orchestrator.core.model import Answer, Call, Endpoint, Engine, InstanceState, Pool
+from orchestrator.core.model import Answer, Call, Endpoint, Engine, Finish, InstanceState, Pool
 from orchestrator.core.routing import choose_tier, tiers_to_try
 from orchestrator.gateway.admission import Admission, Grant, Hit
-from orchestrator.gateway.asked import Asked, client_of, on_queued, wanted_of
+from orchestrator.gateway.answer_cache import AnswerCache, Given
+from orchestrator.gateway.asked import TRIES, Asked, client_of, on_queued, wanted_of
 from orchestrator.gateway.bodies import parse
 from orchestrator.gateway.connection import Connection
-from orchestrator.gateway.identity import Caller
+from orchestrator.gateway.joining import Joining, MadeElsewhere
 from orchestrator.gateway.live import Live, Rules, Tier
-from orchestrator.gateway.orders import note_kept_from_reloading, order_for
+from orchestrator.gateway.making import Refusal
+from orchestrator.gateway.orders import dumped, note_kept_from_reloading, order_for
 from orchestrator.gateway.patience import Attempt, Patience
 from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, drain, relay
 from orchestrator.gateway.replies import Reply, whole
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections, Exchange
+from orchestrator.store.admission import Joined
 
 log = logging.getLogger(__name__)
 
-# Instances asked for one call at most: a call that fails three of them is more likely to be at fault than they are.
-TRIES = 3
 # A pool whose instances are all being restarted is asked again when it is published anew, and this often besides:
 # the end of an ejection is not published.
 ASK_AGAIN_S = 1.0
@@ -50,27 +51,41 @@ WITHOUT_INSTANCES_S = 10.0
 
 
 class Pipeline:
-    """The gateway's calls. `cache_secret` keys the answer cache's digests, so that a key says nothing of a question."""
+    """The gateway's calls."""
 
     def __init__(
-        self, live: Live, admission: Admission, connections: Connections, patience: Patience, cache_secret: bytes
+        self, live: Live, admission: Admission, connections: Connections, patience: Patience, cache: AnswerCache
     ) -> None:
         self._live, self._admission, self._connections = live, admission, connections
-        self._patience, self._cache_secret = patience, cache_secret
+        self._patience, self._cache = patience, cache
         self._draining: set[asyncio.Task[None]] = set()
+        self._revalidating: dict[str, asyncio.Task[None]] = {}
+        self._joining = Joining(live, admission, self._make, _count, cache.count_join)
+
+    async def start(self) -> None:
+        """Hear of answers that are made for several workers."""
+        await self._joining.start()
 
     async def close(self) -> None:
-        """Cut what is still read for clients who left."""
-        for each in self._draining:
+        """Cut what is still read for clients who left, and made anew for nobody yet."""
+        await self._joining.close()
+        under_way = (*self._draining, *self._revalidating.values())
+        for each in under_way:
             each.cancel()
-        if self._draining:
-            await asyncio.wait(self._draining)
+        if under_way:
+            await asyncio.wait(under_way)
 
     async def answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
         """Answer one inference call; None where it was streamed.
 
         Raises our errors, and only while no byte of an answer has gone out.
         """
+        try:
+            return await self._answer(request, connection, endpoint, trace)
+        finally:
+            self._cache.count(trace)
+
+    async def _answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
         rules = self._live.rules
         raw = await request.body(rules.limits.body_bytes, rules.limits.between_bytes_s)
         call = await parse(endpoint, raw)
@@ -82,29 +97,43 @@ class Pipeline:
                 note_kept_from_reloading(trace.caller.name, "keep_alive", "ignored")
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload)
             return whole(content_type, body, trace.fields())
-        no_store = "no-store" in request.header(b"cache-control").lower()
-        key = self._cache_key(call, name, trace.caller, rules, no_store=no_store)
-        trace.cache = "off" if self._admission.is_alone else _cache_state(rules, key)
+        wish = wish_from(request.header(b"cache-control"))
+        key = self._cache.key(call, name, trace, wish, is_alone=self._admission.is_alone)
         client = client_of(request, connection, call, trace) if call.is_stream else None
         if name not in rules.routes:
             tiers: tuple[Tier, ...] = (rules.tier_of_pool(name),)
-            return await self._serve(Asked(request, connection, call, raw, name, tiers, key, False, trace, client))
-        asked = Asked(request, connection, call, raw, name, (), key, True, trace, client)
-        if not no_store and (curated := _curated(call, rules, trace)) is not None:
-            return await self._from_cache(asked, curated, "faq")
-        if key and (kept := await self._admission.answer(name, key)) is not None:
-            return await self._from_cache(asked, kept, "hit")
-        return await self._serve(asked._replace(tiers=_route(call, name, rules, trace)))
+            asked = Asked(request, connection, call, raw, name, tiers, key, False, trace, client, wish)
+        else:
+            asked = Asked(request, connection, call, raw, name, (), key, True, trace, client, wish)
+            if wish.may_read and (curated := self._cache.curated(call, trace)) is not None:
+                return await self._from_cache(asked, curated)
+        if key and rules.cache.joins and wish.may_read:
+            return await self._joining.answer(asked)
+        return await self._make(asked)
+
+    async def _make(self, asked: Asked) -> Reply | None:
+        """Answer a call by itself: from the cache or an instance."""
+        if not asked.is_route:
+            return await self._serve(asked)
+        kept = await self._admission.answer(asked.name, asked.cache_key) if asked.may_be_kept else None
+        if kept is not None and (given := self._cache.given(asked, kept)) is not None:
+            return await self._from_kept(asked, given)
+        return await self._serve(asked._replace(tiers=_route(asked.call, asked.name, self._live.rules, asked.trace)))
 
     async def _serve(self, asked: Asked) -> Reply | None:
         """Have an instance answer. An error is raised, or told within the stream where its head is out."""
         try:
             return await self._serve_patiently(asked)
         except OrchestratorError as why:
-            client = asked.client
+            client, spare = asked.client, asked.trace.spare
+            if spare is not None and not isinstance(why, CallerError) and (client is None or not client.is_open):
+                log.warning("%s: answered from the cache, late: %s", asked.trace.request_id, why)
+                return await self._from_kept(asked, Given(spare, Standing.SPARE))
             if client is None or not client.is_open:
                 raise
             log.warning("%s: %s", asked.trace.request_id, why)
+            if asked.making is not None:
+                asked.making.fail(why, asked.trace.failures)
             client.write([error_frame(asked.call.endpoint, str(why))])
             client.abandon()
             return None
@@ -119,27 +148,52 @@ class Pipeline:
             raise unknown_model(call.endpoint, call.model)
         return name
 
-    def _cache_key(self, call: Call, name: str, caller: Caller, rules: Rules, *, no_store: bool) -> str:
-        policy = rules.routes[name].cache if name in rules.routes else rules.cache.models
-        if not rules.cache.is_enabled or not is_cacheable(policy, call, no_store):
-            return ""
-        tenant = "" if rules.cache.is_shared else caller.name
-        # A model that was pulled anew under its old name gives other answers.
-        target = "\n".join((name, *(self._digest(pool) for pool in _pools_of(name, rules))))
-        return answer_key(tenant=tenant, target=target, call=call, secret=self._cache_secret)
-
-    def _digest(self, name: str) -> str:
-        pool = self._live.pool(name)
-        return str(pool.details.get("tags", {}).get("digest", "")) if pool is not None else ""
-
     # --- from the cache -----------------------------------------------------------------------------------------------
 
-    async def _from_cache(self, asked: Asked, answer: Answer, source: str) -> Reply | None:
+    async def _from_kept(self, asked: Asked, given: Given) -> Reply | None:
+        """A kept answer; one that is past its time is made anew behind it."""
+        if given.standing is Standing.STALE:
+            self._make_anew(asked)
+        return await self._from_cache(asked, self._cache.give(asked, *given))
+
+    def _make_anew(self, asked: Asked) -> None:
+        """Ask an instance for nobody but the cache; once at a time, however many are given the old answer meanwhile."""
+        if asked.cache_key in self._revalidating:
+            return
+        call, of = asked.call, asked.trace
+        body = {**call.body, "stream": False}
+        trace = Trace(f"{of.request_id}-anew", time.perf_counter(), of.caller, cache="anew")
+        tiers = asked.tiers or _route(call, asked.name, self._live.rules, trace)
+        whole_call = replace(call, is_stream=False, body=body)
+        anew = asked._replace(
+            call=whole_call,
+            raw=dumped(body),
+            tiers=tiers,
+            trace=trace,
+            client=None,
+            wish=Wish(no_cache=True),
+            making=None,
+        )
+
+        async def make() -> None:
+            try:
+                await self._serve(anew)
+            except OrchestratorError as why:
+                log.warning("%s: the answer that is kept stays: %s", trace.request_id, why)
+            finally:
+                del self._revalidating[asked.cache_key]
+
+        self._revalidating[asked.cache_key] = asyncio.get_running_loop().create_task(make())
+
+    async def _from_cache(self, asked: Asked, answer: Answer) -> Reply | None:
         """A kept or curated answer, in the form that was asked for."""
         call, trace = asked.call, asked.trace
-        trace.tier, trace.cache = "cache", source
+        trace.tier, trace.instance = "cache", ""
+        if asked.making is not None:
+            asked.making.end(answer)
         self._admission.count_cached(asked.name, trace.caller.name, answer)
-        stats = Stats(total_ns=int((time.perf_counter() - trace.began_s) * 1e9))
+        took_ns = int((time.perf_counter() - trace.began_s) * 1e9)
+        stats = Stats(total_ns=took_ns, cached_tokens=answer.prompt_tokens)
         _count(trace, "ok")
         if not call.is_stream:
             content_type, body = render_body(call, call.model, answer, _now(), stats)
@@ -170,6 +224,8 @@ class Pipeline:
 
     def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, waited_s: float) -> bool:
         """Whether it is worth waiting: an instance is there, or on its way, that this call has not failed too often."""
+        if asked.trace.spare is not None:
+            return False
         if asked.trace.failures >= TRIES or (isinstance(why, CapacityError) and not why.is_passing):
             return False
         pools = [pool for tier in asked.tiers if (pool := self._live.pool(tier.pool)) is not None]
@@ -199,7 +255,14 @@ class Pipeline:
         while True:
             admitted = await self._admission.admit(pool, wanted, tell)
             if isinstance(admitted, Hit):
-                return await self._from_cache(asked, admitted.answer, "hit")
+                if (given := self._cache.given(asked, admitted.kept)) is not None:
+                    return await self._from_kept(asked, given)
+                wanted = wanted._replace(answer_key="")
+                continue
+            if isinstance(admitted, Joined):
+                raise MadeElsewhere(admitted.holder, admitted.lease)
+            if asked.making is not None:
+                asked.making.begin()
             trace.queue_s += admitted.waited_s
             trace.queued_behind = admitted.queued_behind
             telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
@@ -231,7 +294,7 @@ class Pipeline:
             def on_answer() -> None:
                 _first_byte(trace, grant.pool, began_s, attempt)
 
-            relayed = await relay(self._connections, order, client, on_answer, on_left, attempt)
+            relayed = await relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
         except BaseException as why:
             is_started = client is not None and client.is_started
             if not is_started:
@@ -243,6 +306,8 @@ class Pipeline:
                 self._give_back(grant, why, trace, is_answering=is_started)
             if client is None or not is_started or isinstance(why, asyncio.CancelledError):
                 raise
+            if asked.making is not None:
+                asked.making.fail(why, trace.failures)
             client.abandon()
             return None
         finally:
@@ -299,48 +364,44 @@ class Pipeline:
         trace = asked.trace
         if isinstance(relayed, Refused):
             self._admission.unused(grant)
+            if asked.making is not None:
+                asked.making.refuse(Refusal(*relayed))
             _count(trace, "refused")
             return
         if not relayed.end.is_whole:
             self._admission.failed(grant)
+            if asked.making is not None:
+                told = relayed.end.error or "ended before it was whole"
+                asked.making.fail(InstanceError(grant.instance.id, told, answered=True), trace.failures + 1)
             _count(trace, "cut")
             return
-        answer = None
+        answer = _answer_of(asked, relayed)
         limit = self._live.rules.cache.max_answer_bytes
-        if asked.cache_key and relayed.body is not None and len(relayed.body) <= limit:
-            answer = read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body, relayed.end)
-        kept = (asked.cache_key, answer) if answer is not None and not asked.is_route else None
+        is_kept = answer is not None and relayed.body is not None and len(relayed.body) <= limit
+        kept = self._cache.kept(asked, answer) if answer is not None and is_kept else None
         tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
-        self._admission.served(grant, trace.tier, trace.caller.name, kept, tokens)
-        if answer is not None and asked.is_route:
-            self._admission.keep(asked.name, asked.cache_key, answer)
+        self._admission.served(grant, trace.tier, trace.caller.name, None if asked.is_route else kept, tokens)
+        if kept is not None and asked.is_route:
+            self._admission.keep(asked.name, kept)
         _count(trace, "ok", tokens)
+        if asked.making is not None:
+            if answer is not None:
+                asked.making.end(answer)
+            else:
+                asked.making.fail(None)
 
 
-def _pools_of(name: str, rules: Rules) -> tuple[str, ...]:
-    """The pools that may answer what is asked under this name."""
-    route = rules.routes.get(name)
-    return (name,) if route is None else tuple(rules.tiers[each].pool for each in (route.rule.small, route.rule.full))
-
-
-def _cache_state(rules: Rules, key: str) -> str:
-    """What `X-Cache` says of a call that was not answered from the cache."""
-    if not rules.cache.is_enabled:
-        return "off"
-    return "miss" if key else "bypass"
-
-
-def _curated(call: Call, rules: Rules, trace: Trace) -> Answer | None:
-    """The FAQ's answer to a call that asks a single plain question."""
-    if not rules.cache.is_enabled or not call.endpoint.is_answered_in_words:
+def _answer_of(asked: Asked, relayed: Relayed) -> Answer | None:
+    """What a whole answer said, for the cache and for those who wait for it; None where nobody may have it."""
+    if not asked.cache_key:
         return None
-    question = question_of(turns(call), call.body)
-    found = rules.faq.find(question, datetime.now(UTC).date()) if question else None
-    if found is None:
+    end = relayed.end
+    if relayed.body is not None:
+        return read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body, end)
+    if asked.making is None or not asked.making.is_heard or end.finish not in (Finish.STOP, Finish.LENGTH):
         return None
-    trace.faq = found.told
-    telemetry.TALLY.count(telemetry.FAQ_ANSWERS, (found.how,))
-    return Answer(found.entry.answer)
+    thinking, text = asked.making.so_far  # too long to be kept, and heard all the same
+    return Answer(text, Finish(end.finish), thinking, (), end.prompt_tokens, end.completion_tokens)
 
 
 def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...]:

@@ -18,6 +18,7 @@ from orchestrator.core.errors import CallerError, InstanceError
 from orchestrator.core.model import Call, Instance
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.hidden_usage import UsageHider
+from orchestrator.gateway.making import Making
 from orchestrator.gateway.upstream import Connections, Exchange, Sink, Stage
 
 # What the end of an answer is judged by: the last writes that ended with a whole line. The last of /api/generate tells
@@ -139,12 +140,13 @@ async def relay(
     on_answer: Callable[[], None],
     on_left: Callable[[Exchange], None] | None,
     attempt: Attempt,
+    making: Making | None = None,
 ) -> Relayed | Refused:
     """Carry one call to its instance; a stream goes to `client` as it comes, a whole body is returned.
 
     `on_answer` is called when the instance has begun to answer a stream, or has answered a whole body. Where the client
     leaves within a stream, `on_left` is handed the exchange to read on (`drain`); without it the stream is cut.
-    `attempt` is told of the exchange once its request is out.
+    `attempt` is told of the exchange once its request is out; `making`, of a stream, what comes.
     Raises InstanceError, and where a stream was under way the client has had an error frame; ClientGoneError;
     CallerError where the engine's refusal had to be put into other words.
     """
@@ -170,7 +172,7 @@ async def relay(
             relayed = await _whole(exchange, order)
             on_answer()
             return relayed
-        return await _stream(exchange, order, client, on_answer)
+        return await _stream(exchange, order, client, on_answer, making)
     except BaseException as why:
         is_left = isinstance(why, asyncio.CancelledError | ClientGoneError) and client is not None and client.is_started
         if on_left is not None and is_left and exchange.stage is Stage.BODY:
@@ -259,14 +261,18 @@ async def _whole(exchange: Exchange, order: Order) -> Relayed:
     return Relayed(end, body)
 
 
-async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None]) -> Relayed:
+async def _stream(
+    exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None], making: Making | None
+) -> Relayed:
     first = await _first_pieces(exchange, order)
     on_answer()
     client.start(order.content_type)
-    shown = _Shown(exchange, client, order)
+    shown = _Shown(exchange, client, order, making)
+    if making is not None:
+        making.stream(shown)
     shown.show(first)
     exchange.attach(shown.show if order.translation is None else _translated(order.translation, shown.show))
-    exchange.allow_silence(order.between_bytes_s, lambda: client.is_stalled)
+    exchange.allow_silence(order.between_bytes_s, lambda: shown.is_held_up)
     try:
         await exchange.until(Stage.DONE)
         if order.translation is not None and (rest := order.translation.finish()):
@@ -288,17 +294,19 @@ async def _stream(exchange: Exchange, order: Order, client: ClientStream, on_ans
 class _Shown:
     """The pieces of a stream on their way to the client, and what is kept of them."""
 
-    __slots__ = ("_client", "_exchange", "_hider", "_order", "kept")
+    __slots__ = ("_client", "_exchange", "_hider", "_making", "_order", "kept")
 
-    def __init__(self, exchange: Exchange, client: ClientStream, order: Order) -> None:
+    def __init__(self, exchange: Exchange, client: ClientStream, order: Order, making: Making | None) -> None:
         self._exchange: Exchange | None = exchange
-        self._client, self._order = client, order
+        self._client, self._order, self._making = client, order, making
         self._hider = UsageHider() if order.hides_usage else None
         self.kept = _Kept(order.keep_bytes)
         client.pause, client.resume = self._pause, self._resume
 
     def show(self, pieces: list[bytes]) -> None:
         self.kept.add(pieces)
+        if self._making is not None and self._making.is_heard:
+            self._making.came(pieces)
         if self._hider is not None:
             pieces = [self._hider.feed(each) for each in pieces]
         self._client.write(pieces)
@@ -318,8 +326,20 @@ class _Shown:
             self._client.write([self._hider.finish()])
             self._hider = None
 
+    def so_far(self) -> bytes | None:
+        return self.kept.body()
+
+    def hurry(self) -> None:
+        self._resume()
+
+    @property
+    def is_held_up(self) -> bool:
+        """The client reads nothing, and nobody else does: the instance is not read from."""
+        return self._client.is_stalled and not (self._making is not None and self._making.followers)
+
     def _pause(self) -> None:
-        if self._exchange is not None:
+        # While others wait for it, too, what a slow client has not read yet is held for it.
+        if self._exchange is not None and not (self._making is not None and self._making.followers):
             self._exchange.pause()
 
     def _resume(self) -> None:

@@ -22,6 +22,7 @@ from orchestrator.core.model import Dialect, Endpoint
 from orchestrator.gateway.bodies import show_name
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.errors import dialect_of, http_error
+from orchestrator.gateway.feedback import Feedback
 from orchestrator.gateway.identity import ANYBODY, Caller, Keys
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
@@ -74,8 +75,8 @@ class Path:
 class Server:
     """One gateway worker."""
 
-    def __init__(self, live: Live, pipeline: Pipeline, status: StatusPage) -> None:
-        self._live, self._pipeline, self._status = live, pipeline, status
+    def __init__(self, live: Live, pipeline: Pipeline, status: StatusPage, feedback: Feedback) -> None:
+        self._live, self._pipeline, self._status, self._feedback = live, pipeline, status, feedback
         self._listing = Listing(live)
         self._listening: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -137,6 +138,7 @@ class Server:
             "/api/ps": get(Access.CALLER, _listed(listing.running)),
             "/api/version": get(Access.CALLER, _listed(listing.version)),
             "/api/show": Path(("POST",), Access.CALLER, self._show),
+            "/api/feedback": Path(("POST",), Access.CALLER, self._take_feedback),
             "/v1/models": get(Access.CALLER, _openai_listed(listing.openai_models)),
             _MODEL_PATH: get(Access.CALLER, self._model),
             "/healthz": get(Access.ANYONE, _text(b"ok\n")),
@@ -225,6 +227,11 @@ class Server:
         limits = self._live.rules.limits
         name = show_name(await request.body(limits.body_bytes, limits.between_bytes_s))
         return _json(trace, self._listing.show(name))
+
+    async def _take_feedback(self, request: Request, _: Connection, trace: Trace) -> Reply:
+        limits = self._live.rules.limits
+        body = await request.body(limits.body_bytes, limits.between_bytes_s)
+        return _json(trace, await self._feedback.take(body, trace.caller))
 
     # --- the operator's -----------------------------------------------------------------------------------------------
 

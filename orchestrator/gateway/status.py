@@ -10,7 +10,8 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.core.model import Instance, Pool
-from orchestrator.gateway.live import Live
+from orchestrator.gateway import cache_words
+from orchestrator.gateway.live import Live, Rules
 
 # What Redis knows of load and use: in flight by instance, queue by pool, calls and tokens by tier today.
 ReadCounts = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -19,8 +20,8 @@ ReadCounts = Callable[[], Awaitable[Mapping[str, Any]]]
 class StatusPage:
     """Reads the cluster's state for people. `read_counts` is the store's part."""
 
-    def __init__(self, live: Live, read_counts: ReadCounts) -> None:
-        self._live, self._read_counts = live, read_counts
+    def __init__(self, live: Live, read_counts: ReadCounts, read_cache: Callable[[], Mapping[str, Any]]) -> None:
+        self._live, self._read_counts, self._read_cache = live, read_counts, read_cache
         self._page = (files("orchestrator") / "data" / "status.html").read_text(encoding="utf-8")
 
     def page(self) -> str:
@@ -35,12 +36,7 @@ class StatusPage:
         return {
             "version": __version__,
             "published_s_ago": age_s,
-            "cache": {
-                "state": "ON" if rules.cache.is_enabled else "OFF",
-                "ttl_s": rules.cache.ttl_s,
-                "faq_entries": len(rules.faq),
-                "shared_between_keys": rules.cache.is_shared,
-            },
+            "cache": _cache(rules) | (cached := dict(self._read_cache())),
             "keys": "none: whoever reaches the endpoint may ask" if rules.keys.is_open else "needed",
             "is_simulated": any(each.is_simulated for pool in snapshot.pools for each in pool.instances),
             "tiers": {name: {"model": tier.pool, "backup": tier.backup} for name, tier in rules.tiers.items()},
@@ -50,8 +46,20 @@ class StatusPage:
             "given": [asdict(each) for each in snapshot.given],
             "usage": counts.get("usage", {}),
             "store": counts.get("store", "up"),
-            "notes": [*counts.get("progress", []), *snapshot.notes],
+            "notes": [*counts.get("progress", []), *snapshot.notes, *filter(None, [cached.get("warning")])],
         }
+
+
+def _cache(rules: Rules) -> dict[str, Any]:
+    """The answer cache by its settings; what it did is counted elsewhere."""
+    return {
+        "state": "ON" if rules.cache.is_enabled else "OFF",
+        "layers": [{"name": each.name, "is_on": each.is_on, "why": each.why} for each in cache_words.layers(rules)],
+        "terms": cache_words.terms(rules),
+        "ttl_s": rules.cache.freshness.ttl_s,
+        "faq_entries": len(rules.faq),
+        "shared_between_keys": rules.cache.is_shared,
+    }
 
 
 def _pool(pool: Pool, counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.core.cache_entry import Entry
 from orchestrator.gateway.identity import Caller
 
 # A caller's request id is echoed and logged: only what is harmless in both.
 _REQUEST_ID: Final = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
+# What needs no word beside `miss` and `faq`.
+_PLAIN: Final = frozenset({"", "absent", "words", "paraphrase"})
 # This process' life, and its calls counted: as unique as a random id for each, and cheaper.
 _LIFE: Final = secrets.token_hex(10)
 _NUMBERS: Final = itertools.count(1)
@@ -32,7 +35,11 @@ class Trace:
     caller: Caller
     tier: str = ""
     instance: str = ""
-    cache: str = "off"
+    cache: str = "off"  # hit, faq, miss, bypass or off
+    cache_why: str = ""  # of a hit how it was one, otherwise why it was none
+    cache_more: str = ""  # of a hit: which layer, how old
+    cache_receipt: str = ""  # of a hit: what its caller may report it by
+    spare: Entry | None = None  # an answer of before, for when nothing else can answer
     faq: str = ""  # the curated answer's place, and how its question was found
     queue_s: float = 0.0
     queued_behind: int | None = None  # tickets, when its own was filed; None: a slot was free
@@ -51,9 +58,13 @@ class Trace:
         behind = f"X-Queue-Position: {self.queued_behind}\r\n" if self.queued_behind is not None else ""
         simulated = "X-Simulated: true\r\n" if self.is_simulated else ""
         faq = f"X-FAQ: {self.faq}\r\n" if self.faq else ""
+        more = self.cache_more or (
+            f"; reason={self.cache_why}" if self.cache != "off" and self.cache_why not in _PLAIN else ""
+        )
+        receipt = f"X-Cache-Key: {self.cache_receipt}\r\n" if self.cache_receipt else ""
         told_twice = f"Request-Id: {self.request_id}\r\n" if self.is_anthropics else ""
         return (
-            f"X-Request-Id: {self.request_id}\r\nX-Cache: {self.cache}\r\nServer-Timing: queue;dur="
+            f"X-Request-Id: {self.request_id}\r\nX-Cache: {self.cache}{more}\r\nServer-Timing: queue;dur="
             f"{self.queue_s * 1e3:.3f}, route;dur={self.route_s * 1e3:.3f}, overhead;dur={overhead_s * 1e3:.3f}\r\n"
-            f"{tier}{instance}{behind}{simulated}{faq}{told_twice}"
+            f"{tier}{instance}{behind}{simulated}{faq}{receipt}{told_twice}"
         )

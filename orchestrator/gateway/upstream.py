@@ -161,6 +161,7 @@ class Exchange(asyncio.Protocol):
     def resume(self) -> None:
         """Read on. Safe to call at any time."""
         if self.transport is not None and self._is_paused:
+            self._last_read_s = self._now_s()  # the time that nobody read is not the instance's silence
             self.transport.resume_reading()
         self._is_paused = False
 

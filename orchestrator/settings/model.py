@@ -240,6 +240,23 @@ class RouteSettings(Section):
     cache: Literal["off", "deterministic", "all"] = Field(
         default="all", description="Which calls of this route the answer cache may answer and keep."
     )
+    cache_shared: bool = Field(
+        default=False, description="One API key may be given an answer of this route that was made for another."
+    )
+    cache_paraphrases: bool = Field(
+        default=False,
+        description="A question that means what another one meant is given its answer: single plain questions in "
+        "Turkish or English, of which numbers, negations and every word that means something agree.",
+    )
+    cache_ttl_s: Annotated[int, Field(ge=1, le=315_360_000)] | None = Field(
+        default=None, description="`cache.ttl_s` of this route.", examples=[3600]
+    )
+    cache_stale_while_revalidate_s: Annotated[int, Field(ge=0, le=315_360_000)] | None = Field(
+        default=None, description="`cache.stale_while_revalidate_s` of this route.", examples=[600]
+    )
+    cache_stale_if_error_s: Annotated[int, Field(ge=0, le=315_360_000)] | None = Field(
+        default=None, description="`cache.stale_if_error_s` of this route.", examples=[86_400]
+    )
 
 
 class CacheSettings(Section):
@@ -252,9 +269,67 @@ class CacheSettings(Section):
         default="deterministic",
         description="For calls that name a model: `deterministic` is temperature 0 or a seed: a repeat is no surprise.",
     )
-    ttl_s: int = Field(default=86_400, ge=1, le=315_360_000, description="An answer is forgotten after this.")
+    ttl_s: int = Field(default=86_400, ge=1, le=315_360_000, description="An answer is fresh for so long.")
+    ttl_jitter: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.9,
+        description="At most this part is taken off an answer's time, so that those kept together do not end together.",
+    )
+    stale_while_revalidate_s: int = Field(
+        default=0,
+        ge=0,
+        le=315_360_000,
+        description="So long past its time an answer is given at once, and made anew behind that. 0: never.",
+    )
+    stale_if_error_s: int = Field(
+        default=3600,
+        ge=0,
+        le=315_360_000,
+        description="So long past its time an answer is given where no instance can answer. 0: never.",
+    )
+    max_bytes: int = Field(
+        default=256 * 2**20,
+        ge=65_536,
+        le=2**44,
+        description="Room for all answers in Redis; beyond it those used least are forgotten.",
+    )
+    tool_calls: bool = Field(
+        default=False,
+        description="Keep answers that call tools, too: what such an answer had done once is done again by each hit.",
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="What answers' keys in Redis are made with; 32 characters or more, `env:NAME` or `file:PATH`. "
+        "Gateways of several machines share answers where it is the same for all. None: one that this state folder has.",
+        examples=["env:CACHE_SECRET"],
+    )
+    encryption_key: SecretStr | None = Field(
+        default=None,
+        description="Answers are sealed with it (AES-256-GCM) before they go to Redis; 16 characters or more, "
+        "`env:NAME` or `file:PATH`. None: they are kept as text.",
+        examples=["env:CACHE_KEY"],
+    )
+    old_encryption_keys: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Keys of before, by which answers are still read until they end.",
+        examples=[["file:cache-key.old"]],
+    )
+    warn_after: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000_000,
+        description="So many calls that might have been cached without one hit are warned of. 0: never.",
+    )
     max_answer_bytes: int = Field(default=262_144, ge=1024, le=64 * 2**20, description="Longer answers are not kept.")
-    shared: bool = Field(default=False, description="One API key may be given an answer made for another.")
+    join: bool = Field(
+        default=True,
+        description="Identical calls that are under way at once, and whose answer the cache might give, share one "
+        "generation; `Cache-Control: no-cache` asks for one of its own.",
+    )
+    shared: bool = Field(
+        default=False, description="One API key may be given an answer made for another; `cache_shared`: of one route."
+    )
     faq: tuple[Path, ...] = Field(
         default=(),
         description="Files of curated answers, asked first: .yaml, .csv or .jsonl.",
@@ -353,8 +428,8 @@ class DeploySettings(Section):
     ports: tuple[int, int] = Field(default=(11500, 11599), description="First and last port of instances on a host.")
     gateways: tuple[Network, ...] = Field(
         default=(),
-        description="Who may reach the instances; by default the address this machine reaches the host from. Others "
-        "are kept out by nftables on the host.",
+        description="Who may reach the instances, beside the address this machine reaches the host from. Others are "
+        "kept out by nftables on the host.",
         examples=[["10.0.0.0/24"]],
     )
     firewall: bool = Field(default=True, description="Put that rule up; without it whoever reaches the host may ask.")
@@ -485,3 +560,8 @@ class ClusterSettings(Section):
     deploy: DeploySettings = Field(
         default=DeploySettings(), description="What is brought to hosts that are reached over SSH."
     )
+
+    @property
+    def hosts(self) -> tuple[NodeSettings, ...]:
+        """Nodes that are reached over SSH. Where there are some, placements change by `ollamactl deploy` alone."""
+        return tuple(each for each in self.nodes if each.address != "local")

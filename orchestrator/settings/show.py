@@ -24,6 +24,10 @@ def show(settings: ClusterSettings) -> str:
     tree = settings.model_dump(mode="json")
     for key in tree["keys"]:
         key["secret"] = MASK
+    cache = tree["cache"]
+    cache["secret"] = cache["secret"] and MASK
+    cache["encryption_key"] = cache["encryption_key"] and MASK
+    cache["old_encryption_keys"] = [MASK for _ in cache["old_encryption_keys"]]
     tree["redis"] = without_password(tree["redis"])
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 

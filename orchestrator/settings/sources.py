@@ -12,11 +12,19 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from orchestrator.settings.model import ClusterSettings, KeySettings, ModelSettings, NodeSettings
+from orchestrator.settings.model import (
+    CacheSettings,
+    ClusterSettings,
+    DeploySettings,
+    KeySettings,
+    ModelSettings,
+    NodeSettings,
+)
 from orchestrator.settings.problems import Problem
 
 MASK = "********"
 MIN_SECRET_LENGTH = 16
+MIN_CACHE_SECRET_LENGTH = 32
 _MAX_SECRET_BYTES = 4096
 
 
@@ -36,8 +44,16 @@ def resolve(
     for index, path in enumerate(faq):
         problems += _unreadable(path, ("cache", "faq", index))
     problems += _repeated_secrets(keys, frozenset(each.path for each in problems))
-    cache = settings.cache.model_copy(update={"faq": faq})
-    return settings.model_copy(update={"keys": keys, "nodes": nodes, "models": models, "cache": cache}), problems
+    cache = _cache(settings.cache, folder, environment, problems).model_copy(update={"faq": faq})
+    found = {"keys": keys, "nodes": nodes, "models": models, "cache": cache, "deploy": _deploy(settings.deploy, folder)}
+    return settings.model_copy(update=found), problems
+
+
+def _deploy(deploy: DeploySettings, folder: Path) -> DeploySettings:
+    """A program that is not there keeps nobody from serving: it is told of by who wants to deploy it."""
+    if deploy.ollama is None or "://" in deploy.ollama:
+        return deploy
+    return deploy.model_copy(update={"ollama": str(_beside(folder, Path(deploy.ollama)))})
 
 
 def _node(node: NodeSettings, folder: Path) -> NodeSettings:
@@ -84,6 +100,32 @@ def _key(
     return key.model_copy(update={"secret": SecretStr(secret)})
 
 
+def _cache(
+    cache: CacheSettings, folder: Path, environment: Mapping[str, str], problems: list[Problem]
+) -> CacheSettings:
+    """What answers' keys are made with, and the keys that answers are sealed with."""
+
+    def found(secret: SecretStr, *field: str | int, at_least: int = MIN_SECRET_LENGTH) -> SecretStr:
+        try:
+            told = _secret(secret.get_secret_value(), folder, environment)
+            _check_secret(told, at_least)
+        except _MissingError as error:
+            problems.append(Problem(("cache", *field), str(error)))
+            return secret
+        return SecretStr(told)
+
+    now, before = cache.encryption_key, cache.old_encryption_keys
+    return cache.model_copy(
+        update={
+            "secret": cache.secret and found(cache.secret, "secret", at_least=MIN_CACHE_SECRET_LENGTH),
+            "encryption_key": None if now is None else found(now, "encryption_key"),
+            "old_encryption_keys": tuple(
+                found(each, "old_encryption_keys", index) for index, each in enumerate(before)
+            ),
+        }
+    )
+
+
 def _secret(written: str, folder: Path, environment: Mapping[str, str]) -> str:
     source, _, name = written.partition(":")
     if source == "env":
@@ -112,11 +154,11 @@ def _secret_in(path: Path) -> str:
         raise _MissingError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _check_secret(secret: str) -> None:
+def _check_secret(secret: str, at_least: int = MIN_SECRET_LENGTH) -> None:
     if secret == MASK:
         raise _MissingError("this is a mask printed in a secret's place; write the secret, or where it is: env:NAME")
-    if len(secret) < MIN_SECRET_LENGTH:
-        raise _MissingError(f"the secret has {len(secret)} characters, at least {MIN_SECRET_LENGTH} are needed")
+    if len(secret) < at_least:
+        raise _MissingError(f"the secret has {len(secret)} characters, at least {at_least} are needed")
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         # It travels in an HTTP header, where nothing else arrives as it was sent.
         raise _MissingError("the secret has blanks or characters outside ASCII; take letters, digits and punctuation")

@@ -26,6 +26,8 @@ class AdmitRequest(NamedTuple):
     caller: str = ""  # API key: within a class the queue is fair between these
     prompt_tokens: int = 0  # as far as one can tell; charged to the caller until the true count is known
     remembered: str = ""  # what its own instance is remembered under, once it has answered; '': as `affinity` says
+    making: str = ""  # digest of a call that may share its answer with those of other workers; empty: it may not
+    void: str = ""  # of these, the lease of one that proved to make no answer any more
 
 
 class Why(StrEnum):
@@ -56,6 +58,13 @@ class Cached(NamedTuple):
     answer: bytes
 
 
+class Joined(NamedTuple):
+    """The answer is being made for another worker's call, who was told to pass it on."""
+
+    holder: str
+    lease: LeaseId
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     why: Why
@@ -63,7 +72,7 @@ class Refused:
     again_s: float | None = field(default=None, compare=False)  # until it may be otherwise; None: nobody can tell
 
 
-Admission = Leased | Queued | Cached | Refused
+Admission = Leased | Queued | Cached | Joined | Refused
 
 
 class Outcome(StrEnum):
@@ -115,6 +124,8 @@ def admission_of(reply: list[Any], lease: LeaseId) -> Admission:
         return Queued(reply[1], _seconds(reply[2]))
     if kind == b"C":
         return Cached(reply[1])
+    if kind == b"J":
+        return Joined(reply[1].decode(), LeaseId(reply[2].decode()))
     return Refused(Why(reply[1].decode()), reply[2], _seconds(reply[3]))
 
 

@@ -1,7 +1,7 @@
 """The answer cache where no pool is chosen yet (routes), and what holds for all of it: purging and counting.
 
 Answers of a pool are looked up by its admit script and kept by its settle script. Keys, and whether an answer
-may be kept at all, are decided elsewhere; here they are bytes.
+may be kept at all, are decided elsewhere; here they are bytes. What is known of them all is in `answer_books`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.store import scripts
 from orchestrator.store.admission import ms
+from orchestrator.store.answer_books import AnswerBooks
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import pool_answer, route_answer, route_counts
 
@@ -47,6 +48,15 @@ class Answers:
         hits, misses = await self._connection.command(b"HMGET", route_counts(route), b"hits", b"misses")
         return Counts(int(hits or 0), int(misses or 0))
 
+    async def look(self, key: str) -> bytes | None:
+        """What lies under a whole key, counted by nobody: for people who look."""
+        found: bytes | None = await self._connection.command(b"GET", key)
+        return found
+
+    async def purge_all(self) -> int:
+        """Forget every answer of every pool and route."""
+        return await self._purge("olm:answers:{") + await self._purge("olm:pool:{", "}:answer:*")
+
     async def purge_route(self, route: str, prefix: str = "") -> int:
         """Forget a route's answers, or those whose digest starts with `prefix`; answers how many."""
         return await self._purge(route_answer(route, prefix))
@@ -54,14 +64,14 @@ class Answers:
     async def purge_pool(self, pool: str, prefix: str = "") -> int:
         return await self._purge(pool_answer(pool, prefix))
 
-    async def _purge(self, prefix: str) -> int:
-        removed, cursor = 0, b"0"
+    async def _purge(self, prefix: str, rest: str = "") -> int:
+        """By the keys there are, in the books or not."""
+        removed, cursor, books = 0, b"0", AnswerBooks(self._connection)
         while True:
             cursor, keys = await self._connection.command(
-                b"SCAN", cursor, b"MATCH", _literally(prefix) + "*", b"COUNT", _SCANNED_AT_ONCE
+                b"SCAN", cursor, b"MATCH", f"{_literally(prefix)}*{rest}", b"COUNT", _SCANNED_AT_ONCE
             )
-            if keys:
-                removed += await self._connection.command(b"UNLINK", *keys)
+            removed += await books.delete(key.decode() for key in keys)
             if cursor == b"0":
                 return removed
 

@@ -15,7 +15,7 @@ from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
 from orchestrator.store.admission import AdmitRequest, Ejection, Kept, Outcome, Usage, ms
 from orchestrator.store.link import Arg
-from orchestrator.store.schema import pool_affinity, pool_answer, pool_keys, pool_usage
+from orchestrator.store.schema import pool_affinity, pool_answer, pool_keys, pool_making, pool_usage
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Held(NamedTuple):
     instance: InstanceId
     affinity: str = ""
     caller: str = ""
+    making: str = ""  # digest of the call whose answer it makes, for who else asks it
 
 
 def terms(
@@ -88,6 +89,8 @@ class Batch:
                 key(pool_affinity(pool, request.affinity)) if request.affinity else 0,
                 key(pool_answer(pool, request.answer_key)) if request.answer_key else 0,
                 key(pool_usage(pool, request.day)) if request.answer_key else 0,
+                key(pool_making(pool, request.making)) if request.making else 0,
+                request.void,
             ]
         )
         self._replies.append(reply)
@@ -121,6 +124,7 @@ class Batch:
         else:
             self._answers.append(answer.answer)
             op += (key(pool_answer(pool, answer.key)), len(self._answers) + 1, ms(answer.ttl_s))
+        op.append(key(pool_making(pool, held.making)) if held.making else 0)
         self._ended.append(op)
         if done is not None:
             self._settled.append(done)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.core.errors import StoreError
 from orchestrator.store.address import open_socket, parse_url
@@ -25,6 +25,18 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 1.0
 
 # What became of a script that was sent: its reply, or why there is none.
 Told = Callable[[Any, StoreError | None], None]
+
+
+class Follower(Protocol):
+    """Told at once, in the order of the socket: nothing that Redis says is heard between."""
+
+    def changed(self, keys: Sequence[bytes] | None) -> None:
+        """Keys that Redis was asked to track on this connection are not what they were; None: no key is."""
+        ...
+
+    def lost(self) -> None:
+        """The connection is gone, and with it what was asked on it."""
+        ...
 
 
 class Connection:
@@ -44,6 +56,7 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
         self._listeners: dict[bytes, Callable[[bytes], None]] = {}
         self._on_up: list[Callable[[], None]] = []
+        self._followers: list[Follower] = []
         self._loading: dict[str, asyncio.Task[Any]] = {}
         self._repeating: set[asyncio.Task[None]] = set()
 
@@ -59,6 +72,10 @@ class Connection:
     def on_up(self, callback: Callable[[], None]) -> None:
         """Call back each time the connection has come up, the first time included."""
         self._on_up.append(callback)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell it of changed keys, as far as it asks Redis to track them, and of each loss of the connection."""
+        self._followers.append(follower)
 
     async def open(self, wait_s: float = 5.0) -> None:
         """Start connecting, and wait that long for it. Raises StoreError; it goes on trying all the same."""
@@ -114,6 +131,20 @@ class Connection:
     def post_command(self, what: str, *args: Arg) -> None:
         """`post` of a command that may be repeated."""
         self._send(None, pack(args), _log_failure_of(what))
+
+    def publish(self, channel: str, payload: bytes, heard: Callable[[bool], None]) -> None:
+        """Tell a channel something that may be told twice. `heard`: whether anybody there, as far as Redis can say."""
+        self._send(None, pack((b"PUBLISH", channel, payload)), lambda count, _: heard(bool(count)))
+
+    def ask_together(self, commands: Sequence[Sequence[Arg]], told: Told) -> None:
+        """Commands with nobody's between them, not asked again. `told` is called once, with their replies, as the last
+        of them is read: before whatever Redis says behind it."""
+        if self._link is None:
+            told(None, LinkLostError(self.problem))
+            return
+        together = _Together(len(commands), told)
+        for each in commands:
+            self._link.ask_for(together, pack(tuple(each)))
 
     def _send(self, script: Script | None, packed: bytes, told: Told) -> None:
         if self._link is None:
@@ -241,6 +272,7 @@ class Connection:
             self._why = link.lost.result()
             return
         link.on_lost = self._set_down
+        link.on_changed = self._changed
         self._link = link
         self._up.set()
         loop = asyncio.get_running_loop()
@@ -252,6 +284,12 @@ class Connection:
             self._why = self._link.lost.result()
         self._link = None
         self._up.clear()
+        for each in self._followers:
+            each.lost()
+
+    def _changed(self, keys: Sequence[bytes] | None) -> None:
+        for each in self._followers:
+            each.changed(keys)
 
     def _pushed(self, channel: bytes, payload: bytes) -> None:
         listener = self._listeners.get(channel)
@@ -277,6 +315,33 @@ class _Sent:
         if isinstance(why, LinkLostError | UnknownScriptError):
             self._repeat()
         else:
+            self._told(None, why)
+
+
+class _Together:
+    """Commands that are told of as one: by all their replies, or by why there is none of the first that failed."""
+
+    __slots__ = ("_left", "_replies", "_told")
+
+    def __init__(self, count: int, told: Told) -> None:
+        self._left, self._told = count, told
+        self._replies: list[Any] | None = []
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        self._left -= 1
+        if self._replies is None:
+            return
+        self._replies.append(reply)
+        if not self._left:
+            self._told(self._replies, None)
+
+    def set_exception(self, why: StoreError) -> None:
+        self._left -= 1
+        if self._replies is not None:
+            self._replies = None
             self._told(None, why)
 
 

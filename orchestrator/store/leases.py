@@ -83,7 +83,7 @@ class Leases:
         affinity_ttl_s: float = 600.0,
     ) -> None:
         self._connection = connection
-        self._holder = holder
+        self.holder = holder
         self._ttl_s = lease_ttl_s
         self._count = count
         self._by = terms(
@@ -106,7 +106,7 @@ class Leases:
         """Listen for grants, and begin to renew."""
         await self._connection.load(scripts.CALLS, scripts.RENEW, scripts.CANCEL)
         self._connection.on_up(self._note_up)
-        await self._connection.subscribe(grants(self._holder), self._granted)
+        await self._connection.subscribe(grants(self.holder), self._granted)
         work = (
             self._each(self._ttl_s / 3, self._came_up[0], self._renew, self._in_use),
             self._each(ASK_AGAIN_S, self._came_up[1], self._ask_again, self._in_line),
@@ -191,6 +191,10 @@ class Leases:
         if self._loops:
             self._connection.post(f"a sweep of {pool}", scripts.SWEEP, pool_keys(pool), ())
 
+    def leave_now(self) -> None:
+        """Let go of what is on its way: Redis has it before what it is told next."""
+        self._leave()
+
     async def cancel(self, pool: PoolName, lease: LeaseId) -> None:
         """Withdraw a ticket, or give back the lease it became; twice is harmless. Raises StoreError."""
         self._forget(lease)
@@ -198,7 +202,7 @@ class Leases:
 
     async def drop_earlier_lives(self, pool: PoolName, prefix: str) -> tuple[int, int]:
         """End what earlier processes of this name ("gw0.") left in a pool; answers how many leases and tickets."""
-        leases, tickets = await drop_holder(self._connection, pool, prefix, alive=self._holder)
+        leases, tickets = await drop_holder(self._connection, pool, prefix, alive=self.holder)
         return leases, tickets
 
     async def close(self) -> None:
@@ -215,7 +219,7 @@ class Leases:
             self.give_up(held.pool, lease)
         await self._give_back()
         try:
-            await self._connection.unsubscribe(grants(self._holder))
+            await self._connection.unsubscribe(grants(self.holder))
         except StoreError as why:
             log.warning("leases: closed while Redis went away: %s", why)
 
@@ -285,7 +289,8 @@ class Leases:
         asked = [each for each in self._tickets.values() if now - each.since < each.request.wait_s]
         answers = (
             self._admit(
-                each.request._replace(wait_s=each.request.wait_s - (now - each.since), answer_key=""), now - each.since
+                each.request._replace(wait_s=each.request.wait_s - (now - each.since), answer_key="", making=""),
+                now - each.since,
             )
             for each in asked
         )
@@ -313,7 +318,7 @@ class Leases:
         # Those settled while others were being renewed are left out: they would come back to life.
         pairs = [each for lease, instance in held if lease in self.held for each in (lease, instance)]
         anew, over = await self._connection.script(
-            scripts.RENEW, pool_keys(pool), (self._holder, ms(self._ttl_s), *pairs), repeat=True
+            scripts.RENEW, pool_keys(pool), (self.holder, ms(self._ttl_s), *pairs), repeat=True
         )
         if anew:
             log.warning("%s: Redis had lost %d leases of this gateway; they are counted again", pool, len(anew))
@@ -377,7 +382,7 @@ async def drop_holder(connection: Connection, pool: PoolName, prefix: str, *, al
 
 def _held(request: AdmitRequest, leased: Leased) -> Held:
     remembered = request.remembered or request.affinity
-    return Held(request.pool, leased.instance, remembered, on_one_line(request.caller))
+    return Held(request.pool, leased.instance, remembered, on_one_line(request.caller), request.making)
 
 
 def _tell(ticket: _Ticket, place: Queued) -> None:

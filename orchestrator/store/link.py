@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import hiredis
@@ -54,6 +54,7 @@ class Link(asyncio.Protocol):
         self._where = where
         self._timeout_s = timeout_s
         self.on_lost: Callable[[], None] | None = None
+        self.on_changed: Callable[[Sequence[bytes] | None], None] | None = None  # told of tracked keys; None: of all
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
@@ -164,6 +165,9 @@ class Link(asyncio.Protocol):
         if kind == b"message":
             # By way of the loop: its errors are the loop's to report, and whoever was answered before runs before.
             self._loop.call_soon(self._on_push, push[1], push[2])
+        elif kind == b"invalidate" and self.on_changed is not None:
+            # At once, in its place among the replies: those before it were read before the change, those behind it not.
+            self.on_changed(push[1])
         elif kind in (b"subscribe", b"unsubscribe"):
             # In RESP3 this is the only reply to the command: it takes that command's place in the line.
             self._answered(push)

@@ -15,6 +15,9 @@ TOKEN = "olm:{cluster}:token"  # noqa: S105 - a fencing token, no secret
 SNAPSHOT = "olm:{cluster}"
 SNAPSHOT_CHANNEL = "olm:cluster"
 
+# What is known of kept answers, in the order that lua/reckon.lua names it.
+ANSWER_BOOKS = tuple(f"olm:{{answers}}:{each}" for each in ("uses", "ends", "about", "counts"))
+
 
 @lru_cache(maxsize=4096)
 def pool_keys(pool: str) -> tuple[bytes, ...]:
@@ -27,6 +30,10 @@ def pool_keys(pool: str) -> tuple[bytes, ...]:
 
 def pool_answer(pool: str, digest: str) -> str:
     return f"olm:pool:{{{pool}}}:answer:{digest}"
+
+
+def pool_making(pool: str, digest: str) -> str:
+    return f"olm:pool:{{{pool}}}:making:{digest}"
 
 
 def pool_affinity(pool: str, token: str) -> str:
@@ -51,6 +58,11 @@ def route_counts(route: str) -> str:
 
 def route_usage(route: str, day: str) -> str:
     return f"olm:usage:{{{route}}}:{day}"
+
+
+def joins(holder: str) -> str:
+    """The channel on which a gateway hears of answers that are made for several workers at once."""
+    return f"olm:join:{holder}"
 
 
 def grants(holder: str) -> str:

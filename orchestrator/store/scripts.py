@@ -48,7 +48,7 @@ def _read(path: str) -> str:
 
 
 PUBLISH = Script.load("publish")
-CALLS = Script.load("calls", "settle", "admit")
+CALLS = Script.load("calls", "settle", "admit", "join")
 CANCEL = Script.load("cancel")
 RENEW = Script.load("renew")
 SWEEP = Script.load("sweep")
@@ -58,3 +58,5 @@ LEAD = Script.load("lead", of_pool=False)
 RESIGN = Script.load("resign", of_pool=False)
 ANNOUNCE = Script.load("announce", of_pool=False)
 RECALL = Script.load("recall", of_pool=False)
+RECKON = Script.load("reckon", of_pool=False)
+DISOWN = Script.load("disown", of_pool=False)

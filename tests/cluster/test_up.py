@@ -154,7 +154,7 @@ def test_every_answer_says_what_gave_it(up: Up) -> None:
 
 def test_a_question_asked_again_is_answered_from_the_cache(up: Up) -> None:
     first, again = up.chat("Tell me about lakes."), up.chat("Tell me about lakes.")
-    assert (first.headers["X-Cache"], again.headers["X-Cache"]) == ("miss", "hit")
+    assert (first.headers["X-Cache"], again.headers["X-Cache"].partition(";")[0]) == ("miss", "hit")
     assert again.headers["X-Tier"] == "cache"
     assert again.json()["message"] == first.json()["message"]
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from itertools import pairwise
+
 import orjson
 import pytest
 from dialects_recordings import recorded, recordings, skip_without_recordings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.dialects.outcome import TAIL_BYTES, End, read_answer, read_end
-from orchestrator.core.model import Answer, Endpoint, Finish, ToolCall
+from orchestrator.core.dialects.frames import Stats, head_of
+from orchestrator.core.dialects.outcome import TAIL_BYTES, End, Listener, read_answer, read_end
+from orchestrator.core.dialects.streams import open_stream
+from orchestrator.core.model import Answer, Call, Endpoint, Finish, ToolCall
 
 VERSIONS = ["", "v0.24.0"]
 
@@ -146,3 +151,25 @@ def test_fragments_of_tool_calls_are_joined_by_their_index():
 def test_no_bytes_whatever_are_taken_for_a_whole_answer(data, endpoint, is_stream):
     assert not read_end(endpoint, is_stream, data).is_whole
     assert read_answer(endpoint, is_stream, data) is None
+
+
+@given(
+    endpoint=st.sampled_from([each for each in Endpoint if each.is_answered_in_words]),
+    thoughts=st.lists(st.text(min_size=1), max_size=3),
+    words=st.lists(st.text(min_size=1), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(0, 4000), max_size=6),
+)
+def test_who_listens_hears_what_was_said_however_the_bytes_are_cut(endpoint, thoughts, words, cuts):
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    call = Call(endpoint, "m", True, {"model": "m"})
+    stream = open_stream(head_of(call, "m", now))
+    thinking = thoughts if endpoint is not Endpoint.OPENAI_COMPLETIONS else []
+    told = [frame for each in thinking for frame in stream.content(now, thinking=each)]
+    told += [frame for each in words for frame in stream.content(now, text=each)]
+    body = b"".join((*told, *stream.end(now, Finish.STOP, Stats(prompt_tokens=1, completion_tokens=1))))
+    listener, ends = Listener(endpoint), sorted({min(each, len(body)) for each in cuts} | {0, len(body)})
+    heard = [listener.feed(body[begin:end]) for begin, end in pairwise(ends)]
+    answer = read_answer(endpoint, True, body)
+    assert answer is not None
+    assert ("".join(each for each, _ in heard), "".join(each for _, each in heard)) == (answer.thinking, answer.text)
+    assert answer.text == "".join(words)

@@ -31,6 +31,11 @@ class Reply:
         return [json.loads(line) for line in lines if line and line != b"[DONE]"]
 
     @property
+    def cache(self) -> str:
+        """What the answer cache was to it: the first word of `X-Cache`."""
+        return self.headers["X-Cache"].partition(";")[0]
+
+    @property
     def text(self) -> str:
         """What the answer says, in either dialect, streamed or not."""
         is_body = b"\n" not in self.body.strip() and not self.body.startswith(b"data:")

@@ -7,7 +7,7 @@ requests it works on at once, which is what a gateway must keep within the slots
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from orchestrator.core.dialects.parse import parse_call, turns
 from orchestrator.core.dialects.render import render_body
 from orchestrator.core.dialects.streams import open_stream
 from orchestrator.core.dialects.vectors import embeddings_body
-from orchestrator.core.model import Answer, Call, Endpoint
+from orchestrator.core.model import Answer, Call, Endpoint, Finish, ToolCall
 
 BULKY_FRAMES = 4000
 WORDS = ("one ", "two ", "three")
@@ -136,12 +136,12 @@ async def _answer(here: StandIn, asked: Asked) -> None:
     await asked.writer.drain()
 
 
-def frames(call: Call) -> list[bytes]:
+def frames(call: Call, words: Sequence[str] = WORDS) -> list[bytes]:
     """The stream of an answer, as Ollama writes it."""
     now = datetime.now(UTC)
     head = head_of(call, call.model, now)
     stream = open_stream(head)
-    told = [frame for word in WORDS for frame in stream.content(now, text=word)]
+    told = [frame for word in words for frame in stream.content(now, text=word)]
     return [*told, *stream.end(now, "stop", Stats(total_ns=9, prompt_tokens=7, completion_tokens=3))]
 
 
@@ -209,6 +209,20 @@ async def _wait_midway(here: StandIn, asked: Asked) -> None:
     here.whole += 1
 
 
+async def _say_otherwise(here: StandIn, asked: Asked) -> None:
+    """Another answer than all the others'."""
+    await _stream_head(asked)
+    for frame in frames(asked.call, ("something ", "else")):
+        await _chunk(here, asked, frame)
+    asked.writer.write(b"0\r\n\r\n")
+
+
+async def _cut_when_told(here: StandIn, asked: Asked) -> None:
+    await _begin(here, asked)
+    await here.gate.wait()
+    asked.writer.close()
+
+
 async def _endless(here: StandIn, asked: Asked) -> None:
     await _stream_head(asked)
     now = datetime.now(UTC)
@@ -236,6 +250,19 @@ async def _beyond_context(here: StandIn, asked: Asked) -> None:
     error = {"code": 400, "message": told, "type": "exceed_context_size_error", "n_prompt_tokens": 610, "n_ctx": 256}
     text = orjson.dumps({"error": error}).decode()
     await _respond(asked, 400, "application/json; charset=utf-8", orjson.dumps({"error": text}))
+
+
+def _whole(answer: Answer) -> Callable[[StandIn, Asked], Awaitable[None]]:
+    """This very answer, as a body."""
+
+    async def respond(here: StandIn, asked: Asked) -> None:
+        body = render_body(asked.call, asked.call.model, answer, datetime.now(UTC))[1]
+        await _respond(asked, 200, body_type(asked.call.endpoint), body)
+
+    return respond
+
+
+_TOOL_CALL = ToolCall("call_1", "send_mail", {"to": "ops"})
 
 
 def _status(status: int, message: str) -> Callable[[StandIn, Asked], Awaitable[None]]:
@@ -269,6 +296,8 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "hang-midway": _hang_midway,
     "wait-midway": _wait_midway,
     "endless": _endless,
+    "say-otherwise": _say_otherwise,
+    "cut-when-told": _cut_when_told,
     "callers-500": _status(500, 'option "num_ctx" must be of type integer'),
     "callers-400": _status(400, "invalid image input"),
     "own-500": _status(500, "llama-server process has terminated: exit status 1"),
@@ -276,6 +305,8 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "bulky": _bulky,
     "long-context": _long_context,
     "beyond-context": _beyond_context,
+    "too-long": _whole(Answer("one two", Finish.LENGTH, prompt_tokens=7, completion_tokens=3)),
+    "call-tool": _whole(Answer("", Finish.TOOL_CALLS, "", (_TOOL_CALL,), prompt_tokens=7, completion_tokens=3)),
 }
 
 

@@ -68,11 +68,11 @@ async def test_a_call_of_every_endpoint_takes_a_slot_and_gives_it_back_however_i
 
 async def test_an_answer_from_the_cache_takes_no_slot_and_waits_for_none(start):
     world, (instance,) = await start(1, cache={"models": "all"})
-    assert (await ask(world.url, "/api/chat", "hi", stream=False)).headers["X-Cache"] == "miss"
+    assert (await ask(world.url, "/api/chat", "hi", stream=False)).cache == "miss"
     running = asyncio.create_task(ask(world.url, "/api/chat", "wait", stream=False))
     await instance.until(active=1)
     for is_stream in (True, False):
-        assert (await ask(world.url, "/api/chat", "hi", stream=is_stream)).headers["X-Cache"] == "hit"
+        assert (await ask(world.url, "/api/chat", "hi", stream=is_stream)).cache == "hit"
         assert await world.in_flight() == {"m-0": 1}
     instance.gate.set()
     await running

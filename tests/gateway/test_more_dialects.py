@@ -154,11 +154,11 @@ async def test_a_route_asks_the_tier_that_the_question_is_for(start):
 async def test_a_kept_answer_is_told_again_whole_and_streamed(start, path, asked):
     world, (_, _, m) = await start()
     body = {"model": "m", "temperature": 0, **asked}
-    assert (await post(world, path, {**body, "stream": True})).headers["X-Cache"] == "miss"
+    assert (await post(world, path, {**body, "stream": True})).cache == "miss"
     await world.until_idle()
     for is_stream in (True, False):
         kept = await post(world, path, {**body, "stream": is_stream})
-        assert kept.headers["X-Cache"] == "hit"
+        assert kept.cache == "hit"
         assert b"three" in kept.body
     assert len(m.asked) == 1
 

@@ -34,6 +34,7 @@ class Stats:
     prompt_ns: int = 0
     completion_tokens: int = 0
     completion_ns: int = 0
+    cached_tokens: int = 0  # of the prompt, that nobody had to read: it was answered from the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +221,13 @@ def _generate_end(stats: Stats, context: Sequence[int] | None) -> Fields:
 
 
 def _usage(stats: Stats) -> Fields:
-    return {
+    """As Ollama tells it; what was cached, which it never tells, as OpenAI does."""
+    usage: Fields = {
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
         "total_tokens": stats.prompt_tokens + stats.completion_tokens,
     }
+    return usage | ({"prompt_tokens_details": {"cached_tokens": stats.cached_tokens}} if stats.cached_tokens else {})
 
 
 def _without_empty(fields: Fields) -> Fields:

@@ -21,6 +21,10 @@ from orchestrator.core.model import Answer, Dialect, Endpoint, Finish
 TAIL_BYTES: Final = 65_536
 
 _FINISHES: Final = tuple(Finish)
+_DELTAS: Final[Mapping[object, str]] = {
+    "response.output_text.delta": "content",
+    "response.reasoning_summary_text.delta": "thinking",
+}
 
 Frame = Mapping[str, Any]
 
@@ -72,11 +76,40 @@ def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes, end: End | Non
     tool_calls = calls.whole()
     if tool_calls is None:
         return None
-    text = "".join([_text(part.get("content") or part.get("response") or part.get("text")) for part in parts])
-    thinking = "".join([_text(part.get("thinking") or part.get("reasoning")) for part in parts])
+    thinking, text = _said(parts)
     # Ollama's own paths say "stop" where an answer ends by calling tools.
     finish = Finish.TOOL_CALLS if tool_calls and end.finish == Finish.STOP else Finish(end.finish)
     return Answer(text, finish, thinking, tool_calls, end.prompt_tokens, end.completion_tokens)
+
+
+class Listener:
+    """What a stream says, as its bytes come: thinking and text. Tool calls are told by the whole answer alone."""
+
+    __slots__ = ("_endpoint", "_rest")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._rest = b""
+
+    def feed(self, data: bytes) -> tuple[str, str]:
+        """The next bytes; thinking and text that they complete. A line that is cut waits for its rest."""
+        data = self._rest + data if self._rest else data
+        end = data.rfind(b"\n") + 1
+        self._rest, data = data[end:], data[:end]
+        return _said([self._part(frame) for frame in _frames(True, data)]) if data else ("", "")
+
+    def _part(self, frame: Frame) -> Frame:
+        if self._endpoint is not Endpoint.OPENAI_RESPONSES:
+            return _part_of(self._endpoint, frame)
+        name = _DELTAS.get(frame.get("type"))  # its last event tells all of it once more
+        return {name: frame.get("delta")} if name else {}
+
+
+def _said(parts: Sequence[Frame]) -> tuple[str, str]:
+    """Thinking and text of all parts."""
+    text = "".join([_text(part.get("content") or part.get("response") or part.get("text")) for part in parts])
+    thinking = "".join([_text(part.get("thinking") or part.get("reasoning")) for part in parts])
+    return thinking, text
 
 
 def _frames(is_stream: bool, data: bytes) -> list[Frame]:

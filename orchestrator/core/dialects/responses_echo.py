@@ -36,12 +36,12 @@ def echo(asked: Mapping[str, Any], *, is_event: bool) -> Fields:
 
 
 def usage_fields(stats: Stats) -> Fields:
-    """What the answer cost; Ollama does not tell which tokens were cached, or were thoughts."""
+    """What the answer cost; Ollama tells neither which tokens were cached nor which were thoughts."""
     return {
         "input_tokens": stats.prompt_tokens,
         "output_tokens": stats.completion_tokens,
         "total_tokens": stats.prompt_tokens + stats.completion_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": stats.cached_tokens},
         "output_tokens_details": {"reasoning_tokens": 0},
     }
 

@@ -1,5 +1,5 @@
 -- calls: what one gateway's calls ask of a pool in one turn of its loop, in one run: those that ended are settled, slots
--- that came free are granted, then those that came are admitted. Between them, admit.lua and settle.lua.
+-- that came free are granted, then those that came are admitted. Between them, admit.lua, join.lua and settle.lua.
 -- KEYS 1-9 of the pool, then those that ARGV[1] names by their places
 -- ARGV[1]  JSON: [by, ended, came]
 --          by     [holder, time to live (ms), waiting by which a ticket rises one class (us),
@@ -9,14 +9,16 @@
 --                 | gone (the client left), hold (ms): the engine works on that much longer, its slot stays taken,
 --                 API key, tokens of prompt and answer, an answer's counted twice (-1: nobody knows),
 --                 key of the conversation's affinity, key of usage, [field, amount, ...],
---                 key of the answer, its place in ARGV, its time to live (ms)], ...]      a key's place is 0: none
+--                 key of the answer, its place in ARGV, its time to live (ms),
+--                 key of who makes the answer], ...]      a key's place is 0: none
 --          came   [[lease id, tickets the queue may hold, longest wait (ms), waited already (ms): a ticket that Redis
 --                 lost is filed where it stood, priority class 0 to 9, API key, tokens of the prompt as far as one can
 --                 tell, instances it may not have: '' or '\tone\tanother\t', 1 may queue,
 --                 key of the conversation's affinity (key -> the instance that served it last),
---                 key of the answer, key of usage], ...]
+--                 key of the answer, key of usage, key of who makes the answer (key -> 'holder\nlease id'): it is made
+--                 for one at a time, others join; a lease id that proved to make nothing any more, or ''], ...]
 -- ARGV[2..] answers to keep
--- returns  for each that came {'C', bytes: the answer that was kept} or what admit.lua answers
+-- returns  for each that came {'C', bytes: the answer that was kept} or what join.lua or admit.lua answers
 -- Repeated: each is answered by its lease id what it was answered first. A kept answer is answered, and counted, again.
 local by, ended, came = unpack(cjson.decode(ARGV[1]))
 HOLDER, TTL, STEP, FAILURES_EJECT, EJECTED_FOR, EJECTED_AT_MOST, DEAD_FOR = unpack(by)
@@ -39,6 +41,7 @@ for at = 1, #came do
   names[#ended + at], callers[each[6]] = each[1], true
   if each[10] > 0 then wanted[#wanted + 1] = KEYS[each[10]] end
   if each[11] > 0 then wanted[#wanted + 1] = KEYS[each[11]] end
+  if each[13] > 0 then wanted[#wanted + 1] = KEYS[each[13]] end
 end
 
 read(callers)
@@ -55,6 +58,10 @@ for at = 1, #ended do
       if each[7] > 0 then call('SET', KEYS[each[7]], each[2], 'PX', by[8]) end
     end
     for of = 1, #each[9], 2 do count_up(each[8], each[9][of], each[9][of + 1]) end
+    -- Where this one failed, another may have taken its place already.
+    if each[13] > 0 and (each[3] == 'ok' or call('GET', KEYS[each[13]]) == HOLDER .. '\n' .. each[1]) then
+      call('DEL', KEYS[each[13]])
+    end
   end
 end
 
@@ -71,13 +78,17 @@ end
 local found = wanted[1] and call('MGET', unpack(wanted))
 local replies, next_found = {}, 1
 for at = 1, #came do
-  local each, record, prefer, answer = came[at], records[#ended + at], '', nil
+  local each, record, prefer, answer, made = came[at], records[#ended + at], '', nil, nil
   if each[10] > 0 then
     prefer = found[next_found] or ''
     next_found = next_found + 1
   end
   if each[11] > 0 then
     answer = found[next_found]
+    next_found = next_found + 1
+  end
+  if each[13] > 0 then
+    made = found[next_found]
     next_found = next_found + 1
   end
   if record then
@@ -88,7 +99,12 @@ for at = 1, #came do
     if answer then
       replies[at] = {'C', answer}
     else
-      replies[at] = admit(each[1], each[2], each[3], each[4], each[5], each[6], each[7], each[8], each[9], prefer)
+      replies[at] = made and joined(made, KEYS[each[13]], each[5], each[14])
+        or admit(each[1], each[2], each[3], each[4], each[5], each[6], each[7], each[8], each[9], prefer)
+      local kind = replies[at][1]
+      if made ~= nil and (kind == 'L' or kind == 'Q') then
+        call('SET', KEYS[each[13]], HOLDER .. '\n' .. each[1], 'PX', MADE_WITHIN_MS)
+      end
     end
   end
 end

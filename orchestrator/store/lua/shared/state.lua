@@ -26,6 +26,7 @@ local call, match, find, sub = redis.call, string.match, string.find, string.sub
 local ENDED_KEPT_MS = 30000 -- longer than any client goes on repeating a request whose answer was lost
 local AWAY_MS = 3000 -- a pool in use is renewed or swept more often than that
 local RETURN_MS = 2000 -- longer than a gateway takes to reconnect and renew
+local MADE_WITHIN_MS = 900000 -- an answer's maker is looked for so long; whether it lives, its lease says
 local FORGIVEN_MS = 30000 -- a failure longer ago says nothing of the next call
 local SAMPLES = 128 -- in a moving mean: calls are as unlike as their answers' lengths, this leaves some 8 % of chance
 local PRIOR = 8 -- an instance's mean counts as much as the pool's once it has so many samples

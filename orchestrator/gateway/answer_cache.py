@@ -1,0 +1,245 @@
+"""The answer cache as a call meets it: its key, what was kept under it, whether that may be given, what is kept of it.
+
+Policies are `core`'s; where answers lie is the store's. What is kept, given and missed is told to the books once a
+second, so that no call waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from orchestrator import telemetry
+from orchestrator.core.cache_entry import About, Entry, entry_bytes, entry_from, tags_from
+from orchestrator.core.cache_policy import Standing, Wish, is_worth_keeping, standing
+from orchestrator.core.cachekey import Bypass, answer_key, bypass, receipt, target_of
+from orchestrator.core.dialects.parse import turns
+from orchestrator.core.errors import StoreError
+from orchestrator.core.faq import question_of
+from orchestrator.core.model import Answer, Call
+from orchestrator.gateway.asked import Asked
+from orchestrator.gateway.cache_words import hitless, in_numbers
+from orchestrator.gateway.live import Live, Rules
+from orchestrator.gateway.trace import Trace
+from orchestrator.store.admission import Kept
+from orchestrator.store.answer_books import AnswerBooks, Books, Noted
+from orchestrator.store.connection import Connection
+from orchestrator.store.schema import pool_answer, route_answer
+
+log = logging.getLogger(__name__)
+
+RECKON_EVERY_S: Final = 1.0
+# What a caller would have its answer purged by.
+TAGS: Final = b"x-cache-tags"
+# Reasons for a miss, beside those for not asking (`Bypass`).
+ABSENT, UNREADABLE, OLD, ANEW, AWAY = "absent", "unreadable", "old", "no_cache", "away"
+
+
+class Given(NamedTuple):
+    """A kept answer that may be given."""
+
+    entry: Entry
+    standing: Standing
+
+
+class AnswerCache:
+    """One gateway's part in the answer cache.
+
+    `secret` keys its digests, unless the settings name another, so that a key says nothing of a question.
+    """
+
+    def __init__(self, live: Live, connection: Connection, secret: bytes) -> None:
+        self._live, self._own_secret = live, secret
+        self._books_of = AnswerBooks(connection)
+        self._noted: dict[str, Noted] = {}
+        self._used: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._since: Mapping[str, int] | None = None
+        self.books = Books(0, {})  # as of the last reckoning
+        self.warning = ""
+
+    @property
+    def _secret(self) -> bytes:
+        return self._live.rules.cache.secret or self._own_secret
+
+    # --- a call -------------------------------------------------------------------------------------------------------
+
+    def key(self, call: Call, name: str, trace: Trace, wish: Wish, *, is_alone: bool) -> str:
+        """The call's key; '' where the cache has no part in it. What `X-Cache` says of that is noted in `trace`."""
+        rules = self._live.rules
+        policy = rules.routes[name].cache if name in rules.routes else rules.cache.models
+        why = bypass(policy, call, wish.no_store) if rules.cache.is_enabled else Bypass.OFF
+        if is_alone:
+            trace.cache, trace.cache_why = "off", AWAY
+        elif why is not None:
+            trace.cache, trace.cache_why = "off" if not rules.cache.is_enabled else "bypass", why.value
+        else:
+            trace.cache, trace.cache_why = "miss", ANEW if wish.no_cache else ABSENT
+        if why is not None:
+            return ""
+        target = target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
+        tenant = self._tenant(rules, name, trace)
+        return answer_key(tenant=tenant, target=target, call=call, secret=self._secret)
+
+    def curated(self, call: Call, trace: Trace) -> Answer | None:
+        """The FAQ's answer to a call that asks a single plain question."""
+        rules = self._live.rules
+        if not rules.cache.is_enabled or not rules.faq or not call.endpoint.is_answered_in_words:
+            return None
+        question = question_of(turns(call), call.body)
+        found = rules.faq.find(question, datetime.now(UTC).date()) if question else None
+        if found is None:
+            self._count_miss("faq", "no_entry" if question else "no_plain_question")
+            return None
+        trace.faq, trace.cache, trace.cache_why = found.told, "faq", found.how
+        trace.cache_receipt = self.receipt(trace.caller.name, f"f.{found.how}.{found.told.partition(';')[0]}")
+        telemetry.TALLY.count(telemetry.FAQ_ANSWERS, (found.how,))
+        return Answer(found.entry.answer)
+
+    def given(self, asked: Asked, kept: bytes) -> Given | None:
+        """What may be given of what was kept; None: the call is answered anew. A spare is held in the trace."""
+        trace, rules, place = asked.trace, self._live.rules, _place(asked)
+        plain = rules.cache.seal.open(kept, place)
+        try:
+            entry = entry_from(plain) if plain is not None else None
+        except ValueError:
+            entry = None
+        if entry is None:
+            trace.cache_why = UNREADABLE
+            return None
+        stands = standing(entry, rules.freshness_of(asked.name), asked.wish, time.time())
+        if stands in (Standing.FRESH, Standing.STALE):
+            return Given(entry, stands)
+        trace.cache_why = OLD
+        if stands is Standing.SPARE:
+            trace.spare = entry
+        return None
+
+    def give(self, asked: Asked, entry: Entry, stands: Standing) -> Answer:
+        """The answer, and in the trace how old it is and how it may be reported as wrong."""
+        trace, name = asked.trace, f"{'r' if asked.is_route else 'p'}.{asked.cache_key}.{quote(asked.name)}"
+        late = "" if stands is Standing.FRESH else f"; stale={'error' if stands is Standing.SPARE else 'revalidate'}"
+        age_s = max(0.0, time.time() - entry.kept_at_s)
+        trace.cache, trace.cache_why = "hit", stands.value
+        trace.cache_more = f"; layer=exact; age={age_s:.0f}{late}"
+        trace.cache_receipt = self.receipt(trace.caller.name, name)
+        self._used[_place(asked)] += 1
+        return entry.answer
+
+    def receipt(self, tenant: str, name: str) -> str:
+        """What its caller may show to report a hit as wrong: the name of what was given, and that it was given."""
+        return f"{receipt(tenant=tenant, key=name, secret=self._secret)}.{name}"
+
+    def kept(self, asked: Asked, answer: Answer) -> Kept | None:
+        """What is kept of a whole answer, and is noted for the books; None where it is not one to give again."""
+        rules = self._live.rules
+        if not is_worth_keeping(asked.call, answer, tool_calls=rules.cache.keeps_tool_calls):
+            return None
+        freshness, place = rules.freshness_of(asked.name), _place(asked)
+        entry = freshness.entry(answer, time.time(), random.random())  # noqa: S311 - so that not all end at once
+        kept = rules.cache.seal.close(entry_bytes(entry), place)
+        if len(kept) > rules.cache.max_answer_bytes:
+            return None
+        self._note(asked, entry, len(kept), rules)
+        return Kept(asked.cache_key, kept, freshness.kept_s)
+
+    def _note(self, asked: Asked, entry: Entry, size: int, rules: Rules) -> None:
+        tenant = self._tenant(rules, asked.name, asked.trace)
+        about = About(asked.name, asked.is_route, tenant, tags_from(asked.request.header(TAGS)))
+        place = _place(asked)
+        self._noted[place] = Noted(place, size, int(entry.kept_at_s * 1e3), int(entry.ends_s * 1e3), about)
+
+    def count(self, trace: Trace) -> None:
+        """A call has ended: what the cache was to it."""
+        if trace.cache == "hit":
+            self._counts["hits:exact:" + trace.cache_why] += 1
+            telemetry.TALLY.count(telemetry.CACHE_HITS, ("exact", trace.cache_why))
+        elif trace.cache == "faq":
+            self._counts["hits:faq:" + trace.cache_why] += 1
+            telemetry.TALLY.count(telemetry.CACHE_HITS, ("faq", trace.cache_why))
+        elif trace.cache == "joined":
+            self._counts["joins"] += 1
+        elif trace.cache_why:
+            self._count_miss("exact", trace.cache_why)
+
+    def count_join(self, where: str) -> None:
+        """A call was answered by what was made for an identical one, `here` or `elsewhere`."""
+        self._counts[f"joins:{where}"] += 1
+        telemetry.TALLY.count(telemetry.CACHE_JOINS, (where,))
+
+    def _count_miss(self, layer: str, why: str) -> None:
+        self._counts[f"misses:{layer}:{why}"] += 1
+        telemetry.TALLY.count(telemetry.CACHE_MISSES, (layer, why))
+
+    def _tenant(self, rules: Rules, name: str, trace: Trace) -> str:
+        return "" if rules.shares(name) else trace.caller.name
+
+    def _digest(self, name: str) -> str:
+        pool = self._live.pool(name)
+        return str(pool.details.get("tags", {}).get("digest", "")) if pool is not None else ""
+
+    # --- the books ----------------------------------------------------------------------------------------------------
+
+    async def report_wrong(self, layer: str, place: str, faq: str) -> None:
+        """A hit was wrong: an answer that was kept is dropped, a curated one is counted. Raises StoreError."""
+        if place:
+            self._noted.pop(place, None)
+            await self._books_of.delete([place])
+        await self._books_of.count({f"wrong:{layer}": 1, **({f"wrong:faq:{faq}": 1} if faq else {})})
+        telemetry.CACHE_FALSE_HITS.labels(layer).inc()
+
+    def begin_anew(self) -> None:
+        """The settings changed: whether there are hits is judged from here on."""
+        self._since, self.warning = None, ""
+
+    async def keep_reckoning(self) -> None:
+        """Tell the books what was noted each second, until cancelled."""
+        while True:
+            await asyncio.sleep(RECKON_EVERY_S)
+            await self.reckon()
+
+    async def reckon(self) -> None:
+        """Tell the books what was noted; what Redis does not take is told the next time."""
+        noted, used, counts = self._noted, self._used, self._counts
+        self._noted, self._used, self._counts = {}, Counter(), Counter()
+        rules = self._live.rules.cache
+        try:
+            books = await self._books_of.reckon(noted.values(), used, counts, rules.max_bytes)
+        except StoreError:
+            telemetry.STORE_ERRORS.inc()
+            self._noted = noted | self._noted
+            self._used.update(used)
+            self._counts.update(counts)
+            return
+        self.books = books
+        telemetry.CACHE_BYTES.set(books.bytes)
+        telemetry.CACHE_ANSWERS.set(books.entries)
+        if books.deleted:
+            telemetry.CACHE_EVICTIONS.inc(books.deleted)
+        if self._since is None:
+            self._since = {name: amount - counts[name] for name, amount in books.counts.items()}
+        self._look_for_hits(books, self._since)
+
+    def _look_for_hits(self, books: Books, since: Mapping[str, int]) -> None:
+        rules = self._live.rules.cache
+        told = hitless(rules, since, books.counts)
+        if told and not self.warning:
+            log.warning("%s", told)
+        self.warning = told
+        telemetry.CACHE_HITLESS.set(bool(told))
+
+    def told(self) -> dict[str, Any]:
+        """What the books say, for the status page."""
+        return {**in_numbers(self.books), "warning": self.warning}
+
+
+def _place(asked: Asked) -> str:
+    """Where the call's answer lies in Redis."""
+    return (route_answer if asked.is_route else pool_answer)(asked.name, asked.cache_key)

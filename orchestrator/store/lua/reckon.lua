@@ -1,0 +1,64 @@
+-- reckon: what one gateway kept, gave and counted since it last said so, and which answers must go: those whose time is
+-- over, and where there is too little room those used least.
+-- KEYS[1] uses    zset  key of an answer -> log2 of the sum of 2^(time of use / half-life): a use counts half of one that
+--                       is a half-life younger, and no score ever has to be lowered (forward decay, Cormode et al., ICDE
+--                       2009)
+-- KEYS[2] ends    zset  key -> when Redis forgets it by itself (unix ms)
+-- KEYS[3] about   hash  key -> 'bytes kept_at_ms about': about is JSON, see core/cache_entry.py
+-- KEYS[4] counts  hash  name -> amount: bytes, evicted, expired, and what gateways count
+-- ARGV[1] JSON: [kept, used, counts, bytes there may be, half-life (ms)]
+--         kept    [[key, bytes, kept at (unix ms), ends (unix ms), about], ...]
+--         used    [[key, times], ...]       counts [[name, amount], ...]
+-- returns {keys that were dropped here and are to be deleted, answers kept, {name, amount, ...}, 1 if more must go}
+-- Repeated: counts and uses are added again; they serve people and the choice of what goes.
+local USES, ENDS, ABOUT, COUNTS = unpack(KEYS)
+local kept, used, counts, room, half_life = unpack(cjson.decode(ARGV[1]))
+local call, match = redis.call, string.match
+local AT_ONCE = 100 -- a longer run would hold up everybody's
+local clock = call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function use(key, times)
+  local one = now / half_life + math.log(times) / math.log(2)
+  local before = tonumber(call('ZSCORE', USES, key) or '-inf')
+  local more, less = math.max(before, one), math.min(before, one)
+  call('ZADD', USES, string.format('%.9f', more + math.log(1 + 2 ^ (less - more)) / math.log(2)), key)
+end
+
+local function forget(key)
+  local about = call('HGET', ABOUT, key)
+  if not about then return end
+  call('HINCRBY', COUNTS, 'bytes', -tonumber(match(about, '^%d+')))
+  call('HDEL', ABOUT, key)
+  call('ZREM', USES, key)
+  call('ZREM', ENDS, key)
+end
+
+for at = 1, #kept do
+  local key, bytes, kept_at, ends, about = unpack(kept[at])
+  forget(key)
+  call('HSET', ABOUT, key, string.format('%.0f %.0f %s', bytes, kept_at, about))
+  call('ZADD', ENDS, string.format('%.0f', ends), key)
+  call('HINCRBY', COUNTS, 'bytes', bytes)
+  use(key, 1)
+end
+for at = 1, #used do
+  if call('ZSCORE', ENDS, used[at][1]) then use(used[at][1], used[at][2]) end
+end
+for at = 1, #counts do call('HINCRBY', COUNTS, counts[at][1], counts[at][2]) end
+
+local over = call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, AT_ONCE)
+for at = 1, #over do forget(over[at]) end
+if over[1] then call('HINCRBY', COUNTS, 'expired', #over) end
+
+local gone, bytes = {}, tonumber(call('HGET', COUNTS, 'bytes') or 0)
+while bytes > room and #gone < AT_ONCE do
+  local least = call('ZRANGE', USES, 0, 0)[1]
+  if not least then break end
+  forget(least)
+  gone[#gone + 1] = least
+  bytes = tonumber(call('HGET', COUNTS, 'bytes'))
+end
+if gone[1] then call('HINCRBY', COUNTS, 'evicted', #gone) end
+local is_more = #over == AT_ONCE or #gone == AT_ONCE
+return {gone, call('ZCARD', ENDS), call('HGETALL', COUNTS), is_more and 1 or 0}

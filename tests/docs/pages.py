@@ -1,0 +1,42 @@
+"""The pages of docs/ as a test reads them: their blocks of code, their commands, their links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import dropwhile
+from pathlib import Path
+
+from tests.house import ROOT
+
+DOCS = ROOT / "docs"
+ENGLISH, TURKISH = DOCS / "quick-start.md", DOCS / "hizli-baslangic.md"
+TASKS = sorted((DOCS / "tasks").glob("*.md"))
+EVERY = sorted(DOCS.rglob("*.md"))
+_PROGRAM = (".venv/bin/ollamactl", "ollamactl")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The page's blocks of code in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every command of the page's shell blocks, as words; what is before it in its line (`NAME=value`) is left out."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = list(dropwhile(lambda word: "=" in word, shlex.split(line, comments=True)))
+            if words:
+                yield words
+
+
+def calls_of_the_program(page: Path) -> list[list[str]]:
+    """What `ollamactl` is given in each of the page's commands."""
+    return [words[1:] for words in commands(page) if words[0] in _PROGRAM]
+
+
+def links(page: Path) -> list[str]:
+    """Where the page's links within the repository lead, without the part behind `#`."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\]\((?!https?:|mailto:|#)([^)\s#]+)", text)
