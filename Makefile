@@ -1,5 +1,5 @@
 # `make up`: a cluster on this machine. `make test`: every test. `make bench`: the gateway beside its peers.
-# Each installs what it needs into .venv.
+# `make docs`: the pages of docs/ as a site, in build/docs. Each installs what it needs into .venv.
 PYTHON ?= python3
 LISTEN ?=
 STATE ?=
@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 up_flags = $(if $(LISTEN),--listen $(LISTEN)) $(if $(STATE),--state $(STATE)) $(ARGS)
 
-.PHONY: up test bench install install-test system-test-packages lint lock
+.PHONY: up test bench docs install install-test system-test-packages lint lock
 
 up: install
 	@exec .venv/bin/ollamactl up $(up_flags)
@@ -46,6 +46,10 @@ test: install-test system-test-packages
 bench: install-test
 	@tests/system_packages.sh haproxy
 	@.venv/bin/python -m benchmarks.gateway $(ARGS)
+
+# The theme says at each build that a successor is there; it is kept for as long as it is looked after.
+docs: install-test
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml && echo build/docs/index.html
 
 # Versions stay as they are, unless pyproject.toml asks for others; with ARGS=--upgrade the newest.
 lock: .venv/bin/uv
