@@ -26,6 +26,7 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.nodes.keeper_client import KeeperClient
 from tests.hosts.machines import STAND_IN, Machine, Network
 from tests.hosts.reaching import known
+from tests.nginx.playing import fronted, listens
 
 ROOT = Path(__file__).parents[2]
 SMALL, FULL = "llama3.2:3b", "llama3.1:8b"
@@ -93,11 +94,11 @@ class Operator:
         units = asyncio.run(KeeperClient(self.paths.keeper_socket).list())
         return next(each.pid for each in units if each.name == "controller" and each.pid is not None)
 
-    def asks(self, model: str) -> int:
+    def asks(self, model: str, endpoint: str = "") -> int:
         """The status of a question's answer, as a client gets it."""
         body = {"model": model, "messages": [{"role": "user", "content": "Why?"}], "options": {"num_predict": 8}}
         request = urllib.request.Request(
-            f"http://{self.endpoint}/api/chat", json.dumps(body).encode(), {"Cache-Control": "no-store"}
+            f"http://{endpoint or self.endpoint}/api/chat", json.dumps(body).encode(), {"Cache-Control": "no-store"}
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -197,6 +198,9 @@ def test_hosts_are_planned_deployed_to_and_answer_and_a_second_deploy_changes_no
     assert f"gpu-2: {SMALL} copied from gpu-1" in said, "a model travels into the cluster once"
     assert f"{SMALL} answers on gpu-" in said
     assert operator.asks(SMALL) == 200
+    with fronted(operator.folder / "nginx", [operator.endpoint], server_name="localhost") as front:
+        asyncio.run(listens(front))
+        assert operator.asks(SMALL, f"localhost:{front.port}") == 200, "through nginx, too"
     for again in (operator("deploy", "--yes"), operator("plan")):
         assert "nothing to do: 3 as they are" in again
     current = deployments.current(operator.paths)
