@@ -32,6 +32,11 @@ CACHE_HITS = Counter(
 CACHE_MISSES = Counter(
     "olm_cache_misses_total", "Calls that a layer of the answer cache did not answer, and why.", ("layer", "reason")
 )
+CACHE_NEAR = Counter(
+    "olm_cache_near_total",
+    "Calls whose answer was looked for in the worker's own memory first: a hit there asks nobody, a miss asks Redis.",
+    ("outcome",),
+)
 CACHE_JOINS = Counter(
     "olm_cache_joins_total",
     "Calls answered by the generation of an identical one under way, on the same worker (here) or another (elsewhere).",
@@ -43,6 +48,9 @@ CACHE_FOLLOWERS = Gauge(
 CACHE_EVICTIONS = Counter("olm_cache_evictions_total", "Answers forgotten for want of room (`cache.max_bytes`).")
 CACHE_FALSE_HITS = Counter("olm_cache_false_hits_total", "Hits that their callers reported as wrong.", ("layer",))
 CACHE_BYTES = Gauge("olm_cache_bytes", "Room that kept answers take in Redis.", multiprocess_mode="mostrecent")
+CACHE_NEAR_BYTES = Gauge(
+    "olm_cache_near_bytes", "Room that kept answers take in the workers' own memory.", multiprocess_mode="livesum"
+)
 CACHE_ANSWERS = Gauge("olm_cache_answers", "Answers kept.", multiprocess_mode="mostrecent")
 CACHE_HITLESS = Gauge(
     "olm_cache_hitless", "1 while a cache that is on has seen many calls and no hit.", multiprocess_mode="mostrecent"

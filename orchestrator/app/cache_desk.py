@@ -36,6 +36,7 @@ from orchestrator.store.answer_books import AnswerBooks, Listed
 from orchestrator.store.answers import Answers
 from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import server_url
+from orchestrator.store.questions import Questions
 from orchestrator.store.schema import pool_answer, route_answer
 
 WAIT_S = 3.0
@@ -68,6 +69,7 @@ class Desk:
         self._live = Live(self.rules)
         self._cache = AnswerCache(self._live, connection, secret)
         self._books, self._answers = AnswerBooks(connection), Answers(connection)
+        self._questions = Questions(connection)
 
     async def look(self) -> None:
         """See which models serve: their digests are in the keys."""
@@ -121,7 +123,11 @@ class Desk:
         if name is None and call.model not in self.rules.routes:
             raise HostError(f"there is no model and no route {call.model!r} here")
         name = name or call.model
-        return [self._by_faq(call, name), await self._by_key(call, name, caller)]
+        return [
+            self._by_faq(call, name),
+            await self._by_key(call, name, caller),
+            await self._by_other_words(call, name, caller),
+        ]
 
     def _by_faq(self, call: Call, name: str) -> Step:
         rules = self.rules
@@ -153,9 +159,26 @@ class Desk:
         told = f"kept {age_s:.0f} s ago under its key {key}; it is {stands.value}"
         return Step("exact", "hit" if stands.value in ("fresh", "stale") else "miss", (told,))
 
+    async def _by_other_words(self, call: Call, name: str, caller: str) -> Step:
+        if not self.rules.answers_in_other_words(name):
+            why = "`cache_paraphrases` is off" if name in self.rules.routes else "answers of routes alone are given so"
+            return Step("paraphrase", "off", (f"{name}: {why}",))
+        key, why = self._key(call, name, caller)
+        if not key:
+            return Step("paraphrase", "not asked", (cache_words.MEANT.get(why, why),))
+        asks = self._cache.wording(call, name, _trace_of(caller), key)
+        if asks is None:
+            return Step("paraphrase", "not asked", ("not one plain short question in Turkish or English",))
+        near = await self._cache.nearest(asks)
+        told = [f"near {each.likeness:.2f} {one.digest}: {'; '.join(each.objections) or 'alike'}" for one, each in near]
+        match = await self._cache.match(asks)
+        if match is None:
+            return Step("paraphrase", "miss", ("no kept answer is to a question that means the same", *told))
+        return Step("paraphrase", "hit", (f"likeness {match.likeness:.2f}, kept under the key {match.digest}", *told))
+
     def _key(self, call: Call, name: str, caller: str) -> tuple[str, str]:
         """Its key, or '' and the reason."""
-        trace = Trace("", 0.0, Caller(caller, is_admin=False))
+        trace = _trace_of(caller)
         return self._cache.key(call, name, trace, NO_WISH, is_alone=False), trace.cache_why
 
     def _place(self, name: str, key: str) -> str:
@@ -186,15 +209,20 @@ class Desk:
     # --- what is to be forgotten ------------------------------------------------------------------------------------
 
     async def purge_all(self) -> int:
-        return await self._answers.purge_all()
+        return await self._and_questions(await self._answers.purge_all())
 
     async def purge(self, is_meant: Callable[[Listed], bool]) -> int:
-        return await self._books.purge(is_meant)
+        return await self._and_questions(await self._books.purge(is_meant))
+
+    async def _and_questions(self, purged: int) -> int:
+        """Questions whose answers are gone are forgotten with them."""
+        await self._questions.forget_lost()
+        return purged
 
     async def purge_scope(self, name: str) -> int:
         """Every answer of a route or model, in the books or not."""
         if name in self.rules.routes:
-            return await self._answers.purge_route(name)
+            return await self._and_questions(await self._answers.purge_route(name))
         return await self._answers.purge_pool(self._live.model(name) or name)
 
 
@@ -245,6 +273,10 @@ def found_told(found: Found) -> dict[str, Any]:
     if found.entry is None:
         return {**told, "problem": "it is gone, or sealed with a key that the settings do not have"}
     return told | told_of(found.entry, time.time())
+
+
+def _trace_of(caller: str) -> Trace:
+    return Trace("", 0.0, Caller(caller, is_admin=False))
 
 
 def _faq_step(faq: Faq, question: str) -> Step:

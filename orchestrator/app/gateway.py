@@ -92,6 +92,7 @@ class Worker:
             log.error("%s", why)
         await self._leases.start()
         await self._pipeline.start()
+        self._cache.start()
         watching = await watch(self._connection, self._published)
         flushing = asyncio.create_task(self._admission.flush_counts())
         reckoning = asyncio.create_task(self._cache.keep_reckoning())

@@ -46,6 +46,7 @@ def cache_rules(cache: CacheSettings) -> CacheRules:
         is_shared=cache.shared,
         joins=cache.join,
         max_bytes=cache.max_bytes,
+        near_bytes=cache.near_bytes,
         keeps_tool_calls=cache.tool_calls,
         warn_after=cache.warn_after,
         has_paraphrases=cache.faq_paraphrases,

@@ -38,7 +38,7 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
 
 
 def _write_cache_keys(paths: StatePaths, settings: ClusterSettings, written: dict[str, Any]) -> None:
-    """What answers' keys are made with, and what they are sealed with, beside callers' keys, whose names have no `+`."""
+    """What answers are named and sealed with, beside callers' keys, whose names have no `+`."""
 
     def put(name: str, secret: SecretStr) -> str:
         write_whole(paths.secrets / name, secret.get_secret_value(), mode=0o600)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +65,36 @@ def answer_key(*, tenant: str, target: str, call: Call, secret: bytes) -> str:
     asked = [_FORMAT, tenant, target, call.endpoint.value, _asked(call)]
     key = secret if len(secret) <= _SECRET_BYTES_MAX else hashlib.blake2b(secret).digest()
     return hashlib.blake2b(_canonical(asked), digest_size=_KEY_BYTES, key=key).hexdigest()
+
+
+def family_key(*, tenant: str, target: str, call: Call, question: str, secret: bytes) -> str:
+    """The key of all calls that differ from this one in nothing but their question; '' where that cannot be told.
+
+    That is where the question stands in the call once, as it is: not put together from parts, nor in two places.
+    """
+    marks: list[None] = []
+    rest = _without(_asked(call), normalise(question), marks)
+    if len(marks) != 1:
+        return ""
+    return answer_key(tenant=tenant, target=f"family\n{target}", call=replace(call, body={"rest": rest}), secret=secret)
+
+
+def _without(value: Any, text: str, marks: list[None]) -> Any:
+    """`value` without `text`, and a mark for each place where it stood."""
+    if isinstance(value, Mapping):
+        return {name: _without(each, text, marks) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without(each, text, marks) for each in value]
+    if isinstance(value, str) and normalise(value).strip() == text:
+        marks.append(None)
+        return None
+    return value
+
+
+def scope_key(*, tenant: str, secret: bytes) -> str:
+    """A name for those who share answers, which says nothing of who they are."""
+    told = _canonical([tenant])
+    return hashlib.blake2b(told, digest_size=12, key=secret[:_SECRET_BYTES_MAX], person=b"questions").hexdigest()
 
 
 def is_deterministic(call: Call) -> bool:

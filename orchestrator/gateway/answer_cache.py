@@ -19,18 +19,22 @@ from urllib.parse import quote
 from orchestrator import telemetry
 from orchestrator.core.cache_entry import About, Entry, entry_bytes, entry_from, tags_from
 from orchestrator.core.cache_policy import Standing, Wish, is_worth_keeping, standing
-from orchestrator.core.cachekey import Bypass, answer_key, bypass, receipt, target_of
+from orchestrator.core.cachekey import Bypass, answer_key, bypass, family_key, receipt, scope_key, target_of
 from orchestrator.core.dialects.parse import turns
 from orchestrator.core.errors import StoreError
 from orchestrator.core.faq import question_of
 from orchestrator.core.model import Answer, Call
+from orchestrator.core.paraphrase.asked import Match, Question
+from orchestrator.core.paraphrase.plain import LETTERS_MAX, Judged
 from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.cache_words import hitless, in_numbers
 from orchestrator.gateway.live import Live, Rules
+from orchestrator.gateway.other_words import OtherWords, Wording, wording
 from orchestrator.gateway.trace import Trace
 from orchestrator.store.admission import Kept
 from orchestrator.store.answer_books import AnswerBooks, Books, Noted
 from orchestrator.store.connection import Connection
+from orchestrator.store.near import Near
 from orchestrator.store.schema import pool_answer, route_answer
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ RECKON_EVERY_S: Final = 1.0
 TAGS: Final = b"x-cache-tags"
 # Reasons for a miss, beside those for not asking (`Bypass`).
 ABSENT, UNREADABLE, OLD, ANEW, AWAY = "absent", "unreadable", "old", "no_cache", "away"
+PARAPHRASE: Final = "paraphrase"  # the layer that gives one question's answer to another
 
 
 class Given(NamedTuple):
@@ -47,6 +52,14 @@ class Given(NamedTuple):
 
     entry: Entry
     standing: Standing
+
+
+class Alike(NamedTuple):
+    """A kept answer to a question that means the same; `asked`: as if that one had been asked."""
+
+    asked: Asked
+    entry: Entry
+    likeness: float
 
 
 class AnswerCache:
@@ -58,12 +71,18 @@ class AnswerCache:
     def __init__(self, live: Live, connection: Connection, secret: bytes) -> None:
         self._live, self._own_secret = live, secret
         self._books_of = AnswerBooks(connection)
+        self._near = Near(connection, _near_bytes(live.rules))
+        self._other_words = OtherWords(connection)
         self._noted: dict[str, Noted] = {}
         self._used: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._since: Mapping[str, int] | None = None
         self.books = Books(0, {})  # as of the last reckoning
         self.warning = ""
+
+    def start(self) -> None:
+        """Have answers that are given again near at hand."""
+        self._near.start()
 
     @property
     def _secret(self) -> bytes:
@@ -84,9 +103,8 @@ class AnswerCache:
             trace.cache, trace.cache_why = "miss", ANEW if wish.no_cache else ABSENT
         if why is not None:
             return ""
-        target = target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
         tenant = self._tenant(rules, name, trace)
-        return answer_key(tenant=tenant, target=target, call=call, secret=self._secret)
+        return answer_key(tenant=tenant, target=self._target(rules, name), call=call, secret=self._secret)
 
     def curated(self, call: Call, trace: Trace) -> Answer | None:
         """The FAQ's answer to a call that asks a single plain question."""
@@ -103,24 +121,41 @@ class AnswerCache:
         telemetry.TALLY.count(telemetry.FAQ_ANSWERS, (found.how,))
         return Answer(found.entry.answer)
 
+    def near(self, asked: Asked) -> Given | None:
+        """What may be given without asking Redis, for a call that may have a kept answer."""
+        place = _place(asked)
+        kept = self._near.get(place)
+        given = self._opened(asked, kept, place) if kept is not None else None
+        telemetry.TALLY.count(telemetry.CACHE_NEAR, ("miss" if given is None else "hit",))
+        return given
+
     def given(self, asked: Asked, kept: bytes) -> Given | None:
         """What may be given of what was kept; None: the call is answered anew. A spare is held in the trace."""
-        trace, rules, place = asked.trace, self._live.rules, _place(asked)
-        plain = rules.cache.seal.open(kept, place)
-        try:
-            entry = entry_from(plain) if plain is not None else None
-        except ValueError:
-            entry = None
+        place = _place(asked)
+        given = self._opened(asked, kept, place)
+        if given is not None:
+            self._near.want(place, len(kept))
+        return given
+
+    def _opened(self, asked: Asked, kept: bytes, place: str) -> Given | None:
+        trace, entry = asked.trace, self._entry(kept, place)
         if entry is None:
             trace.cache_why = UNREADABLE
             return None
-        stands = standing(entry, rules.freshness_of(asked.name), asked.wish, time.time())
+        stands = standing(entry, self._live.rules.freshness_of(asked.name), asked.wish, time.time())
         if stands in (Standing.FRESH, Standing.STALE):
             return Given(entry, stands)
         trace.cache_why = OLD
         if stands is Standing.SPARE:
             trace.spare = entry
         return None
+
+    def _entry(self, kept: bytes, place: str) -> Entry | None:
+        plain = self._live.rules.cache.seal.open(kept, place)
+        try:
+            return entry_from(plain) if plain is not None else None
+        except ValueError:
+            return None
 
     def give(self, asked: Asked, entry: Entry, stands: Standing) -> Answer:
         """The answer, and in the trace how old it is and how it may be reported as wrong."""
@@ -132,6 +167,73 @@ class AnswerCache:
         trace.cache_receipt = self.receipt(trace.caller.name, name)
         self._used[_place(asked)] += 1
         return entry.answer
+
+    # --- a call in other words ----------------------------------------------------------------------------------------
+
+    def wording(self, call: Call, name: str, trace: Trace, key: str) -> Wording | None:
+        """The call's question, where it is plain enough to be answered as another one was that means the same."""
+        rules = self._live.rules
+        question = question_of(turns(call), call.body)
+        if question is None or len(question) > LETTERS_MAX:
+            return None
+        tenant, target, secret = self._tenant(rules, name, trace), self._target(rules, name), self._secret
+        family = family_key(tenant=tenant, target=target, call=call, question=question, secret=secret)
+        return wording(name, scope_key(tenant=tenant, secret=secret), key, family, question)
+
+    async def alike(self, asked: Asked) -> Alike | None:
+        """The fresh answer to a question that means the same, where the route gives it."""
+        rules = self._live.rules
+        if not asked.may_be_kept or not rules.answers_in_other_words(asked.name):
+            return None
+        asks = self.wording(asked.call, asked.name, asked.trace, asked.cache_key)
+        found = await self._other_words.find(asks, rules.cache.seal) if asks is not None else None
+        if found is None:
+            self._count_miss("paraphrase", "no_plain_question" if asks is None else "none_alike")
+            return None
+        match, kept = found
+        other = asked._replace(cache_key=match.digest)
+        entry = self._entry(kept, _place(other))
+        if entry is None or not _is_fresh(entry, rules, asked):
+            self._count_miss("paraphrase", UNREADABLE if entry is None else OLD)
+            return None
+        return Alike(other, entry, match.likeness)
+
+    def give_alike(self, asked: Asked, alike: Alike) -> Answer:
+        """The other question's answer. Reported as wrong, neither question is held for the other any more."""
+        trace, other = asked.trace, alike.asked
+        answer = self.give(other, alike.entry, Standing.FRESH)
+        trace.cache_layer = PARAPHRASE
+        more = trace.cache_more.replace("layer=exact", f"layer={PARAPHRASE}")
+        trace.cache_more = f"{more}; likeness={alike.likeness:.2f}"
+        name = f"a.{other.cache_key}.{asked.cache_key}.{quote(asked.name)}"
+        trace.cache_receipt = self.receipt(trace.caller.name, name)
+        return answer
+
+    def learn(self, asked: Asked) -> None:
+        """Its answer was kept: it may be given to who asks the same in other words."""
+        rules = self._live.rules
+        if rules.answers_in_other_words(asked.name):
+            asks = self.wording(asked.call, asked.name, asked.trace, asked.cache_key)
+            if asks is not None:
+                self._other_words.learn(asks, rules.cache.seal, rules.freshness_of(asked.name).kept_s)
+
+    async def report_not_alike(self, tenant: str, route: str, given: str, asked: str) -> None:
+        """The answer of one question was given to the other, wrongly. Raises StoreError."""
+        rules = self._live.rules
+        scope = scope_key(tenant="" if rules.shares(route) else tenant, secret=self._secret)
+        await self._other_words.bar(route, scope, (given, asked), rules.freshness_of(route).kept_s)
+        await self.report_wrong(PARAPHRASE, route_answer(route, given), "")
+
+    async def match(self, asks: Wording) -> Match | None:
+        """The question that means what is asked, of those whose answers are there: for people who look."""
+        found = await self._other_words.find(asks, self._live.rules.cache.seal)
+        return found[0] if found is not None else None
+
+    async def nearest(self, asks: Wording) -> list[tuple[Question, Judged]]:
+        """Questions that mean what is asked, or nearly: for people who look. Raises StoreError."""
+        return await self._other_words.nearest(asks, self._live.rules.cache.seal)
+
+    # --- what is told and kept of it ----------------------------------------------------------------------------------
 
     def receipt(self, tenant: str, name: str) -> str:
         """What its caller may show to report a hit as wrong: the name of what was given, and that it was given."""
@@ -148,6 +250,7 @@ class AnswerCache:
         if len(kept) > rules.cache.max_answer_bytes:
             return None
         self._note(asked, entry, len(kept), rules)
+        self._near.drop(place)
         return Kept(asked.cache_key, kept, freshness.kept_s)
 
     def _note(self, asked: Asked, entry: Entry, size: int, rules: Rules) -> None:
@@ -159,8 +262,8 @@ class AnswerCache:
     def count(self, trace: Trace) -> None:
         """A call has ended: what the cache was to it."""
         if trace.cache == "hit":
-            self._counts["hits:exact:" + trace.cache_why] += 1
-            telemetry.TALLY.count(telemetry.CACHE_HITS, ("exact", trace.cache_why))
+            self._counts[f"hits:{trace.cache_layer}:{trace.cache_why}"] += 1
+            telemetry.TALLY.count(telemetry.CACHE_HITS, (trace.cache_layer, trace.cache_why))
         elif trace.cache == "faq":
             self._counts["hits:faq:" + trace.cache_why] += 1
             telemetry.TALLY.count(telemetry.CACHE_HITS, ("faq", trace.cache_why))
@@ -181,6 +284,9 @@ class AnswerCache:
     def _tenant(self, rules: Rules, name: str, trace: Trace) -> str:
         return "" if rules.shares(name) else trace.caller.name
 
+    def _target(self, rules: Rules, name: str) -> str:
+        return target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
+
     def _digest(self, name: str) -> str:
         pool = self._live.pool(name)
         return str(pool.details.get("tags", {}).get("digest", "")) if pool is not None else ""
@@ -191,6 +297,7 @@ class AnswerCache:
         """A hit was wrong: an answer that was kept is dropped, a curated one is counted. Raises StoreError."""
         if place:
             self._noted.pop(place, None)
+            self._near.drop(place)
             await self._books_of.delete([place])
         await self._books_of.count({f"wrong:{layer}": 1, **({f"wrong:faq:{faq}": 1} if faq else {})})
         telemetry.CACHE_FALSE_HITS.labels(layer).inc()
@@ -198,6 +305,7 @@ class AnswerCache:
     def begin_anew(self) -> None:
         """The settings changed: whether there are hits is judged from here on."""
         self._since, self.warning = None, ""
+        self._near.resize(_near_bytes(self._live.rules))
 
     async def keep_reckoning(self) -> None:
         """Tell the books what was noted each second, until cancelled."""
@@ -210,6 +318,7 @@ class AnswerCache:
         noted, used, counts = self._noted, self._used, self._counts
         self._noted, self._used, self._counts = {}, Counter(), Counter()
         rules = self._live.rules.cache
+        telemetry.CACHE_NEAR_BYTES.set(self._near.bytes)
         try:
             books = await self._books_of.reckon(noted.values(), used, counts, rules.max_bytes)
         except StoreError:
@@ -238,6 +347,14 @@ class AnswerCache:
     def told(self) -> dict[str, Any]:
         """What the books say, for the status page."""
         return {**in_numbers(self.books), "warning": self.warning}
+
+
+def _near_bytes(rules: Rules) -> int:
+    return rules.cache.near_bytes if rules.cache.is_enabled else 0
+
+
+def _is_fresh(entry: Entry, rules: Rules, asked: Asked) -> bool:
+    return standing(entry, rules.freshness_of(asked.name), asked.wish, time.time()) is Standing.FRESH
 
 
 def _place(asked: Asked) -> str:

@@ -25,6 +25,9 @@ MEANT: Mapping[str, str] = {
 }
 
 
+LAYERS = ("faq", "routes", "paraphrases", "models")
+
+
 class Layer(NamedTuple):
     """One layer of the cache."""
 
@@ -37,15 +40,26 @@ def layers(rules: Rules) -> tuple[Layer, ...]:
     """Every layer in the order in which it is asked."""
     cache = rules.cache
     if not cache.is_enabled:
-        return tuple(Layer(name, False, "`cache.enabled` is false") for name in ("faq", "routes", "models"))
+        return tuple(Layer(name, False, "`cache.enabled` is false") for name in LAYERS)
     policies = {name: route.cache for name, route in rules.routes.items()}
     are_on = any(each != "off" for each in policies.values())
     told = ", ".join(f"{name}: {policy}" for name, policy in policies.items())
     return (
         _faq(rules),
         Layer("routes", are_on, told or "there is no route"),
+        _paraphrases(rules),
         Layer("models", cache.models != "off", f"`cache.models` is {cache.models}"),
     )
+
+
+def _paraphrases(rules: Rules) -> Layer:
+    """Of generated answers; those of curated ones are the FAQ's own."""
+    named = [name for name, route in rules.routes.items() if route.has_paraphrases]
+    on = ", ".join(name for name in named if rules.routes[name].cache != "off")
+    if on:
+        return Layer("paraphrases", True, f"{on}: single plain questions in Turkish or English")
+    why = f"`cache` of {', '.join(named)} is off" if named else "no route has `cache_paraphrases`"
+    return Layer("paraphrases", False, why)
 
 
 def _faq(rules: Rules) -> Layer:
@@ -68,7 +82,8 @@ def terms(rules: Rules) -> str:
         if seconds
     ]
     lasting = ", ".join((f"fresh for {fresh.ttl_s:.0f} s", *late))
-    return f"kept {whose}, {sealed}, in {cache.max_bytes / 2**20:.4g} MiB, {lasting}"
+    near = f", {cache.near_bytes / 2**20:.4g} MiB of them in each worker's memory" if cache.near_bytes else ""
+    return f"kept {whose}, {sealed}, in {cache.max_bytes / 2**20:.4g} MiB, {lasting}{near}"
 
 
 def lines(rules: Rules) -> tuple[str, ...]:

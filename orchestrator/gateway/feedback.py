@@ -35,6 +35,10 @@ class Feedback:
             await self._cache.report_wrong(f"faq:{how}", "", entry)
             return {"status": "counted", "layer": "faq", "entry": entry}
         digest, _, scope = rest.partition(".")
+        if kind == "a":
+            asked, _, route = scope.partition(".")
+            await self._cache.report_not_alike(caller.name, unquote(route), digest, asked)
+            return {"status": "dropped", "layer": "paraphrase"}
         await self._cache.report_wrong("exact", _PLACES[kind](unquote(scope), digest), "")
         return {"status": "dropped", "layer": "exact"}
 

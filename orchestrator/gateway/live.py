@@ -48,6 +48,7 @@ class CacheRules:
     keeps_tool_calls: bool = False
     warn_after: int = 0
     has_paraphrases: bool = True  # of curated questions
+    near_bytes: int = 0  # of answers in each worker's own memory
     joins: bool = True  # identical calls under way share one answer
     seal: Seal = field(default_factory=Seal)
     secret: bytes = field(default=b"", repr=False)  # what keys are made with; empty: the state folder's own
@@ -83,6 +84,10 @@ class Rules:
     def shares(self, name: str) -> bool:
         """Whether an answer of a pool or route that was made for one API key may be given to another."""
         return self.cache.is_shared or (name in self.routes and self.routes[name].is_shared)
+
+    def answers_in_other_words(self, name: str) -> bool:
+        """Whether an answer of this route may be given to a question that means the same."""
+        return name in self.routes and self.routes[name].has_paraphrases
 
     def pools_of(self, name: str) -> tuple[str, ...]:
         """The pools that may answer what is asked under this name."""

@@ -107,6 +107,8 @@ class Pipeline:
             asked = Asked(request, connection, call, raw, name, (), key, True, trace, client, wish)
             if wish.may_read and (curated := self._cache.curated(call, trace)) is not None:
                 return await self._from_cache(asked, curated)
+        if asked.may_be_kept and (near := self._cache.near(asked)) is not None:
+            return await self._from_kept(asked, near)
         if key and rules.cache.joins and wish.may_read:
             return await self._joining.answer(asked)
         return await self._make(asked)
@@ -118,6 +120,8 @@ class Pipeline:
         kept = await self._admission.answer(asked.name, asked.cache_key) if asked.may_be_kept else None
         if kept is not None and (given := self._cache.given(asked, kept)) is not None:
             return await self._from_kept(asked, given)
+        if not self._admission.is_alone and (alike := await self._cache.alike(asked)) is not None:
+            return await self._from_cache(asked, self._cache.give_alike(asked, alike))
         return await self._serve(asked._replace(tiers=_route(asked.call, asked.name, self._live.rules, asked.trace)))
 
     async def _serve(self, asked: Asked) -> Reply | None:
@@ -383,6 +387,7 @@ class Pipeline:
         self._admission.served(grant, trace.tier, trace.caller.name, None if asked.is_route else kept, tokens)
         if kept is not None and asked.is_route:
             self._admission.keep(asked.name, kept)
+            self._cache.learn(asked)
         _count(trace, "ok", tokens)
         if asked.making is not None:
             if answer is not None:

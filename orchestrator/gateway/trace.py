@@ -37,6 +37,7 @@ class Trace:
     instance: str = ""
     cache: str = "off"  # hit, faq, miss, bypass or off
     cache_why: str = ""  # of a hit how it was one, otherwise why it was none
+    cache_layer: str = "exact"  # of a hit
     cache_more: str = ""  # of a hit: which layer, how old
     cache_receipt: str = ""  # of a hit: what its caller may report it by
     spare: Entry | None = None  # an answer of before, for when nothing else can answer

@@ -294,6 +294,13 @@ class CacheSettings(Section):
         le=2**44,
         description="Room for all answers in Redis; beyond it those used least are forgotten.",
     )
+    near_bytes: int = Field(
+        default=16 * 2**20,
+        ge=0,
+        le=2**40,
+        description="Room in each worker's own memory for answers given lately: a hit there asks nobody, and Redis "
+        "tells of each that changes. 0: none.",
+    )
     tool_calls: bool = Field(
         default=False,
         description="Keep answers that call tools, too: what such an answer had done once is done again by each hit.",
@@ -301,7 +308,7 @@ class CacheSettings(Section):
     secret: SecretStr | None = Field(
         default=None,
         description="What answers' keys in Redis are made with; 32 characters or more, `env:NAME` or `file:PATH`. "
-        "Gateways of several machines share answers where it is the same for all. None: one that this state folder has.",
+        "Gateways of several machines share answers where it is the same for all. None: this state folder's own.",
         examples=["env:CACHE_SECRET"],
     )
     encryption_key: SecretStr | None = Field(

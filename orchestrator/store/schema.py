@@ -15,6 +15,9 @@ TOKEN = "olm:{cluster}:token"  # noqa: S105 - a fencing token, no secret
 SNAPSHOT = "olm:{cluster}"
 SNAPSHOT_CHANNEL = "olm:cluster"
 
+# Streams: what was asked of routes, by whose answers they are. With `{route}`'s first half.
+QUESTIONS = "olm:questions:{"
+
 # What is known of kept answers, in the order that lua/reckon.lua names it.
 ANSWER_BOOKS = tuple(f"olm:{{answers}}:{each}" for each in ("uses", "ends", "about", "counts"))
 
@@ -50,6 +53,10 @@ def pool_usage(pool: str, day: str) -> str:
 
 def route_answer(route: str, digest: str) -> str:
     return f"olm:answers:{{{route}}}:{digest}"
+
+
+def route_questions(route: str, scope: str) -> str:
+    return f"{QUESTIONS}{route}}}:{scope}"
 
 
 def route_counts(route: str) -> str:

@@ -54,16 +54,20 @@ async def add(connection: Connection, route: str, day: str, counts: Mapping[str,
 async def read(connection: Connection, day: str) -> dict[str, dict[str, int]]:
     """The day's counts by pool or route, then "tier:small:requests", "caller:…", "instance:…" and so on.
 
-    Pools and routes without any are left out.
+    Pools and routes without any are left out. A pool's answers that cost no instance are counted as a route's are, and
+    added to its own.
     """
-    keys = {str(name): pool_usage(name, day) for name in await pool_names(connection)}
-    for route in await connection.command(b"SMEMBERS", ROUTES):
-        keys[route.decode()] = route_usage(route.decode(), day)
-    found = {name: await connection.command(b"HGETALL", key) for name, key in keys.items()}
-    return {name: _by_scope(counts) for name, counts in found.items() if counts}
+    keys = [(str(name), pool_usage(name, day)) for name in await pool_names(connection)]
+    routes = [route.decode() for route in await connection.command(b"SMEMBERS", ROUTES)]
+    keys += [(route, route_usage(route, day)) for route in routes]
+    found: dict[str, Counter[str]] = {}
+    for name, key in keys:
+        if counts := await connection.command(b"HGETALL", key):
+            found.setdefault(name, Counter()).update(_by_scope(counts))
+    return {name: dict(counts) for name, counts in found.items()}
 
 
-def _by_scope(counts: Mapping[bytes, bytes]) -> dict[str, int]:
+def _by_scope(counts: Mapping[bytes, bytes]) -> Counter[str]:
     total: Counter[str] = Counter()
     for field, amount in counts.items():
         *scope, name = field.decode().split("\t")
@@ -72,4 +76,4 @@ def _by_scope(counts: Mapping[bytes, bytes]) -> dict[str, int]:
                 total[f"{kind}:{value}:{name}"] += int(amount)
         if not scope:  # counted by the script itself: cache hits and misses of a pool
             total[name] += int(amount)
-    return dict(total)
+    return total

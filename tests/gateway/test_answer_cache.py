@@ -360,6 +360,7 @@ async def test_hits_and_misses_are_counted_by_layer_and_reason_in_status_and_met
     assert [(each["name"], each["is_on"]) for each in told["layers"]] == [
         ("faq", True),
         ("routes", True),
+        ("paraphrases", False),
         ("models", True),
     ]
     metrics = (await get(world.url, "/metrics")).body.decode()

@@ -24,11 +24,18 @@ def states(told: Rules) -> dict[str, bool]:
 
 
 def test_each_layer_says_for_itself_whether_it_is_on_and_why():
-    assert states(rules()) == {"faq": False, "routes": False, "models": True}
+    assert states(rules()) == {"faq": False, "routes": False, "paraphrases": False, "models": True}
     route = rules(tiers=TIERS, routes={"auto": {"cache": "off"}}, cache={"models": "off"})
-    assert states(route) == {"faq": False, "routes": False, "models": False}
+    assert states(route) == {"faq": False, "routes": False, "paraphrases": False, "models": False}
     assert all(each.why for each in layers(route))
     assert set(states(rules(cache={"enabled": False})).values()) == {False}
+
+
+@pytest.mark.parametrize(("cache", "is_on"), [("all", True), ("deterministic", True), ("off", False)])
+def test_answers_in_other_words_are_told_with_the_routes_that_give_them(cache, is_on):
+    told = rules(tiers=TIERS, routes={"auto": {"cache_paraphrases": True, "cache": cache}, "own": {}})
+    (layer,) = [each for each in layers(told) if each.name == "paraphrases"]
+    assert (layer.is_on, "auto" in layer.why, "own" in layer.why) == (is_on, True, False)
 
 
 def test_what_is_logged_at_the_start_names_terms_and_never_a_secret():

@@ -8,16 +8,19 @@ import pytest
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.rules import rules_from
 from orchestrator.core.errors import SettingsError
 from orchestrator.settings import load, show
 
 SECRETS = ("0123456789abcdef", "fedcba9876543210")
+SHARED = "s3cret-of-every-gateway-of-this-cluster"
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes a cluster.yaml with this `cache`, beside a file with the second secret."""
     monkeypatch.setenv("CACHE_KEY", SECRETS[0])
+    monkeypatch.setenv("CACHE_SECRET", SHARED)
     (tmp_path / "old.key").write_text(SECRETS[1])
     (tmp_path / "old.key").chmod(0o600)
 
@@ -48,9 +51,22 @@ def test_the_children_of_a_running_cluster_read_the_same_keys_and_files_of_their
     assert {each.stat().st_mode & 0o777 for each in paths.secrets.iterdir()} == {0o600}
 
 
+def test_a_secret_that_gateways_share_comes_and_stays_as_a_secret(write, tmp_path):
+    settings = load(write("{secret: 'env:CACHE_SECRET'}"))
+    paths = StatePaths(tmp_path / "state")
+    paths.root.mkdir()
+    settings_in_use.write(paths, settings)
+    assert settings_in_use.read(paths).cache == settings.cache
+    assert rules_from(settings).cache.secret == SHARED.encode()
+    assert not any(SHARED in told for told in (show(settings), repr(rules_from(settings)), paths.settings.read_text()))
+    assert {each.stat().st_mode & 0o777 for each in paths.secrets.iterdir()} == {0o600}
+
+
 @pytest.mark.parametrize(
     ("cache", "told"),
     [
+        ("{secret: 0123456789abcdef0123456789abcde}", "cache.secret.*31 characters, at least 32"),
+        ("{secret: 'env:NO_SUCH'}", "cache.secret.*'NO_SUCH' is not set"),
         ("{encryption_key: short}", "cache.encryption_key.*at least 16"),
         ("{encryption_key: 'env:NO_SUCH'}", "'NO_SUCH' is not set"),
         ("{encryption_key: 'file:no.key'}", "no such file"),

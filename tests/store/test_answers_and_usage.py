@@ -7,6 +7,7 @@ from orchestrator.store import usage
 from orchestrator.store.answers import Answers, Counts
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import publish_pool
+from orchestrator.store.schema import pool_usage
 from tests.store.playing import until
 
 
@@ -62,3 +63,18 @@ async def test_usage_is_read_by_day_and_pool_or_route(store: Connection) -> None
     }
     assert await usage.read(store, "2026-11-22") == {"auto": {"tier:cache:requests": 1, "tier:cache:cache_hits": 1}}
     assert await usage.read(store, "2026-11-23") == {}
+
+
+async def test_a_models_cached_answers_are_added_to_what_its_instances_served(store: Connection) -> None:
+    day, pool = "2026-11-21", PoolName("llama3.2:3b")
+    await publish_pool(store, pool, {}, token=1)
+    served = usage.fields(tier="small", instance="a", completion_tokens=7)
+    for field, amount in served.items():
+        await store.command(b"HINCRBY", pool_usage(pool, day), field, amount)
+    await usage.add(store, pool, day, usage.fields(tier="small", cache_hits=1))
+    told = (await usage.read(store, day))[pool]
+    assert (told["tier:small:requests"], told["tier:small:cache_hits"], told["instance:a:completion_tokens"]) == (
+        2,
+        1,
+        7,
+    )
