@@ -70,4 +70,4 @@ def _route(name: str, route: RouteSettings, cache: CacheSettings) -> Route:
         if_error_s=cache.stale_if_error_s if error_s is None else error_s,
     )
     rule = RouteRule(route.small, route.full, route.chat_full_from, route.task_full_from)
-    return Route(name, rule, route.cache, route.cache_shared, freshness, route.cache_paraphrases)
+    return Route(name, rule, route.cache, route.cache_shared, freshness, route.cache_paraphrases, route.cache_spellings)

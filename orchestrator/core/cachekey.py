@@ -18,6 +18,7 @@ import orjson
 
 from orchestrator.core.dialects.conversation import chat_messages, drawn_by
 from orchestrator.core.dialects.parse import is_load_request
+from orchestrator.core.folding import folded
 from orchestrator.core.model import Call, Endpoint
 
 # The only fields without a say in the answer: how it travels, how long the model stays loaded after it, and for whose
@@ -44,9 +45,10 @@ _FORMAT = 2  # raised when the form below changes, so that old answers are not f
 def normalise(text: str) -> str:
     """`text` with one spelling for what a reader cannot see: composed letters, line ends, blanks at the ends.
 
-    No more than that. Case is not folded: "SINIR" is "sınır" (border) but the small letters of the I in English are
-    others, and a model answers "us" and "US" differently. NFKC would make 102 of 10², runs of blanks are code, and
-    trailing punctuation can be the question ("5!"). Blanks before the first word of a line are its indentation.
+    No more than that; `folding` does more, for single plain questions. Case is not folded: "SINIR" is "sınır" (border)
+    but the small letters of the I in English are others, and a model answers "us" and "US" differently. NFKC would make
+    102 of 10², runs of blanks are code, and trailing punctuation can be the question ("5!"). Blanks before the first
+    word of a line are its indentation.
     """
     composed = text if text.isascii() else unicodedata.normalize("NFC", text)
     if "\r" in composed:
@@ -54,17 +56,28 @@ def normalise(text: str) -> str:
     return composed.rstrip().lstrip("\n")
 
 
-def answer_key(*, tenant: str, target: str, call: Call, secret: bytes) -> str:
+def answer_key(*, tenant: str, target: str, call: Call, secret: bytes, question: str = "") -> str:
     """The key of a call's answer, 48 hex digits that tell nothing to who does not know `secret`.
 
     `target` is the pool or the route that was asked. Streamed or not is one key; the same question in another
-    dialect or endpoint is another, since templates and defaults differ. Raises ValueError for an empty secret.
+    dialect or endpoint is another, since templates and defaults differ. `question`: the only one that the call asks,
+    for which every spelling is one, where its letter says nothing; by default it counts by its letter. Raises
+    ValueError for an empty secret.
     """
     if not secret:
         raise ValueError("the answer cache needs a secret: without one its keys can be guessed from questions")
-    asked = [_FORMAT, tenant, target, call.endpoint.value, _asked(call)]
+    asked = [_FORMAT, tenant, target, call.endpoint.value, *_in_one_spelling(_asked(call), question)]
     key = secret if len(secret) <= _SECRET_BYTES_MAX else hashlib.blake2b(secret).digest()
     return hashlib.blake2b(_canonical(asked), digest_size=_KEY_BYTES, key=key).hexdigest()
+
+
+def _in_one_spelling(asked: Mapping[str, Any], question: str) -> list[Any]:
+    spelling = folded(question) if question else None
+    if spelling is None:
+        return [asked]
+    marks: list[None] = []
+    rest = _without(asked, normalise(question), marks)
+    return [rest, spelling] if len(marks) == 1 else [asked]
 
 
 def family_key(*, tenant: str, target: str, call: Call, question: str, secret: bytes) -> str:

@@ -103,8 +103,9 @@ class AnswerCache:
             trace.cache, trace.cache_why = "miss", ANEW if wish.no_cache else ABSENT
         if why is not None:
             return ""
-        tenant = self._tenant(rules, name, trace)
-        return answer_key(tenant=tenant, target=self._target(rules, name), call=call, secret=self._secret)
+        tenant, target = self._tenant(rules, name, trace), self._target(rules, name)
+        question = question_of(turns(call), call.body) if rules.takes_spellings_as_one(name) else None
+        return answer_key(tenant=tenant, target=target, call=call, secret=self._secret, question=question or "")
 
     def curated(self, call: Call, trace: Trace) -> Answer | None:
         """The FAQ's answer to a call that asks a single plain question."""

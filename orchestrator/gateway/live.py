@@ -35,6 +35,7 @@ class Route:
     is_shared: bool = False  # its answers between API keys
     freshness: Freshness | None = None  # None: as all answers
     has_paraphrases: bool = False  # its answers are given to questions in other words, too
+    has_spellings: bool = False  # a plain question is the same however it is typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,10 @@ class Rules:
     def answers_in_other_words(self, name: str) -> bool:
         """Whether an answer of this route may be given to a question that means the same."""
         return name in self.routes and self.routes[name].has_paraphrases
+
+    def takes_spellings_as_one(self, name: str) -> bool:
+        """Whether a plain question asked of this route is the same however it is typed."""
+        return name in self.routes and self.routes[name].has_spellings
 
     def pools_of(self, name: str) -> tuple[str, ...]:
         """The pools that may answer what is asked under this name."""

@@ -243,6 +243,11 @@ class RouteSettings(Section):
     cache_shared: bool = Field(
         default=False, description="One API key may be given an answer of this route that was made for another."
     )
+    cache_spellings: bool = Field(
+        default=True,
+        description="A single plain question in Turkish or English is the same with other capitals, blanks and closing "
+        "marks; names that are small words otherwise (the US), sums, code and questions about words are not.",
+    )
     cache_paraphrases: bool = Field(
         default=False,
         description="A question that means what another one meant is given its answer: single plain questions in "

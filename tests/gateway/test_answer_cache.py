@@ -116,6 +116,25 @@ async def test_a_call_that_is_not_cached_says_why(start):
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_plain_question_of_a_route_is_one_however_it_is_typed_and_a_models_counts_by_its_letter(start):
+    world, _ = await start()
+    first = await auto(world, "Otoyol  hız limiti nedir?")
+    await until_kept(world)
+    again = await auto(world, "OTOYOL HIZ LİMİTİ NEDİR")
+    assert again.headers["X-Cache"].startswith("hit; layer=exact")
+    assert again.json()["message"] == first.json()["message"]
+    for text in ("What is this?", "what is this"):
+        told = await ask(world.url, "/api/chat", text, model="little:1b", stream=False, options={"temperature": 0})
+        assert told.headers["X-Cache"].startswith("miss")
+
+
+async def test_a_route_may_take_questions_by_their_letter(start):
+    world, _ = await start(routes={"auto": {"cache_spellings": False}})
+    await auto(world, "What is this?")
+    await until_kept(world)
+    assert (await auto(world, "what is this")).headers["X-Cache"].startswith("miss")
+
+
 async def test_no_cache_has_an_answer_made_anew_and_kept_in_place_of_the_old_one(start):
     world, (little, _) = await start()
     await auto(world)

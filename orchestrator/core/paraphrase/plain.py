@@ -56,17 +56,23 @@ class Judged(NamedTuple):
         return not self.objections
 
 
+def language_of(text: str) -> str:
+    """The language of one sentence, tr or en, in which capitals say nothing; '' where they may, or of another text."""
+    if _SENTENCE.fullmatch(text) is None:
+        return ""
+    language = _language(text)
+    if not language or _has_names_like_little_words(text, language):
+        return ""
+    return "" if is_about_texts(_words(text, is_turkish=language == "tr"), language) else language
+
+
 def plain(question: str) -> Plain | None:
     """`question` read; None where it is no single short question that asks something in Turkish or English."""
     text = compose(question).strip()
-    if len(text) > LETTERS_MAX or _SENTENCE.fullmatch(text) is None:
-        return None
-    language = _language(text)
-    if not language or _has_names_like_little_words(text, language):
+    language = language_of(text) if len(text) <= LETTERS_MAX else ""
+    if not language:
         return None
     words = _words(text, is_turkish=language == "tr")
-    if is_about_texts(words, language):
-        return None
     reading = read(text, language, is_asked=True)
     if not reading.kinds or not reading.keys:
         return None

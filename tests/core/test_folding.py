@@ -1,0 +1,85 @@
+"""One spelling for plain questions, and none where a capital, a mark or a sign is the question."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.cachekey import answer_key
+from orchestrator.core.folding import folded
+from orchestrator.core.model import Call, Endpoint
+
+SAME = [
+    ("Otoyol hız limiti nedir?", "otoyol  hız limiti nedir"),
+    ("OTOYOL HIZ LİMİTİ NEDİR", "otoyol hız limiti nedir?!"),
+    ("İstanbul'un nüfusu kaç", "istanbul’un nüfusu kaç ?"),
+    ("ISPARTA nerede?", "Isparta nerede"),
+    ("What is the capital of France?", "what is the capital of france"),
+    ("What is the capital of France", "Ｗｈａｔ is the\u00a0capital of France…"),
+    ("What is 5 % of 200?", "what is 5 % of 200"),
+    ("Who wrote Hamlet", "WHO WROTE HAMLET?"),
+]
+OTHERS = [
+    ("Sınır nedir", "Sinir nedir"),
+    ("Who leads the US?", "Who leads the us?"),
+    ("US", "us"),
+    ("What is the WHO?", "what is the who"),
+    ("What is 5!", "What is 5"),
+    ("What is 10² of it", "What is 102 of it"),
+    ("How much is ½ of 12", "How much is 12 of 12"),
+    ("What is 1,5 of it", "What is 15 of it"),
+    ("What is 5 - 3", "What is 5 3"),
+    ("What is -5 plus 3", "What is 5 plus 3"),
+    ("Is NaN a number", "Is nan bread a number"),
+    ("How do you spell Polish?", "How do you spell polish?"),
+    ("Translate: Turkey", "Translate: turkey"),
+    ("print('A')", "print('a')"),
+    ("What does `A` do", "What does `a` do"),
+    ("Was heißt Essen?", "Was heißt essen?"),
+    ("line one\nline two", "line one line two"),
+]
+
+
+def key(text: str, question: bool = True, **more: Any) -> str:
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+    call = Call(Endpoint.OLLAMA_CHAT, "auto", False, body)
+    return answer_key(tenant="t", target="auto", call=call, secret=b"s" * 32, question=text.strip() if question else "")
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_a_plain_question_is_one_however_it_is_typed(one: str, other: str) -> None:
+    assert key(one) == key(other)
+    assert key(one, question=False) != key(other, question=False), "but not where it counts by its letter"
+
+
+@pytest.mark.parametrize(("one", "other"), OTHERS)
+def test_where_a_letter_a_mark_or_a_sign_counts_they_stay_two(one: str, other: str) -> None:
+    assert key(one) != key(other)
+
+
+def test_everything_else_of_the_call_is_in_the_key_as_before() -> None:
+    question = "What is the capital of France?"
+    plain = key(question)
+    assert plain != key(question, options={"temperature": 1})
+    assert plain != key(question, think=True)
+    assert plain != key("What is the capital of Spain?")
+
+
+def test_a_folded_question_is_never_an_unfolded_ones_key() -> None:
+    """What is put in its place cannot be written by a caller."""
+    spelling = folded("What is the capital of France?")
+    assert spelling == "what is the capital of france"
+    assert key(spelling) != key(spelling, question=False)
+
+
+@given(st.text(max_size=60) | st.sampled_from([each for pair in SAME + OTHERS for each in pair]))
+def test_folding_twice_is_folding_once_and_loses_no_letter_or_digit(text: str) -> None:
+    once = folded(text)
+    if once is not None:
+        assert folded(once) in (once, None)
+        kept = [each for each in unicodedata.normalize("NFKC", text) if each.isalnum()]
+        assert len([each for each in once if each.isalnum()]) == len(kept)
