@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.errors import HostError
+from orchestrator.core.model import Snapshot
 from orchestrator.core.nginx import Limits, Site
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.syntax import host_and_port
@@ -45,7 +46,10 @@ def site_of(settings: ClusterSettings, version: tuple[int, int, int] = (0, 0, 0)
 def _endpoint(listen: str | None) -> str:
     """Where this machine reaches a gateway that listens there."""
     host, port = host_and_port(listen or "127.0.0.1:11434")
-    host = _EVERYWHERE.get(host, host)
+    return _address(_EVERYWHERE.get(host, host), port)
+
+
+def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -63,12 +67,17 @@ def given_pools(settings: ClusterSettings) -> dict[str, list[str]]:
 def published_pools(status: Mapping[str, Any]) -> dict[str, list[str]]:
     """Addresses of the instances that serve, by model, as a running cluster's status.json has them."""
     return {
-        pool["name"]: [
-            f"[{each['host']}]:{each['port']}" if ":" in each["host"] else f"{each['host']}:{each['port']}"
-            for each in pool["instances"]
-            if each["state"] == "serving"
-        ]
+        pool["name"]: [_address(each["host"], each["port"]) for each in pool["instances"] if each["state"] == "serving"]
         for pool in status["pools"]
+    }
+
+
+def snapshot_pools(snapshot: Snapshot) -> dict[str, list[str]]:
+    """Addresses of the instances that take calls, by model, as published; with those of servers that somebody else runs
+    and that load the model when it is asked for. Sorted: the same instances are the same value."""
+    return {
+        pool.name: sorted(_address(each.host, each.port) for each in pool.instances if each.slots_offered is not None)
+        for pool in snapshot.pools
     }
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.markup import escape
 
+from orchestrator.app.following_nginx import Followed, follow
 from orchestrator.app.fronting import choose_pool, given_pools, published_pools, site_of
+from orchestrator.app.paths import StatePaths
 from orchestrator.cli.output import console, errors
 from orchestrator.cli.status import endpoint_of, fetch_status
 from orchestrator.core.errors import HostError
 from orchestrator.core.nginx import Site, render, without_gateway
 from orchestrator.nodes.nginx import Nginx, find_nginx
 from orchestrator.settings import ClusterSettings, load
-
-LOOKS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +58,39 @@ def run_check(asked: Asked) -> int:
     return 0
 
 
-def run_install(asked: Asked, file: Path, main: Path | None, *, is_forced: bool, is_watching: bool) -> int:
-    """Put it in place, checked, and reload nginx; `is_watching` until Ctrl-C, whenever instances come and go."""
+def run_install(asked: Asked, file: Path, main: Path | None, *, is_forced: bool) -> int:
+    """Put it in place, checked, and reload nginx."""
     nginx = _nginx(main)
     console.print(f"{file}: {nginx.install(render(_site(asked, nginx)), file, is_forced=is_forced)}")
-    told = ""
-    while is_watching:
-        time.sleep(LOOKS_EVERY_S)
-        now = _installed_anew(asked, nginx, file)
-        if now != told and now:
-            errors.print(now)
-        told = now
     return 0
 
 
-def _installed_anew(asked: Asked, nginx: Nginx, file: Path) -> str:
-    """What is in the way of following the cluster, or nothing: then what was installed last serves on."""
-    try:
-        became = nginx.install(render(_site(asked, nginx)), file)
-    except HostError as why:
-        return str(why)
-    except SystemExit:  # nobody answers; `fetch_status` has said so
-        return "the instances last installed serve on"
-    if became != became.UNCHANGED:
-        console.print(f"{file}: {became}")
-    return ""
+def run_follow(asked: Asked, file: Path, main: Path | None, *, is_forced: bool) -> int:
+    """Stay until SIGTERM or Ctrl-C, and install again whenever instances or settings change."""
+    paths = StatePaths(asked.state)
+    settings_file = paths.settings if asked.config is None else asked.config
+    if asked.config is None and not settings_file.exists():
+        raise HostError(
+            f"no cluster ran with --state {asked.state} yet; start one with `ollamactl up`, or name --config"
+        )
+    followed = Followed(
+        settings_file, paths, lambda: _nginx(main), file, asked.is_direct, asked.model, is_forced=is_forced
+    )
+    asyncio.run(_follow(followed, load(settings_file)))
+    return 0
+
+
+async def _follow(followed: Followed, settings: ClusterSettings) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
+    what = "the instances" if followed.is_direct else "the gateways"
+    console.print(escape(f"{followed.file} follows {what} of {followed.settings_file}; Ctrl-C ends it"))
+    await follow(followed, settings, stop, _printer(console), _printer(errors))
+
+
+def _printer(where: Console) -> Callable[[str], None]:
+    return lambda line: where.print(escape(line), soft_wrap=True)
 
 
 def _nginx(main: Path | None) -> Nginx:

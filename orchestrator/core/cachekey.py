@@ -16,7 +16,13 @@ from typing import Any
 
 import orjson
 
-from orchestrator.core.dialects.conversation import chat_messages, drawn_by
+from orchestrator.core.dialects.conversation import (
+    chat_messages,
+    drawn_by,
+    is_told_by_sampling,
+    sampling,
+    wanted_thinking,
+)
 from orchestrator.core.dialects.parse import is_load_request
 from orchestrator.core.folding import folded
 from orchestrator.core.model import Call, Endpoint
@@ -37,9 +43,12 @@ _VERBATIM = ("raw", "suffix", "template")
 # Where a conversation has its system's and its only user's words beside its messages.
 _TEXTS_OF_CHATS = ("system", "instructions", "input")
 
+# Where a call has its question, and whether it is to be thought about.
+_ASKS = frozenset({"messages", "prompt", "input", "think", "reasoning_effort"})
+
 _KEY_BYTES = 24
 _SECRET_BYTES_MAX = 64  # of blake2b
-_FORMAT = 2  # raised when the form below changes, so that old answers are not found under new keys
+_FORMAT = 3  # raised when the form below changes, so that old answers are not found under new keys
 
 
 def normalise(text: str) -> str:
@@ -56,28 +65,34 @@ def normalise(text: str) -> str:
     return composed.rstrip().lstrip("\n")
 
 
-def answer_key(*, tenant: str, target: str, call: Call, secret: bytes, question: str = "") -> str:
+def answer_key(*, tenant: str, target: str, call: Call, secret: bytes, question: str = "", folds: bool = False) -> str:
     """The key of a call's answer, 48 hex digits that tell nothing to who does not know `secret`.
 
-    `target` is the pool or the route that was asked. Streamed or not is one key; the same question in another
-    dialect or endpoint is another, since templates and defaults differ. `question`: the only one that the call asks,
-    for which every spelling is one, where its letter says nothing; by default it counts by its letter. Raises
-    ValueError for an empty secret.
+    `target` is the pool or the route that was asked. Streamed or not is one key. `question`: the only one that the call
+    asks, with nothing around it; where nothing else counts but how it is drawn, it is one question in every dialect.
+    Other calls are others in another endpoint, since templates and defaults differ. With `folds` every spelling of
+    the question is one where its letter says nothing. Raises ValueError for an empty secret.
     """
     if not secret:
         raise ValueError("the answer cache needs a secret: without one its keys can be guessed from questions")
-    asked = [_FORMAT, tenant, target, call.endpoint.value, *_in_one_spelling(_asked(call), question)]
+    asked = [_FORMAT, tenant, target, *(_plainly(call, question, folds=folds) or (call.endpoint.value, _asked(call)))]
     key = secret if len(secret) <= _SECRET_BYTES_MAX else hashlib.blake2b(secret).digest()
     return hashlib.blake2b(_canonical(asked), digest_size=_KEY_BYTES, key=key).hexdigest()
 
 
-def _in_one_spelling(asked: Mapping[str, Any], question: str) -> list[Any]:
-    spelling = folded(question) if question else None
-    if spelling is None:
-        return [asked]
-    marks: list[None] = []
-    rest = _without(asked, normalise(question), marks)
-    return [rest, spelling] if len(marks) == 1 else [asked]
+def _plainly(call: Call, question: str, *, folds: bool) -> tuple[Any, ...]:
+    """A call as a question and how its answer is drawn, in no dialect; nothing where it says more than that."""
+    if not question or any(
+        value and name not in _ASKS and not is_told_by_sampling(call, name)
+        for name, value in call.body.items()
+        if name not in _NOT_IN_KEY
+    ):
+        return ()
+    drawn = {name: float(value) if _is_number(value) else value for name, value in sampling(call).items()}
+    if "seed" in drawn and "temperature" not in drawn:
+        return ()  # how far a seed's draw goes is each dialect's own default
+    spelling = (folded(question) if folds else None) or normalise(question)
+    return ("a question", spelling, drawn, wanted_thinking(call))
 
 
 def family_key(*, tenant: str, target: str, call: Call, question: str, secret: bytes) -> str:

@@ -104,8 +104,8 @@ class AnswerCache:
         if why is not None:
             return ""
         tenant, target = self._tenant(rules, name, trace), self._target(rules, name)
-        question = question_of(turns(call), call.body) if rules.takes_spellings_as_one(name) else None
-        return answer_key(tenant=tenant, target=target, call=call, secret=self._secret, question=question or "")
+        question, folds = question_of(turns(call), call.body) or "", rules.takes_spellings_as_one(name)
+        return answer_key(tenant=tenant, target=target, call=call, secret=self._secret, question=question, folds=folds)
 
     def curated(self, call: Call, trace: Trace) -> Answer | None:
         """The FAQ's answer to a call that asks a single plain question."""

@@ -44,16 +44,17 @@ OTHERS = [
 ]
 
 
-def key(text: str, question: bool = True, **more: Any) -> str:
-    body = {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
-    call = Call(Endpoint.OLLAMA_CHAT, "auto", False, body)
-    return answer_key(tenant="t", target="auto", call=call, secret=b"s" * 32, question=text.strip() if question else "")
+def key(text: str, folds: bool = True, endpoint: Endpoint = Endpoint.OLLAMA_CHAT, **more: Any) -> str:
+    body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+    call = Call(endpoint, "auto", False, {name: value for name, value in body.items() if value is not None})
+    question = text.strip()
+    return answer_key(tenant="t", target="auto", call=call, secret=b"s" * 32, question=question, folds=folds)
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_a_plain_question_is_one_however_it_is_typed(one: str, other: str) -> None:
     assert key(one) == key(other)
-    assert key(one, question=False) != key(other, question=False), "but not where it counts by its letter"
+    assert key(one, folds=False) != key(other, folds=False), "but not where it counts by its letter"
 
 
 @pytest.mark.parametrize(("one", "other"), OTHERS)
@@ -69,11 +70,33 @@ def test_everything_else_of_the_call_is_in_the_key_as_before() -> None:
     assert plain != key("What is the capital of Spain?")
 
 
-def test_a_folded_question_is_never_an_unfolded_ones_key() -> None:
-    """What is put in its place cannot be written by a caller."""
-    spelling = folded("What is the capital of France?")
-    assert spelling == "what is the capital of france"
-    assert key(spelling) != key(spelling, question=False)
+QUESTION = "What is the capital of France?"
+ZERO = {
+    Endpoint.OLLAMA_CHAT: {"options": {"temperature": 0, "num_predict": 9}},
+    Endpoint.OLLAMA_GENERATE: {"options": {"temperature": 0.0, "num_predict": 9}, "prompt": QUESTION, "messages": None},
+    Endpoint.OPENAI_CHAT: {"temperature": 0, "max_tokens": 9, "stream": True, "user": "x"},
+    Endpoint.OPENAI_RESPONSES: {"temperature": 0, "max_output_tokens": 9, "input": QUESTION, "messages": None},
+}
+
+
+def test_a_plain_question_is_one_in_every_dialect_where_it_is_drawn_alike() -> None:
+    assert len({key(QUESTION, endpoint=endpoint, **body) for endpoint, body in ZERO.items()}) == 1
+    assert len({key(QUESTION, endpoint=each) for each in (Endpoint.OLLAMA_CHAT, Endpoint.OPENAI_CHAT)}) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"seed": 1},  # each dialect has a temperature of its own
+        {"temperature": 0, "response_format": {"type": "json_object"}},
+        {"temperature": 0, "logit_bias": {"1": 2}},
+        {"temperature": 0, "something_new": 1},
+    ],
+)
+def test_what_says_more_than_a_question_is_another_in_another_dialect(more: dict[str, Any]) -> None:
+    ours = {"options": {name: more[name] for name in ("seed", "temperature") if name in more}}
+    rest = {name: value for name, value in more.items() if name not in ours["options"]}
+    assert key(QUESTION, endpoint=Endpoint.OPENAI_CHAT, **more) != key(QUESTION, **ours, **rest)
 
 
 @given(st.text(max_size=60) | st.sampled_from([each for pair in SAME + OTHERS for each in pair]))

@@ -89,9 +89,10 @@ async def test_a_hit_tells_its_layer_and_its_age_and_costs_no_tokens_of_a_prompt
     world, _ = await start()
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     for n, path in enumerate(STREAMS, 1):
-        assert (await ask(world.url, path, "hello", model="auto", stream=True)).headers["X-Cache"] == "miss"
+        text = f"hello {n}"
+        assert (await ask(world.url, path, text, model="auto", stream=True)).headers["X-Cache"] == "miss"
         await grow_older(world, 0 if n > 1 else 100, n)
-        hit = await ask(world.url, path, "hello", model="auto", stream=True, stream_options={"include_usage": True})
+        hit = await ask(world.url, path, text, model="auto", stream=True, stream_options={"include_usage": True})
         word, layer, age = hit.headers["X-Cache"].split("; ")
         assert (word, layer) == ("hit", "layer=exact")
         assert 0 <= int(age.removeprefix("age=")) - (100 if n == 1 else 0) < 60

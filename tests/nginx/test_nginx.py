@@ -114,7 +114,7 @@ async def test_the_callers_request_id_is_in_the_answer_and_in_nginxs_log(world):
         await reply.read()
     lines = [orjson.loads(each) for each in (await _log_with(world.front, made)).splitlines()]
     told = next(each for each in lines if each["id"] == "ticket-4711")
-    assert (told["tier"], told["instance"], told["cache"]) == (MODEL, "llama3.2-3b-0", "bypass")
+    assert (told["tier"], told["instance"], told["cache"]) == (MODEL, "llama3.2-3b-0", "bypass; reason=drawn")
     assert told["status"] == 200
     assert "dur=" in told["timing"]
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from orchestrator.cli.nginx import Asked
 
 
+_DIRECT = click.option("--direct", is_flag=True, help="Straight over the instances of one model, without a gateway.")
+_MODEL = click.option("--model", default=None, help="The model, with --direct where there are several.")
+
+
 def _asked(command: Callable[..., None]) -> Callable[..., None]:
     """The options that all commands have: which nginx server of which cluster; handed on as one value, `asked`."""
 
@@ -31,14 +35,37 @@ def _asked(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         CONFIG,
         STATE,
-        click.option("--direct", is_flag=True, help="Straight over the instances of one model, without a gateway."),
-        click.option("--model", default=None, help="The model, with --direct where there are several."),
+        _DIRECT,
+        _MODEL,
         ENDPOINT,
         KEY,
     )
     for option in reversed(options):
         with_asked = option(with_asked)
     return with_asked
+
+
+def _in_place(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that change what nginx reads."""
+    options = (
+        click.option(
+            "--file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            default=Path("/etc/nginx/conf.d/ollama-cluster.conf"),
+            show_default=True,
+            help="Where nginx reads it.",
+        ),
+        click.option(
+            "--nginx-conf",
+            type=click.Path(path_type=Path, dir_okay=False),
+            default=None,
+            help="nginx' main file (nginx -c).",
+        ),
+        click.option("--force", is_flag=True, help="Also over a file that was written by somebody else."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def _version(ctx: click.Context, param: click.Parameter, given: str | None) -> tuple[int, int, int] | None:
@@ -85,20 +112,28 @@ def nginx_check(asked: Asked) -> None:
 
 @nginx.command("install")
 @_asked
-@click.option(
-    "--file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("/etc/nginx/conf.d/ollama-cluster.conf"),
-    show_default=True,
-    help="Where nginx reads it.",
-)
-@click.option(
-    "--nginx-conf", type=click.Path(path_type=Path, dir_okay=False), default=None, help="nginx' main file (nginx -c)."
-)
-@click.option("--force", is_flag=True, help="Also over a file that was written by somebody else.")
-@click.option("--watch", is_flag=True, help="With --direct: stay, and do it again as instances come and go.")
-def nginx_install(asked: Asked, file: Path, nginx_conf: Path | None, force: bool, watch: bool) -> None:
+@_in_place
+def nginx_install(asked: Asked, file: Path, nginx_conf: Path | None, force: bool) -> None:
     """Put the file in place, checked, and reload nginx; where nginx refuses it, all is as before."""
     from orchestrator.cli.nginx import run_install
 
-    sys.exit(run_install(asked, file, nginx_conf, is_forced=force, is_watching=watch and asked.is_direct))
+    sys.exit(run_install(asked, file, nginx_conf, is_forced=force))
+
+
+@nginx.command("follow")
+@CONFIG
+@STATE
+@_DIRECT
+@_MODEL
+@_in_place
+def nginx_follow(
+    config: Path | None, state: Path, direct: bool, model: str | None, file: Path, nginx_conf: Path | None, force: bool
+) -> None:
+    """Stay, and install again whenever the settings change, or with --direct the instances that serve.
+
+    Settings are those of --config, otherwise those that the cluster of --state works by. What is in the way is said
+    once, and tried again; until then nginx serves by what was installed last.
+    """
+    from orchestrator.cli.nginx import Asked, run_follow
+
+    sys.exit(run_follow(Asked(config, state, direct, model), file, nginx_conf, is_forced=force))

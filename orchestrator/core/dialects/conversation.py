@@ -90,16 +90,28 @@ def sampling(call: Call) -> dict[str, Any]:
 
     `stop` is always a list. Options that do not change the draw (threads, batch) are not here.
     """
-    stated_in, names = call.body, _OPENAI_NAMES
-    if call.endpoint.dialect is Dialect.OLLAMA:
-        stated_in, names = call.body.get("options") or {}, _OLLAMA_NAMES
-    elif call.endpoint.dialect is Dialect.ANTHROPIC:
-        names = _ANTHROPIC_NAMES
-    elif call.endpoint is Endpoint.OPENAI_RESPONSES:
-        names = _RESPONSES_NAMES
+    stated_in = call.body if call.endpoint.dialect is not Dialect.OLLAMA else call.body.get("options") or {}
+    names = _names_of(call.endpoint)
     known = {ours: stated_in[theirs] for theirs, ours in names.items() if theirs in stated_in}
     stated = {name: value for name, value in known.items() if value is not None and name != "stop"}
     return stated | _stops(known.get("stop"))
+
+
+def is_told_by_sampling(call: Call, field: str) -> bool:
+    """Whether `sampling` says all that a field of the call's body does."""
+    names = _names_of(call.endpoint)
+    if call.endpoint.dialect is not Dialect.OLLAMA:
+        return field in names
+    return field == "options" and names.keys() >= (call.body.get("options") or {}).keys()
+
+
+def _names_of(endpoint: Endpoint) -> Mapping[str, str]:
+    """What a dialect calls Ollama's options."""
+    if endpoint.dialect is Dialect.OLLAMA:
+        return _OLLAMA_NAMES
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        return _ANTHROPIC_NAMES
+    return _RESPONSES_NAMES if endpoint is Endpoint.OPENAI_RESPONSES else _OPENAI_NAMES
 
 
 def drawn_by(call: Call, name: str) -> Any:

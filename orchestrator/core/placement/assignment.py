@@ -139,7 +139,7 @@ def _fewest_moves(have: Mapping[Contents, int], want: Mapping[Contents, int]) ->
     """How many cards that hold the first get the second. A copy stays where both have it."""
     if len(have) == 1 or len(want) == 1:
         return _in_order(have, want)
-    program = Program(time_limit_s=5.0, is_exact=True)
+    program = Program(time_limit_s=5.0)
     for side, counts in (("have", have), ("want", want)):
         for contents in sorted(counts):
             program.row((side, contents), 0, counts[contents])

@@ -75,12 +75,15 @@ class Greedy:
         while order and found is None:
             before, key = order[0]
             room = board.rooms[key]
+            if not fits(room, size):
+                heapq.heappop(order)
+                continue
             now = _preference(board, demand, room)
             if now != before:
                 heapq.heapreplace(order, (now, key))
-            elif not fits(room, size) or not self._neighbours.allow(demand, room.pools):
+            elif not self._neighbours.allow(demand, room.pools):
                 entry = heapq.heappop(order)
-                if demand.beside and fits(room, size):
+                if demand.beside:
                     put_back.append(entry)
             else:
                 found = room
@@ -153,9 +156,15 @@ class Greedy:
         """The pool with the largest part of its load unserved gets the next copy, as long as one serves more."""
         missing = self.unserved(board)
         waiting = {each.pool: each for each in self.demands if missing.get(each.pool, 0) > _NOTHING}
-        while waiting:
-            pool = max(waiting, key=lambda name: (missing[name] / (waiting[name].load or 1.0), name))
-            demand = waiting[pool]
+        ranks = {pool: -rank for rank, pool in enumerate(sorted(waiting))}
+        turns = [(-missing[pool] / (each.load or 1.0), ranks[pool], pool) for pool, each in waiting.items()]
+        heapq.heapify(turns)
+        while turns:
+            turn, _, pool = turns[0]
+            demand = waiting.get(pool)
+            if demand is None or turn != -missing[pool] / (demand.load or 1.0):
+                heapq.heappop(turns)  # of before something changed
+                continue
             rooms = self._find_rooms(board, demand, True) if board.counts[pool] < most_of(demand, up_to) else []
             change = self.serving.change(board, demand, [room.key for room in rooms])
             if not rooms or sum(change.values()) <= 0:
@@ -164,6 +173,8 @@ class Greedy:
             board.put(demand, rooms)
             for each, served in change.items():
                 missing[each] = missing.get(each, 0.0) - served
+                if each in waiting:
+                    heapq.heappush(turns, (-missing[each] / (waiting[each].load or 1.0), ranks[each], each))
             if missing[pool] <= _NOTHING:
                 del waiting[pool]
 
@@ -217,4 +228,4 @@ def most_of(demand: Demand, up_to: Mapping[PoolName, int] | None = None) -> int:
 def _preference(board: Board, demand: Demand, room: Room) -> Preference:
     """A card without this pool, then a node with few copies of it: two copies on one card share its bandwidth."""
     copies = board.node_copies[demand.pool, room.node]
-    return (room.pools.count(demand.pool), copies, -room.left, room.node, room.index, room.key)
+    return (room.pools.count(demand.pool), copies, room.headroom - room.free, room.rank)

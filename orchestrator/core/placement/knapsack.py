@@ -39,6 +39,8 @@ class Knapsack:
         for at in range(len(self._items) - 1, -1, -1):
             pool, need, worth, most = self._items[at]
             before = self._tables[at]
+            if before[left] == self._tables[at + 1][left]:
+                continue  # no copy of it is needed for what this room is worth
             able = range(min(most, left // need) + 1)
             count = max(able, key=lambda n: (float(before[left - n * need]) + n * worth, -n))
             if count:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from orchestrator.core.cards import Card
@@ -55,6 +56,7 @@ class Patterns:
         self._serving = serving
         self._neighbours = Neighbours(demands)
         self._has_rules = any(each.apart or each.beside for each in demands)
+        self._limits = {each.pool: _limit(each) for each in demands}
 
     def of(self, space: Space, counts: Mapping[PoolName, int]) -> Pattern:
         """What so many copies come to."""
@@ -74,7 +76,7 @@ class Patterns:
             if steps > 10 * limit or len(found) > limit:
                 return None
             if self._is_allowed(space, counts) and (
-                self._has_rules or not self._serving.is_plain or _is_full(space, counts, self._demands)
+                self._has_rules or not self._serving.is_plain or self._is_full(space, counts)
             ):
                 found.append(self.of(space, counts))
         return found
@@ -88,7 +90,7 @@ class Patterns:
                     yield dict(counts)
                 return
             pool = pools[at]
-            for count in range(_most(space, self._demands[pool], left), 0, -1):
+            for count in range(self.most(space, pool, left), 0, -1):
                 counts[pool] = count
                 yield from walk(at + 1, left - count * space.needs[pool], counts)
                 del counts[pool]
@@ -143,8 +145,19 @@ class Patterns:
     ) -> tuple[int, float, int]:
         """A copy's memory and worth, and how many there may be on one card however large."""
         demand = self._demands[pool]
-        most = NO_LIMIT if demand.per_card is None else max(0, demand.per_card - space.there.count(pool))
+        most = max(0, self._limits[pool] - space.there.count(pool))
         return space.needs[pool], demand.slots * per_call.get(pool, 0.0) + per_copy.get(pool, 0.0), most
+
+    def most(self, space: Space, pool: PoolName, left: int) -> int:
+        """The most copies of it in the room that is left."""
+        return max(0, min(left // space.needs[pool], self._limits[pool] - space.there.count(pool)))
+
+    def _is_full(self, space: Space, counts: Mapping[PoolName, int]) -> bool:
+        left = space.room_mib - sum(space.needs[pool] * count for pool, count in counts.items())
+        return all(
+            need > left or self.most(space, pool, space.room_mib) <= counts.get(pool, 0)
+            for pool, need in space.needs.items()
+        )
 
     def worth(self, space: Space, counts: Mapping[PoolName, int], prices: _Prices) -> float:
         served = self._serving.pattern(space.card, counts)
@@ -215,7 +228,7 @@ class _Search:
             if worth <= 0:
                 continue
             need = self._space.needs[pool]
-            most = _most(self._space, self._patterns.demand(pool), self._space.room_mib)
+            most = self._patterns.most(self._space, pool, self._space.room_mib)
             count = min(left / need, most)
             total += count * worth
             left -= int(count * need)
@@ -236,24 +249,16 @@ class _Search:
             return
         pool = self._pools[at]
         need = self._space.needs[pool]
-        for count in range(_most(self._space, self._patterns.demand(pool), left), 0, -1):
+        for count in range(self._patterns.most(self._space, pool, left), 0, -1):
             counts[pool] = count
             self._walk(at + 1, left - count * need, counts, so_far + count * max(0.0, self._alone[pool]))
             del counts[pool]
         self._walk(at + 1, left, counts, so_far)
 
 
-def _most(space: Space, demand: Demand, left: int) -> int:
-    """The most copies of it in the room that is left."""
-    most = max(0, left) // space.needs[demand.pool]
-    if demand.per_card is not None:
-        most = min(most, demand.per_card - space.there.count(demand.pool))
-    return max(0, most)
-
-
-def _is_full(space: Space, counts: Mapping[PoolName, int], demands: Mapping[PoolName, Demand]) -> bool:
-    left = space.room_mib - sum(space.needs[pool] * count for pool, count in counts.items())
-    return all(
-        _most(space, demands[pool], space.room_mib) <= counts.get(pool, 0) or need > left
-        for pool, need in space.needs.items()
-    )
+def _limit(demand: Demand) -> int:
+    """The most copies of it on one card that could be of use: a card needs no more than serve the whole load."""
+    most = NO_LIMIT if demand.per_card is None else demand.per_card
+    if demand.load is None or (demand.usual is not None and demand.usual.answer_s is not None):
+        return most
+    return min(most, max(1, demand.replicas_min, ceil(demand.load / demand.slots)))

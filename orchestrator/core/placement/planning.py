@@ -26,7 +26,7 @@ REARRANGED_FOR: Final = 0.02
 class Effort:
     """`time_limit_s`: the longest that the solver may take, each of its two or three times; 0: no solver."""
 
-    time_limit_s: float = 5.0
+    time_limit_s: float = 10.0
 
 
 def place(
@@ -146,7 +146,7 @@ class _Work:
         holds = _on_one_card(fresh)
         solver = Solver(supply, self._demands, self._serving, time_limit_s=self._effort.time_limit_s)
         for kind, rooms in supply.cards.items():
-            for contents in {holds.get(room.key, ()) for room in rooms}:
+            for contents in sorted({holds.get(room.key, ()) for room in rooms}):
                 solver.suggest(kind, dict(contents))
         answer = solver.solve()
         if answer is None:
@@ -207,7 +207,7 @@ class _Work:
                 notes.append((demand.pool, explain_unserved(demand, count, missing)))
             if count and (hosts := board.hosts(demand.pool)) < demand.hosts_min:
                 notes.append((demand.pool, explain_hosts(demand, hosts)))
-        placements = sorted(board.placed, key=lambda each: (each.pool, each.node, each.instance))
+        placements = sorted(board.explained(), key=lambda each: (each.pool, each.node, each.instance))
         return PlacementPlan(tuple(placements), tuple(refused), tuple(notes))
 
 

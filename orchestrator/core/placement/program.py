@@ -12,7 +12,6 @@ from math import inf
 from typing import Any, Final
 
 _FEASIBLE: Final = 2  # HiGHS' kSolutionStatusFeasible
-_MIP_GAP: Final = 3e-3  # where there are many cards; few are solved to the end
 _NODES: Final = 500  # of a search: a limit that is the same on every machine, and mostly comes before that of time
 
 
@@ -27,9 +26,9 @@ class Solved:
 
 
 class Program:
-    """Maximise. `is_exact`: whole numbers are sought until nothing better is left."""
+    """Maximise. Whole numbers are sought until nothing is better by `gap`, or by this `share` of what was found."""
 
-    def __init__(self, *, time_limit_s: float, is_exact: bool) -> None:
+    def __init__(self, *, time_limit_s: float, gap: float = 1e-6, share: float = 0.0) -> None:
         import highspy  # here: 0.1 s that plans without a solver do not pay
         import numpy
 
@@ -42,8 +41,8 @@ class Program:
             "threads": 1,
             "parallel": "off",
             "random_seed": 0,
-            "mip_rel_gap": 0.0 if is_exact else _MIP_GAP,
-            "mip_abs_gap": 1e-6,
+            "mip_rel_gap": share,
+            "mip_abs_gap": gap,
             "mip_max_nodes": _NODES,
         }
         for name, value in options.items():
@@ -75,6 +74,10 @@ class Program:
 
     def price(self, column: int, cost: float) -> None:
         self._highs.changeColCost(column, cost)
+
+    def hold(self, column: int, least: float) -> None:
+        """A variable is at least this from now on."""
+        self._highs.changeColBounds(column, least, inf)
 
     def relaxed(self) -> Solved | None:
         """The best solution where numbers need not be whole; None where there is none, or not in time."""

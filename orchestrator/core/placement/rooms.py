@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from orchestrator.core.model import (
@@ -31,7 +32,7 @@ HEADROOM_BYTES: Final = 512 * MIB
 RAM_HEADROOM_BYTES: Final = 2 * GIB
 NO_LIMIT: Final = 1 << 30
 
-Preference = tuple[int, int, int, str, int, str]
+Preference = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Room:
     headroom: int
     places: int  # instances that may still come: on a CPU one for each core
     can_split: bool
+    rank: int = 0  # among the board's rooms: by node, and on it by index
     pools: list[PoolName] = field(default_factory=list)
 
     @property
@@ -82,6 +84,8 @@ class Board:
     node_copies: Counter[tuple[PoolName, NodeName]] = field(default_factory=Counter)
     names: set[InstanceId] = field(default_factory=set)
     orders: dict[PoolName, list[tuple[Preference, str]]] = field(default_factory=dict)  # kept by `greedy`
+    frees: dict[InstanceId, tuple[int, ...]] = field(default_factory=dict)  # of each new copy's rooms, before it came
+    numbers: dict[str, int] = field(default_factory=dict)  # by the rest of a name: below this all are taken
 
     def take(self, placement: Placement, rooms: Sequence[Room]) -> None:
         for room in rooms:
@@ -104,10 +108,20 @@ class Board:
             slots=demand.slots,
             context=demand.context,
             footprint=size,
-            why=describe(size, [(room.card, room.free) for room in rooms]),
+            why="",  # said by `explained`, of the one board that becomes the plan
         )
+        self.frees[placement.instance] = tuple(room.free for room in rooms)
         self.take(placement, rooms)
         return placement
+
+    def explained(self) -> list[Placement]:
+        """What is placed, with why each new copy went where it is."""
+        return [self._explained(each) if each.instance in self.frees else each for each in self.placed]
+
+    def _explained(self, placement: Placement) -> Placement:
+        cards = [self.rooms[key].card for key in placement.accelerators] or [None]
+        frees = self.frees[placement.instance]
+        return replace(placement, why=describe(placement.footprint, list(zip(cards, frees, strict=True))))
 
     def hosts(self, pool: PoolName) -> int:
         return sum(1 for (name, _), count in self.node_copies.items() if name == pool and count)
@@ -123,10 +137,12 @@ class Board:
             where = f"gpu{first.index}"
         else:
             where = "gpus" + "-".join(str(index) for index in sorted(room.index for room in rooms))
-        plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in pool)
-        base = f"{first.node}-{where}-{plain}"
-        numbers = range(len(self.names) + 1)
-        return InstanceId(next(name for number in numbers if (name := f"{base}-{number}") not in self.names))
+        base = f"{first.node}-{where}-{_plain(pool)}"
+        number = self.numbers.get(base, 0)
+        while (name := InstanceId(f"{base}-{number}")) in self.names:
+            number += 1
+        self.numbers[base] = number + 1
+        return name
 
     def _mig_ordinal(self, room: Room) -> int:
         """Which of its card's MIG devices this one is: several have the card's index."""
@@ -138,13 +154,22 @@ class Board:
         return siblings.index(room.key)
 
 
+@lru_cache(maxsize=256)
+def _plain(pool: PoolName) -> str:
+    """A pool's name as part of an instance's."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in pool)
+
+
 def board_of(
     nodes: Sequence[NodeFacts], headroom: int, ram_headroom: int, own: Mapping[str, int], sizes: Sizes
 ) -> Board:
     """The empty rooms of `nodes`, in the nodes' order by name."""
     ordered = sorted(nodes, key=lambda each: each.node)
     rooms = (room for node in ordered for room in _rooms_of(node, headroom, ram_headroom, own))
-    return Board({room.key: room for room in rooms}, sizes)
+    board = Board({room.key: room for room in rooms}, sizes)
+    for rank, room in enumerate(board.rooms.values()):
+        room.rank = rank
+    return board
 
 
 def _rooms_of(node: NodeFacts, headroom: int, ram_headroom: int, own: Mapping[str, int]) -> Iterator[Room]:

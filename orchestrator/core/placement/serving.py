@@ -92,6 +92,8 @@ class Serving:
 
     def served(self, board: Board) -> Counter[PoolName]:
         """Calls served by each pool of known demand, over the whole board."""
+        if self.is_plain:
+            return Counter({pool: board.counts[pool] * each.slots for pool, each in self._demands.items()})
         at_work: Counter[str] = Counter()
         for each in board.placed:
             for key in each.accelerators or (each.node,):

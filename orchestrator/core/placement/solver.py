@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import floor, inf
 from typing import Final
 
 from orchestrator.core.model import Demand, PoolName
@@ -19,12 +19,15 @@ from orchestrator.core.placement.program import Program, Solved
 from orchestrator.core.placement.serving import Serving
 from orchestrator.core.placement.supply import Kind, Supply
 
-TIME_LIMIT_S: Final = 5.0
+TIME_LIMIT_S: Final = 10.0
 _FEW_CARDS: Final = 6  # with so few, patterns are listed further and the program is solved to its end
 _LISTED: Final = (1500, 40)
-_ROUNDS: Final = 60
+_MANY_CARDS: Final = 250  # from here on, time goes first: most cards are settled by the relaxed program
+_SHARES: Final = (3e-3, 5e-3)  # of the calls served, for fewer and for many cards: near enough to the bound
+_ROUNDS: Final = 200
 _COARSE_MIB: Final = 32
-_NEAR: Final = 1e-4  # of the objective: what further columns could bring is not worth looking for
+_FINE_MIB: Final = 4
+_NEAR: Final = (1e-6, 1e-4)  # of the objective, for fewer and for many cards: more columns would bring less
 _EPSILON: Final = 1e-6
 # Of one served call: the price of all memory together. It chooses between plans that serve alike.
 _MEMORY: Final = 0.05
@@ -66,14 +69,16 @@ class Solver:
         self._supply, self._serving = supply, serving
         self._demands = sorted(demands, key=lambda each: each.pool)
         self._patterns = Patterns(self._demands, serving)
-        cards = sum(map(len, supply.cards.values()))
-        self._is_small = cards <= _FEW_CARDS
-        self._program = Program(time_limit_s=time_limit_s, is_exact=self._is_small)
+        self._cards = sum(map(len, supply.cards.values()))
+        self._is_small = self._cards <= _FEW_CARDS
+        self._is_large = self._cards >= _MANY_CARDS
+        self._program = self._make_program(time_limit_s)
         capacity = sum(kind.room_mib * len(cards) for kind, cards in supply.cards.items()) or 1
         self._per_mib = _MEMORY / capacity
         self._served: dict[PoolName, int] = {}
         self._short: dict[PoolName, int] = {}
         self._silent: dict[PoolName, int] = {}
+        self._tails: dict[PoolName, float] = {}
         self._bound = inf
         self._places = [*self._make_places()]
         self._make_rows()
@@ -82,6 +87,14 @@ class Solver:
             self._seed(place)
 
     # --- the program -------------------------------------------------------------------------------------------------
+
+    def _make_program(self, time_limit_s: float) -> Program:
+        """Few cards are solved to the end, memory and all; others until no whole call is to be gained, or near it."""
+        if self._is_small:
+            return Program(time_limit_s=time_limit_s)
+        is_whole = all(float(each.load or 0.0).is_integer() and each.hosts_min <= 1 for each in self._demands)
+        gap = 1.0 - _MEMORY - _EPSILON if is_whole else _EPSILON
+        return Program(time_limit_s=time_limit_s, gap=gap, share=_SHARES[self._is_large])
 
     def _make_places(self) -> Iterator[_Place]:
         for number, (kind, _) in enumerate(self._supply.cards.items()):
@@ -109,11 +122,22 @@ class Solver:
             self._silent[each.pool] = program.column(0, {("some", each.pool): 1, "silent": 1})
             if each.load is not None:
                 program.row(("served", each.pool), -inf, 0)
-                self._served[each.pool] = program.column(0, {("served", each.pool): 1}, most=each.load)
+                tail = each.load % each.slots
+                entries: dict[Hashable, float] = {("served", each.pool): 1.0}
+                if tail:
+                    # The last copy is whole too, and serves only what the others leave. Without this the relaxed
+                    # program cuts it to size: its bound is one that no plan can reach, and the search is led astray.
+                    self._tails[each.pool] = tail
+                    entries["tail", each.pool] = 1.0
+                    program.row(("tail", each.pool), -inf, (each.load - tail) / each.slots * (each.slots - tail))
+                self._served[each.pool] = program.column(0, entries, most=each.load)
             if each.replicas_max is not None and each.load is not None:
                 # A copy that a full pattern has beyond the most is left out; it served no more than its slots.
                 program.row(("most", each.pool), -inf, each.replicas_max)
-                program.column(0, {("most", each.pool): -1, ("served", each.pool): each.slots})
+                spare: dict[Hashable, float] = {("most", each.pool): -1.0, ("served", each.pool): each.slots}
+                if each.pool in self._tails:
+                    spare["tail", each.pool] = self._tails[each.pool]
+                program.column(0, spare)
             if each.hosts_min > 1:
                 program.row(("hosts", each.pool), min(each.hosts_min, max(each.replicas_min, 2)), inf)
                 program.column(-_HOSTS, {("hosts", each.pool): 1})
@@ -141,10 +165,8 @@ class Solver:
         place.is_listed = listed is not None
         if listed is None:
             listed = []
-            for pool, need in place.space.needs.items():
-                most = place.space.room_mib // need
-                demand = self._patterns.demand(pool)
-                most = min(most, demand.per_card) if demand.per_card is not None else most
+            for pool in place.space.needs:
+                most = self._patterns.most(place.space, pool, place.space.room_mib)
                 counts = (
                     {pool: count}
                     for count in {most, min(most, 1)}
@@ -165,6 +187,8 @@ class Solver:
             entries["least", pool] = entries["some", pool] = float(count)
             if demand.load is not None:
                 entries["served", pool] = -float(served[pool])
+                if pool in self._tails:
+                    entries["tail", pool] = -self._tails[pool] * count
                 if demand.replicas_max is not None:
                     entries["most", pool] = float(count)
             if demand.hosts_min > 1:
@@ -207,12 +231,12 @@ class Solver:
         self._bound = inf  # of another objective until here
         for column in self._served.values():
             self._program.price(column, 1.0)
-        relaxed = self._generate()
-        found = self._program.solved() if relaxed is not None and not is_relaxed else relaxed
+        relaxed = self._generate(is_exact=is_relaxed)
+        found = self._whole(relaxed) if relaxed is not None and not is_relaxed else relaxed
         if found is None:
             return None
-        # Only where all patterns are listed does the search's own bound hold for those not in the program as well.
-        is_whole = all(each.is_listed for each in self._places)
+        # Only where all patterns are listed, and no card was settled before, does the search's own bound hold for all.
+        is_whole = all(each.is_listed for each in self._places) and (is_relaxed or not self._is_large)
         bound = min(found.bound, self._bound) if is_whole else self._bound
         if any(each.space.spread > 1 and not each.is_listed for each in self._places):
             bound = inf  # prices do not tell what the room beside a model on several cards would bring
@@ -235,9 +259,29 @@ class Solver:
                 self._program.price(column, 0.0)
         return True
 
-    def _generate(self) -> Solved | None:
-        """The relaxed program, with columns until none is missing; most of them are found by a coarser look."""
+    def _whole(self, relaxed: Solved) -> Solved | None:
+        """In whole numbers. Most of many cards get what `relaxed` gives them, and only for the rest is it searched."""
+        held = self._many_of(relaxed) if self._is_large else {}
+        for column, count in held.items():
+            self._program.hold(column, count)
+        found = self._program.solved()
+        for column in held:
+            self._program.hold(column, 0)
+        return found if found is not None or not held else self._program.solved()
+
+    def _many_of(self, relaxed: Solved) -> dict[int, int]:
+        """How many cards get each pattern for certain."""
+        known = (column for place in self._places for _, column in place.columns if column < len(relaxed.values))
+        counts = {column: floor(relaxed.values[column] + _EPSILON) for column in known}
+        return {column: count for column, count in counts.items() if count > 0}
+
+    def _generate(self, *, is_exact: bool = False) -> Solved | None:
+        """The relaxed program, with columns until none is missing; most of them are found by a coarser look.
+
+        Of many cards only where it `is_exact`, and then with a bound, the last ones are sought by the MiB.
+        """
         grain = _COARSE_MIB if self._serving.is_plain else 1
+        finest = min(grain, 1 if is_exact or not self._is_large else _FINE_MIB)
         for _ in range(_ROUNDS):
             relaxed = self._program.relaxed()
             if relaxed is None:
@@ -245,10 +289,11 @@ class Solver:
             missed, new = self._price(relaxed, grain)
             if grain == 1:
                 self._bound = min(self._bound, relaxed.objective + missed)
-                if not new or missed <= _NEAR * abs(relaxed.objective):
+            if grain == finest:
+                if not new or missed <= _NEAR[self._is_large] * abs(relaxed.objective):
                     return relaxed
             elif not new:
-                grain = 1
+                grain = finest
         return self._program.relaxed()
 
     def _price(self, relaxed: Solved, grain: int) -> tuple[float, int]:
@@ -261,7 +306,9 @@ class Solver:
         for places in self._unlisted():
             spread = places[0].space.spread
             per_copy = {
-                pool: -sum(duals.get((row, pool), 0.0) for row in rows) - self._per_mib * need * spread
+                pool: self._tails.get(pool, 0.0) * duals.get(("tail", pool), 0.0)
+                - sum(duals.get((row, pool), 0.0) for row in rows)
+                - self._per_mib * need * spread
                 for pool, need in places[0].space.needs.items()
             }
             for place, best in zip(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from orchestrator.core.model import Accelerator, Demand, Footprint, NodeName
@@ -23,6 +24,7 @@ def describe(size: Footprint, rooms: Sequence[tuple[Accelerator | None, int]]) -
     return f"{split}{places}; {parts(size)}"
 
 
+@lru_cache(maxsize=256)
 def parts(size: Footprint) -> str:
     """A footprint's parts, in GiB."""
     text = f"weights {_gib(size.weights)} + KV {_gib(size.kv_cache)} + compute {_gib(size.compute + size.output)}"
