@@ -287,11 +287,17 @@ async def test_without_a_right_key_nothing_is_told_but_that_the_gateway_lives(gu
 
 async def test_every_path_that_is_served_says_who_may_ask_and_none_is_open_by_having_been_forgotten():
     # Nothing is asked of it: only what it serves is read.
-    server = Server(Live(rules_from(ClusterSettings())), SimpleNamespace(answer=None), None)  # type: ignore[arg-type]
+    server = Server(Live(rules_from(ClusterSettings())), SimpleNamespace(answer=None), None, None)  # type: ignore[arg-type]
     served = {access: {path for path, each in server._paths.items() if each.access is access} for access in Access}
     assert served[Access.ANYONE] == set(OPEN)
     assert served[Access.ADMIN] == set(FOR_ADMINS)
-    assert served[Access.CALLER] == {*map(str, Endpoint), *FOR_CALLERS[:-1], "/v1/models/", "/api/show"}
+    assert served[Access.CALLER] == {
+        *map(str, Endpoint),
+        *FOR_CALLERS[:-1],
+        "/v1/models/",
+        "/api/show",
+        "/api/feedback",
+    }
 
 
 async def test_a_key_opens_what_callers_use_and_not_what_is_the_operators(guarded):

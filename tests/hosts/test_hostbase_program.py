@@ -34,7 +34,7 @@ async def test_who_lost_the_host_meanwhile_sends_nothing_and_changes_nothing(hos
     async with host_of(hosts, gpu_1, tmp_path) as host:
 
         def taken_over(node: str, sent: int, of: int) -> None:
-            owner = gpu_1.files / "var/lib/ollamactl/owner.json"
+            owner = gpu_1.files / "var/lib/ollamactl-host/owner.json"
             owner.write_text(owner.read_text().replace("prod", "lab"))
 
         with pytest.raises(SshError, match=r"^gpu-1: owner: the host is lab's"):

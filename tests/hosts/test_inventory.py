@@ -62,6 +62,7 @@ async def test_processes_servers_and_models_that_are_there_are_seen(hosts, gpu_1
         facts = await look_at(node(hosts, gpu_1), tmp_path, reach(known(tmp_path, gpu_1)))
     finally:
         gpu_1.run("systemctl", "stop", "foreign")
+        gpu_1.run("rm", "-rf", MODELS, "/usr/local/bin/ollama")
     assert facts.ollamas == (OllamaServer(pid, 11999, "guest", MODELS, "foreign.service", is_ours=False),)
     (holder,) = facts.accelerators[0].processes
     assert (holder.pid, holder.vram_bytes, holder.user) == (pid, 900 * MIB, "guest")

@@ -112,6 +112,8 @@ class World:
 
 @pytest.fixture
 def world(hosts: Network, tmp_path: Path) -> Iterator[World]:
+    for each in hosts.machines.values():
+        each.run("sh", "-c", f"rm -rf {MODELS}*")
     yield World(hosts, tmp_path)
     for each in hosts.machines.values():
         each.mend()
