@@ -29,7 +29,7 @@ try:
     from orchestrator.nodes.systemd_text import render_firewall, render_template
     from orchestrator.settings import ClusterSettings, NodeSettings, parse
     from orchestrator.settings.file import read_text
-    from orchestrator.settings.model import DeploySettings
+    from orchestrator.settings.hosts import DeploySettings
     from orchestrator.settings.syntax import host_and_port, ssh_host_and_port
     from orchestrator.store.address import Address, parse_url
 except ModuleNotFoundError as missing:

@@ -9,7 +9,7 @@ from orchestrator.core.routing import RouteRule
 from orchestrator.gateway.identity import Keys
 from orchestrator.gateway.live import CacheRules, Limits, Route, Rules, Tier
 from orchestrator.settings import ClusterSettings
-from orchestrator.settings.model import CacheSettings, RouteSettings
+from orchestrator.settings.answering import CacheSettings, RouteSettings
 from orchestrator.store.sealing import Seal
 
 

@@ -22,7 +22,7 @@ from orchestrator.fleet.describe import details_of
 from orchestrator.fleet.servers import Server
 from orchestrator.fleet.tasks import within
 from orchestrator.nodes.given_api import GivenApi, Listed, embeds_only, weights_of
-from orchestrator.settings.model import MODEL_NAME
+from orchestrator.settings.section import MODEL_NAME
 
 log = logging.getLogger(__name__)
 

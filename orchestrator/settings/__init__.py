@@ -1,20 +1,10 @@
 """Settings as the rest of the package uses them. `load` is the one way in from a file; errors name line and field."""
 
+from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings, RouteSettings, TierSettings
 from orchestrator.settings.file import load, parse
-from orchestrator.settings.model import (
-    CacheSettings,
-    ClusterSettings,
-    GatewaySettings,
-    InstanceSettings,
-    KeySettings,
-    LimitSettings,
-    ModelSettings,
-    NodeSettings,
-    RouteSettings,
-    Section,
-    SshSettings,
-    TierSettings,
-)
+from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings, SshSettings
+from orchestrator.settings.model import ClusterSettings, GatewaySettings
+from orchestrator.settings.section import Section
 from orchestrator.settings.show import json_schema, show
 
 __all__ = [

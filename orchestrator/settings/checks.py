@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.dialects.parse import canonical_model_name
-from orchestrator.settings.model import ClusterSettings, InstanceSettings, ModelSettings, NodeSettings
+from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings
+from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import FieldPath
 from orchestrator.settings.problems import Problem, unknown_name
 

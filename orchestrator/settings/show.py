@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.settings.model import ClusterSettings, Section
+from orchestrator.settings.model import ClusterSettings
+from orchestrator.settings.section import Section
 from orchestrator.settings.sources import MASK
 from orchestrator.settings.words import is_mapping_of_names, may_be_empty, section_of
 

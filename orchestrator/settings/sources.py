@@ -12,14 +12,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from orchestrator.settings.model import (
-    CacheSettings,
-    ClusterSettings,
-    DeploySettings,
-    KeySettings,
-    ModelSettings,
-    NodeSettings,
-)
+from orchestrator.settings.answering import CacheSettings, KeySettings
+from orchestrator.settings.hosts import DeploySettings, ModelSettings, NodeSettings
+from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.problems import Problem
 
 MASK = "********"

@@ -15,8 +15,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from orchestrator.settings.model import PATTERN_WORDS, ClusterSettings, Section
+from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import FieldPath
+from orchestrator.settings.section import PATTERN_WORDS, Section
 
 _SCALARS: dict[Any, str] = {
     bool: "true or false",
