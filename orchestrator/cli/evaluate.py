@@ -15,13 +15,13 @@ from rich.progress import Progress
 
 from orchestrator.app.evaluating import Asking, Target, evaluate, resamples
 from orchestrator.app.live_settings import Wish, resolve_settings
-from orchestrator.cli.evaluation_page import page
+from orchestrator.cli.evaluation_page import COLUMNS, cells, page
 from orchestrator.cli.output import console, draw, errors, table
 from orchestrator.cli.status import endpoint_of
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import score
 from orchestrator.core.evaluation.questions import Question, SetError, read_set
-from orchestrator.core.evaluation.report import Outcome, Price, Report, Told, TradeOff, report
+from orchestrator.core.evaluation.report import Outcome, Price, Report, TradeOff, report
 from orchestrator.settings import ClusterSettings
 from orchestrator.whole_file import write_whole
 
@@ -104,27 +104,12 @@ async def _asked(questions: Sequence[Question], targets: Sequence[Target], askin
 def _draw(found: Report) -> None:
     if found.is_simulated:
         console.print("[bold]SIMULATED:[/bold] texts are played; accuracy says nothing here")
-    drawn = table("Target", "Questions", "Right", "95 %", "p50", "p95", "Tokens in", "out", "$", "Chosen")
+    drawn = table(*COLUMNS)
     for each in found.targets:
-        drawn.add_row(*_row(each))
+        drawn.add_row(*map(escape, cells(each)))
     draw(drawn)
     if found.trade_off is not None:
         _draw_trade_off(found.trade_off)
-
-
-def _row(told: Told) -> tuple[str, ...]:
-    return (
-        escape(told.target),
-        str(told.questions),
-        f"{told.accuracy:.1%}",
-        f"{told.accuracy_from:.1%} to {told.accuracy_to:.1%}",
-        f"{told.p50_s:.2f} s",
-        f"{told.p95_s:.2f} s",
-        str(told.prompt_tokens),
-        str(told.completion_tokens),
-        "-" if told.dollars is None else f"{told.dollars:.4f}",
-        escape(", ".join(f"{tier} {count}" for tier, count in told.chosen.items()) or "-"),
-    )
 
 
 def _draw_trade_off(trade_off: TradeOff) -> None:

@@ -6,6 +6,8 @@ from html import escape
 
 from orchestrator.core.evaluation.report import Report, Told, TradeOff
 
+COLUMNS = ("Target", "Questions", "Right", "95 %", "p50", "p95", "Tokens in", "out", "$", "Chosen")
+
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 560, 320, 52, 44
 _STYLE = """
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}body{max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -18,10 +20,7 @@ def page(found: Report) -> str:
     """Stands alone: no script, nothing from elsewhere."""
     marked = '<p class="mark"><b>SIMULATED</b>: texts are played; accuracy says nothing here.</p>'
     rows = "".join(_row(each) for each in found.targets)
-    head = "".join(
-        f'<th scope="col">{each}</th>'
-        for each in ("Target", "Questions", "Right", "95 %", "p50 s", "p95 s", "Tokens in", "out", "$", "Chosen")
-    )
+    head = "".join(f'<th scope="col">{each}</th>' for each in COLUMNS)
     curve = _curve(found.trade_off) if found.trade_off is not None else ""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -30,20 +29,24 @@ def page(found: Report) -> str:
     )
 
 
-def _row(told: Told) -> str:
-    cells = (
-        escape(told.target),
-        told.questions,
+def cells(told: Told) -> tuple[str, ...]:
+    """A target's row of `COLUMNS`, as text."""
+    return (
+        told.target,
+        str(told.questions),
         f"{told.accuracy:.1%}",
         f"{told.accuracy_from:.1%} to {told.accuracy_to:.1%}",
-        f"{told.p50_s:.2f}",
-        f"{told.p95_s:.2f}",
-        told.prompt_tokens,
-        told.completion_tokens,
+        f"{told.p50_s:.2f} s",
+        f"{told.p95_s:.2f} s",
+        str(told.prompt_tokens),
+        str(told.completion_tokens),
         "-" if told.dollars is None else f"{told.dollars:.4f}",
-        escape(", ".join(f"{tier} {count}" for tier, count in told.chosen.items()) or "-"),
+        ", ".join(f"{tier} {count}" for tier, count in told.chosen.items()) or "-",
     )
-    return f"<tr>{''.join(f'<td>{each}</td>' for each in cells)}</tr>"
+
+
+def _row(told: Told) -> str:
+    return f"<tr>{''.join(f'<td>{escape(each)}</td>' for each in cells(told))}</tr>"
 
 
 def _curve(trade_off: TradeOff) -> str:

@@ -8,18 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.embedded import find_server
 from tests.fleet.world import World
-from tests.store.playing import Server
+from tests.store.playing import Server, own_server
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="store-") as folder:
-        server = Server(find_server(), Path(folder))
-        server.start()
+    with own_server() as server:
         yield server
-        server.kill()
 
 
 @pytest.fixture

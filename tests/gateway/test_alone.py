@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,6 @@ from orchestrator.gateway.live import Live
 from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.connection import Connection
-from orchestrator.store.embedded import find_server
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool
 from tests.gateway.asking import ask
@@ -35,16 +34,6 @@ from tests.store.playing import Server, back
 # Less than a gateway takes it to be, as of a real one: gateway/admission, HOLD_ANSWERING_S.
 WORKS_ON_S = 0.15
 CALLS = 40
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Server]:
-    """A server that a test may kill and start again."""
-    (tmp_path / "own").mkdir()
-    server = Server(find_server(), tmp_path / "own")
-    server.start()
-    yield server
-    server.kill()
 
 
 @dataclass(slots=True)

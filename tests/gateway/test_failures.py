@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,6 @@ import pytest
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.model import Instance, InstanceState
 from orchestrator.settings import ClusterSettings
-from orchestrator.store.embedded import find_server
 from orchestrator.store.pools import pool_load
 from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of, serving, start_gateway
@@ -42,16 +41,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             return world, instances
 
         yield begin
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Server]:
-    """A server that a test may kill and start again."""
-    (tmp_path / "own").mkdir()
-    server = Server(find_server(), tmp_path / "own")
-    server.start()
-    yield server
-    server.kill()
 
 
 def dialect_of_error(path: str, reply: Reply) -> str:

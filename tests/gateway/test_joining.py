@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from orchestrator.settings import ClusterSettings
-from orchestrator.store.embedded import find_server
 from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
@@ -49,16 +48,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             return world, instances
 
         yield begin
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Server]:
-    """A server that a test may kill."""
-    (tmp_path / "own").mkdir()
-    server = Server(find_server(), tmp_path / "own")
-    server.start()
-    yield server
-    server.kill()
 
 
 class Asker:

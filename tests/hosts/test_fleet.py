@@ -11,19 +11,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.model import InstanceState, Moment
-from orchestrator.store.embedded import find_server
 from tests.hosts.conftest import CARDS, TWO_4090
 from tests.hosts.fleets import SMALL, Fleet, fleet_of, pid_of
-from tests.store.playing import Server
+from tests.store.playing import Server, own_server
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="store-") as folder:
-        server = Server(find_server(), Path(folder))
-        server.start()
+    with own_server() as server:
         yield server
-        server.kill()
 
 
 @pytest.fixture

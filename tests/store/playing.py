@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
 from orchestrator.store.admission import AdmitRequest
 from orchestrator.store.connection import Connection
-from orchestrator.store.embedded import server_command, server_socket, server_url
+from orchestrator.store.embedded import find_server, server_command, server_socket, server_url
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import PoolLoad, pool_load, publish_pool
 
@@ -146,3 +147,15 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30):
         while not await holds():
             await asyncio.sleep(0.01)
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """A server for one test, which may kill it and start it again."""
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        server = Server(find_server(), Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
