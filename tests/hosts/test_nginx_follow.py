@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
+import sysconfig
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,12 +32,18 @@ async def installed(gpu_1: Machine) -> AsyncIterator[Machine]:
     files = gpu_1.files
     _write(files / "opt/ollama-orchestrator/.venv/bin/ollamactl", _program(), mode=0o755)
     _write(files / "etc/systemd/system/ollamactl-nginx.service", UNIT.read_text())
-    # A checkout's Python may lie in somebody's home; an installed one does not.
-    _write(files / "etc/systemd/system/ollamactl-nginx.service.d/test.conf", "[Service]\nProtectHome=read-only\n")
     _write(files / "etc/ollamactl/nginx", f"FOLLOW=--direct --model {MODEL}\n")
     _write(files / "etc/ollamactl/cluster.yaml", f'models: {{"{MODEL}": }}\nnginx: {{listen: ["127.0.0.1:80"]}}\n')
     gpu_1.run("install", "-d", "-m", "0700", "-o", "nobody", f"/{STATE}")
-    server = [str(find_server()), "--port", "0", "--unixsocket", f"/{STATE}/redis.sock", "--unixsocketperm", "700"]
+    server = [
+        _as_seen_there(find_server()),
+        "--port",
+        "0",
+        "--unixsocket",
+        f"/{STATE}/redis.sock",
+        "--unixsocketperm",
+        "700",
+    ]
     gpu_1.run("systemd-run", "--quiet", "--unit=test-redis", "--uid=nobody", *server, "--dir", f"/{STATE}")
     gpu_1.run("systemctl", "daemon-reload")
     gpu_1.run("systemctl", "start", "nginx")
@@ -46,7 +51,7 @@ async def installed(gpu_1: Machine) -> AsyncIterator[Machine]:
         yield gpu_1
     finally:
         gpu_1.run("systemctl", "stop", *UNITS, check=False)
-        for each in ("opt/ollama-orchestrator", STATE, "etc/systemd/system/ollamactl-nginx.service.d"):
+        for each in ("opt/ollama-orchestrator", STATE):
             shutil.rmtree(files / each)
         for each in ("etc/systemd/system/ollamactl-nginx.service", "etc/ollamactl/nginx", "etc/ollamactl/cluster.yaml"):
             (files / each).unlink()
@@ -76,8 +81,18 @@ async def test_the_service_installs_reloads_and_ends_with_what_its_unit_leaves_i
 
 
 def _program() -> str:
-    path = shlex.quote(str(ROOT))
-    return f'#!/bin/sh\nPYTHONPATH={path} exec {shlex.quote(sys.executable)} -m orchestrator.cli "$@"\n'
+    """`ollamactl` from what every host sees of this checkout."""
+    return (
+        "#!/bin/sh\n"
+        "export LD_LIBRARY_PATH=/opt/stand-in/python/lib PYTHONPATH=/opt/stand-in/code:/opt/stand-in/packages\n"
+        'exec /opt/stand-in/interpreter -m orchestrator.cli "$@"\n'
+    )
+
+
+def _as_seen_there(program: Path) -> str:
+    """Where a host has a program that came with a package; the system's own it has where they are."""
+    packages = sysconfig.get_path("purelib")
+    return str(program).replace(packages, "/opt/stand-in/packages", 1)
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
