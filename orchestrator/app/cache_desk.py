@@ -150,7 +150,9 @@ class Desk:
         kept = await self._answers.look(place)
         if kept is None:
             also = [f"kept, however, for {each}" async for each in self._elsewhere(call, caller)]
-            return Step("exact", "miss", (f"nothing is kept under its key {key}", *also))
+            told = f"nothing is kept under its key {key}"
+            counts = "options and all else that a call says count: --body FILE asks for a whole one"
+            return Step("exact", "miss", (told, *also, counts))
         found = await self._opened(place, None)
         if found.entry is None:
             return Step("exact", "miss", (cache_words.MEANT["unreadable"],))

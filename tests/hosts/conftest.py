@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts.bases import strip
 from tests.hosts.machines import Machine, Network, network, why_not
 from tests.nodes.conftest import nvml_libraries as nvml_libraries
 
@@ -65,3 +66,11 @@ def gpu_1(hosts: Network) -> Machine:
 def gpu_2(hosts: Network) -> Machine:
     """One A100 in two MIG devices."""
     return hosts.machines["gpu-2"]
+
+
+@pytest.fixture
+def bare(hosts: Network) -> Iterator[None]:
+    """Hosts without a base, before and after."""
+    strip(*hosts.machines.values())
+    yield
+    strip(*hosts.machines.values())

@@ -25,18 +25,11 @@ from tests.hosts.bases import (
     changed,
     host_of,
     script,
-    strip,
     wanted,
 )
 from tests.hosts.reaching import address, known, reach
 
-
-@pytest.fixture(autouse=True)
-def bare(hosts):
-    """Hosts without a base, before and after."""
-    strip(*hosts.machines.values())
-    yield
-    strip(*hosts.machines.values())
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 async def test_a_fresh_host_gets_its_base_and_a_second_run_changes_nothing(hosts, gpu_1, tmp_path):

@@ -16,17 +16,10 @@ from tests.hosts.bases import (
     changed,
     host_of,
     script,
-    strip,
     wanted,
 )
 
-
-@pytest.fixture(autouse=True)
-def bare(hosts):
-    """Hosts without a base, before and after."""
-    strip(*hosts.machines.values())
-    yield
-    strip(*hosts.machines.values())
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 async def test_who_lost_the_host_meanwhile_sends_nothing_and_changes_nothing(hosts, gpu_1, tmp_path):

@@ -1,4 +1,4 @@
-"""Finding private matter in a text, and writing the text without it.
+"""Finding private matter in a text.
 
 Structured kinds are proven where they carry a proof (IBAN, identity and card numbers have check digits), the others
 are told by their form. What is found is a place in the text, never a copy of it.
@@ -7,7 +7,7 @@ are told by their form. What is found is a place in the text, never a copy of it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,16 +73,6 @@ def find(text: str) -> tuple[Found, ...]:
     if places is not None:
         taken = [Found(each.kind, places[each.start], places[each.end - 1] + 1) for each in taken]
     return tuple(sorted(taken, key=lambda each: each.start))
-
-
-def redact(text: str, found: Sequence[Found]) -> str:
-    """`text` with the name of its kind in the place of each of `found`, as `find` told them."""
-    parts: list[str] = []
-    end = 0
-    for each in found:
-        parts += (text[end : each.start], f"[{each.kind}]")
-        end = each.end
-    return "".join((*parts, text[end:]))
 
 
 def _overlaps(span: Span, taken: Iterable[Found]) -> bool:
