@@ -163,7 +163,7 @@ def test_as_many_instances_fit_as_their_bytes_and_the_headroom_allow():
 # --- users and plans -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(users=st.integers(1, 400), more=st.integers(1, 100), think_s=st.floats(1, 60), slots=st.sampled_from([1, 4, 8]))
 def test_more_users_never_lower_the_utilisation(users, more, think_s, slots):
     plan = Plan("two", pool(SMALL, slots=slots), pool(FULL, slots=slots))
@@ -173,7 +173,7 @@ def test_more_users_never_lower_the_utilisation(users, more, think_s, slots):
     assert after.calls_s >= before.calls_s - 1e-4
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(rates=st.tuples(st.floats(0, 1), st.floats(0, 1)), users=st.integers(10, 800))
 def test_a_better_hit_rate_never_costs_more(rates, users):
     low, high = sorted(rates)
@@ -184,7 +184,7 @@ def test_a_better_hit_rate_never_costs_more(rates, users):
     assert cheap.usd <= dear.usd + 1e-9
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(users=st.integers(1, 600), more=st.integers(1, 300))
 def test_more_users_never_cost_less(users, more):
     few, many = (cheapest(TWO_CARDS, LOAD.with_users(count)) for count in (users, users + more))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.copying import FAN_OUT, Transfer, agreed_versions, next_transfers
@@ -44,7 +44,6 @@ def check(under_way: Sequence[Transfer], has: Mapping[NodeName, set[str]], fan_o
         assert each.model not in has.get(each.target, set())
 
 
-@settings(deadline=None)
 @given(holdings, wishes, st.integers(1, 4))
 def test_everybody_gets_what_somebody_has_and_nobody_gives_to_more_than_allowed(has, wanted, fan_out):
     somewhere = set().union(*has.values()) if has else set()
@@ -53,7 +52,6 @@ def test_everybody_gets_what_somebody_has_and_nobody_gives_to_more_than_allowed(
         assert set(wishes_of_node) & somewhere <= has.get(node, set())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 4))
 def test_a_models_holders_are_multiplied_in_each_round(targets, sources, fan_out):
     has = {NodeName(f"s{each}"): {"a"} for each in range(sources)}
@@ -62,7 +60,6 @@ def test_a_models_holders_are_multiplied_in_each_round(targets, sources, fan_out
     assert rounds(has, wanted, fan_out) == expected
 
 
-@settings(deadline=None)
 @given(holdings, wishes, st.randoms(use_true_random=False), st.integers(1, 3))
 def test_transfers_that_end_one_after_the_other_never_overload_anybody(has, wanted, random, fan_out):
     under_way: list[Transfer] = []
@@ -76,7 +73,6 @@ def test_transfers_that_end_one_after_the_other_never_overload_anybody(has, want
     assert not any(next_transfers(has, wanted, fan_out=fan_out))
 
 
-@settings(deadline=None)
 @given(holdings, wishes, st.sets(st.builds(Transfer, models, nodes, nodes)))
 def test_what_is_broken_is_not_begun_and_what_can_be_had_elsewhere_is(has, wanted, broken):
     first = {node: set(there) for node, there in has.items()}

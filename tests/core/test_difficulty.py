@@ -147,7 +147,7 @@ def test_hostile_repetition_costs_no_more_than_its_length(unit):
         ask(unit * 100_000)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool", ""]), st.text()), max_size=6),
     st.booleans(),
@@ -257,7 +257,7 @@ def test_an_answer_with_a_fault_is_doubted_more(worse):
     assert doubt_of(QUESTION, worse).points > doubt_of(QUESTION, RIGHT).points
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(), st.text())
 def test_any_answer_to_any_question_is_doubted_by_a_finite_number_and_always_the_same(question, answer):
     doubt = doubt_of(question, answer)

@@ -59,7 +59,7 @@ def test_a_pool_that_need_not_be_warm_goes_cold_and_comes_back():
 
 
 @given(load=st.lists(st.tuples(st.floats(0, 40), st.integers(0, 50), st.floats(0, 60)), max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_limits_hold_and_a_steady_load_ends_in_one_number(load: list[tuple[float, int, float]]):
     now = Decided(1)
     for at, (busy, queued, wait_s) in enumerate(load):

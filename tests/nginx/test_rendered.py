@@ -62,7 +62,7 @@ _ADDRESSES = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     servers=_ADDRESSES,
     limits=st.builds(

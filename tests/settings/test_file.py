@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import SettingsError
@@ -640,7 +640,6 @@ SCRAPS = [
 ]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_whatever_is_written_is_settings_or_a_refusal_that_names_the_place(data):
     lines = list(LINES)

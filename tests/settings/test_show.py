@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import SettingsError
@@ -84,7 +84,6 @@ models = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(names.filter(lambda name: not name.endswith(":latest")), models, min_size=1, max_size=5))
 def test_any_settings_read_back_as_shown(pools):
     cluster = ClusterSettings(models=pools)

@@ -50,7 +50,7 @@ async def test_a_refused_command_fails_alone(store: Connection) -> None:
     assert isinstance(got[2], StoreError)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_cancelled_callers_do_not_shift_the_answers_of_others(shared_server: Server, seed: int) -> None:
     asyncio.run(_interleave(shared_server, random.Random(seed)))
