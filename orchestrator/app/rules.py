@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from orchestrator.app.curated import faq_from
 from orchestrator.core.cache_policy import Freshness
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.routing import RouteRule
+from orchestrator.core.target import Budget
 from orchestrator.gateway.identity import Keys
 from orchestrator.gateway.live import CacheRules, Limits, Route, Rules, Tier
 from orchestrator.settings import ClusterSettings
-from orchestrator.settings.answering import CacheSettings, RouteSettings
+from orchestrator.settings.answering import CacheSettings
+from orchestrator.settings.routing import BudgetSettings, RouteSettings, TierSettings
 from orchestrator.store.sealing import Seal
 
 
@@ -19,7 +23,7 @@ def rules_from(settings: ClusterSettings) -> Rules:
     # Pools of servers that somebody else runs have one spelling; those deployed are named as the settings name them.
     pool_of = canonical_model_name if settings.instances else str
     return Rules(
-        tiers={name: Tier(name, pool_of(tier.model), tier.backup) for name, tier in settings.tiers.items()},
+        tiers={name: _tier(name, tier, pool_of) for name, tier in settings.tiers.items()},
         routes={name: _route(name, route, cache) for name, route in settings.routes.items()},
         cache=cache_rules(cache),
         limits=Limits(
@@ -59,6 +63,15 @@ def seal_of(cache: CacheSettings) -> Seal:
     """What answers are sealed and opened with."""
     now = () if cache.encryption_key is None else (cache.encryption_key, *cache.old_encryption_keys)
     return Seal([each.get_secret_value() for each in now])
+
+
+def _tier(name: str, tier: TierSettings, pool_of: Callable[[str], str]) -> Tier:
+    return Tier(name, pool_of(tier.model), tier.backup, budget=budget_of(tier.limits))
+
+
+def budget_of(limits: BudgetSettings) -> Budget:
+    """What may be used, as a value."""
+    return Budget(**limits.model_dump())
 
 
 def _route(name: str, route: RouteSettings, cache: CacheSettings) -> Route:

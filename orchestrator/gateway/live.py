@@ -11,18 +11,29 @@ from orchestrator.core.cache_policy import Freshness
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.faq import Faq
 from orchestrator.core.model import Pool, Snapshot
+from orchestrator.core.privacy import Privacy
 from orchestrator.core.routing import RouteRule
+from orchestrator.core.target import Budget, Price, Provider
 from orchestrator.gateway.identity import Keys
 from orchestrator.store.sealing import Seal
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """What a role sends to: a pool, and the tier that answers when it cannot."""
+    """What a role sends to: a pool, or a provider's model; and the tier that answers when it cannot."""
 
     name: str
-    pool: str
+    pool: str  # empty: `provider` answers
     backup: str | None
+    provider: Provider | None = None
+    model: str = ""  # as the provider names it
+    budget: Budget = field(default_factory=Budget)
+    price: Price | None = None  # None: it costs nothing by the token
+    accepts: Privacy = Privacy.LOCAL  # the strictest class of texts that may go there; a pool's: every one
+
+    @property
+    def is_outside(self) -> bool:
+        return self.provider is not None
 
 
 @dataclass(frozen=True, slots=True)

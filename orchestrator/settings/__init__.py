@@ -1,13 +1,15 @@
 """Settings as the rest of the package uses them. `load` is the one way in from a file; errors name line and field."""
 
-from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings, RouteSettings, TierSettings
+from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings
 from orchestrator.settings.file import load, parse
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings, SshSettings
 from orchestrator.settings.model import ClusterSettings, GatewaySettings
+from orchestrator.settings.routing import BudgetSettings, RouteSettings, TierSettings
 from orchestrator.settings.section import Section
 from orchestrator.settings.show import json_schema, show
 
 __all__ = [
+    "BudgetSettings",
     "CacheSettings",
     "ClusterSettings",
     "GatewaySettings",

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.core.nginx.checks import check_address as check_reached
 from orchestrator.core.nginx.checks import check_path, check_server_name
-from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings, RouteSettings, TierSettings
+from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings
 from orchestrator.settings.hosts import (
     DemandSettings,
     DeploySettings,
@@ -21,6 +21,7 @@ from orchestrator.settings.hosts import (
     NodeSettings,
     SshSettings,
 )
+from orchestrator.settings.routing import RouteSettings, TierSettings
 from orchestrator.settings.section import NAME, ModelName, Network, Section
 from orchestrator.settings.syntax import check_listen, check_redis
 

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from orchestrator.settings.answering import CacheSettings, KeySettings, RouteSettings, TierSettings
+from orchestrator.settings.answering import CacheSettings, KeySettings
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.live import AT_START
 from orchestrator.settings.model import ClusterSettings
+from orchestrator.settings.routing import RouteSettings, TierSettings
 from orchestrator.settings.section import Section
 from orchestrator.settings.words import as_yaml, example_of, is_list, is_mapping_of_names, section_of, type_words
 

@@ -1,0 +1,224 @@
+"""Instances of one pool asked for a call: a slot leased, the call relayed, the slot given back, the answer kept.
+
+Which pools are asked, and what happens where none of this one answers, is `targets`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from orchestrator import telemetry
+from orchestrator.core.dialects.frames import body_type
+from orchestrator.core.dialects.outcome import read_answer
+from orchestrator.core.errors import CallerError, InstanceError
+from orchestrator.core.model import Answer, Engine, Finish, Pool
+from orchestrator.gateway.admission import Admission, Grant, Hit
+from orchestrator.gateway.answer_cache import AnswerCache, Given
+from orchestrator.gateway.asked import TRIES, Asked, on_queued, wanted_of
+from orchestrator.gateway.counted import count_call
+from orchestrator.gateway.joining import MadeElsewhere
+from orchestrator.gateway.live import Live
+from orchestrator.gateway.making import Refusal
+from orchestrator.gateway.orders import order_for
+from orchestrator.gateway.patience import Attempt, Patience
+from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, drain, relay
+from orchestrator.gateway.replies import Reply, whole
+from orchestrator.gateway.trace import Trace
+from orchestrator.gateway.upstream import Connections, Exchange
+from orchestrator.store.admission import Joined
+
+log = logging.getLogger(__name__)
+
+# A kept answer given to who asked.
+GiveKept = Callable[[Asked, Given], Awaitable[Reply | None]]
+
+
+class Asking:
+    """What it takes to have an instance answer."""
+
+    def __init__(
+        self,
+        live: Live,
+        admission: Admission,
+        connections: Connections,
+        patience: Patience,
+        cache: AnswerCache,
+        give_kept: GiveKept,
+    ) -> None:
+        self._live, self._admission, self._connections = live, admission, connections
+        self._patience, self._cache, self._give_kept = patience, cache, give_kept
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Cut what is still read for clients who left."""
+        for each in self._draining:
+            each.cancel()
+        if self._draining:
+            await asyncio.wait(self._draining)
+
+    async def serve_from(self, asked: Asked, pool: Pool) -> Reply | None:
+        """Ask instances of a pool until one has answered."""
+        trace = asked.trace
+        failed: list[str] = []
+        wanted, tell = wanted_of(asked, pool), on_queued(asked)
+        while True:
+            admitted = await self._admission.admit(pool, wanted, tell)
+            if isinstance(admitted, Hit):
+                if (given := self._cache.given(asked, admitted.kept)) is not None:
+                    return await self._give_kept(asked, given)
+                wanted = wanted._replace(answer_key="")
+                continue
+            if isinstance(admitted, Joined):
+                raise MadeElsewhere(admitted.holder, admitted.lease)
+            if asked.making is not None:
+                asked.making.begin()
+            trace.queue_s += admitted.waited_s
+            trace.queued_behind = admitted.queued_behind
+            telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
+            try:
+                return await self._ask(asked, pool, admitted)
+            except InstanceError as why:
+                log.warning("%s: %s", trace.request_id, why)
+                failed.append(admitted.instance.id)
+                trace.failures += 1
+                if trace.failures >= TRIES or len(failed) >= len(pool.instances):
+                    raise
+                telemetry.TALLY.count(telemetry.RETRIES, (pool.name,))
+                wanted = wanted._replace(excluded=tuple(failed))
+
+    async def _ask(self, asked: Asked, pool: Pool, grant: Grant) -> Reply | None:
+        """One instance asked, and its slot given back whatever happens."""
+        call, trace, rules = asked.call, asked.trace, self._live.rules
+        trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
+        client, left = asked.client, list[Exchange]()
+        began_s = time.perf_counter()
+        is_last = trace.failures + 1 >= min(TRIES, len(pool.instances))
+        attempt = self._patience.begin(grant.pool, grant.instance, call, len(asked.raw), trace.failures, is_last)
+        try:
+            keep = rules.cache.max_answer_bytes if asked.cache_key else 0
+            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep, trace.caller.name)
+            # llama.cpp's server sees that its client has left, and frees the slot for certain.
+            on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
+
+            def on_answer() -> None:
+                _first_byte(trace, grant.pool, began_s, attempt)
+
+            relayed = await relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
+        except BaseException as why:
+            is_started = client is not None and client.is_started
+            if not is_started:
+                trace.waited_s += time.perf_counter() - began_s
+            if left:
+                self._drain(grant, left[0], rules.limits.drain_s)
+                count_call(trace, "gone")
+            else:
+                self._give_back(grant, why, trace, is_answering=is_started)
+            if client is None or not is_started or isinstance(why, asyncio.CancelledError):
+                raise
+            if asked.making is not None:
+                asked.making.fail(why, trace.failures)
+            client.abandon()
+            return None
+        finally:
+            attempt.ended()
+        self._settle(asked, grant, relayed)
+        if isinstance(relayed, Refused):
+            if client is not None and client.is_open:
+                raise CallerError(relayed.status, relayed.body[:300].decode("utf-8", "replace").strip())
+            return whole(relayed.content_type, relayed.body, trace.fields(), relayed.status)
+        if client is None:
+            return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
+        if relayed.end.is_whole:
+            await client.finish(rules.limits.between_bytes_s)
+        else:
+            client.abandon()
+        return None
+
+    def _drain(self, grant: Grant, exchange: Exchange, within_s: float) -> None:
+        """Keep the slot of a stream whose client left until the instance is done with it, proven by its last byte."""
+
+        async def drained() -> None:
+            is_done = False
+            try:
+                is_done = await drain(self._connections, grant.instance, exchange, within_s)
+            finally:
+                if is_done:
+                    self._admission.unused(grant)
+                else:
+                    self._admission.gone(grant, is_answering=True)
+
+        task = asyncio.get_running_loop().create_task(drained())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def _give_back(self, grant: Grant, why: BaseException, trace: Trace, *, is_answering: bool) -> None:
+        """The slot of a call that was not answered, with a word on whose fault it was."""
+        if isinstance(why, InstanceError):
+            if why.answered:
+                log.warning("%s: %s", trace.request_id, why)
+            self._admission.failed(grant, is_dead=why.is_unreachable, is_hung=why.is_hung)
+            count_call(trace, "failed")
+        elif isinstance(why, CallerError):
+            self._admission.unused(grant)
+            count_call(trace, "refused")
+        elif isinstance(why, asyncio.CancelledError | ClientGoneError):
+            self._admission.gone(grant, is_answering=is_answering)
+            count_call(trace, "gone")
+        else:
+            log.exception("%s: a mistake of ours", trace.request_id, exc_info=why)
+            self._admission.gone(grant, is_answering=is_answering)
+            count_call(trace, "error")
+
+    def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused) -> None:
+        trace = asked.trace
+        if isinstance(relayed, Refused):
+            self._admission.unused(grant)
+            if asked.making is not None:
+                asked.making.refuse(Refusal(*relayed))
+            count_call(trace, "refused")
+            return
+        if not relayed.end.is_whole:
+            self._admission.failed(grant)
+            if asked.making is not None:
+                told = relayed.end.error or "ended before it was whole"
+                asked.making.fail(InstanceError(grant.instance.id, told, answered=True), trace.failures + 1)
+            count_call(trace, "cut")
+            return
+        answer = _answer_of(asked, relayed)
+        limit = self._live.rules.cache.max_answer_bytes
+        is_kept = answer is not None and relayed.body is not None and len(relayed.body) <= limit
+        kept = self._cache.kept(asked, answer) if answer is not None and is_kept else None
+        tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
+        self._admission.served(grant, trace.tier, trace.caller.name, None if asked.is_route else kept, tokens)
+        if kept is not None and asked.is_route:
+            self._admission.keep(asked.name, kept)
+            self._cache.learn(asked)
+        count_call(trace, "ok", tokens)
+        if asked.making is not None:
+            if answer is not None:
+                asked.making.end(answer)
+            else:
+                asked.making.fail(None)
+
+
+def _answer_of(asked: Asked, relayed: Relayed) -> Answer | None:
+    """What a whole answer said, for the cache and for those who wait for it; None where nobody may have it."""
+    if not asked.cache_key:
+        return None
+    end = relayed.end
+    if relayed.body is not None:
+        return read_answer(asked.call.endpoint, asked.call.is_stream, relayed.body, end)
+    if asked.making is None or not asked.making.is_heard or end.finish not in (Finish.STOP, Finish.LENGTH):
+        return None
+    thinking, text = asked.making.so_far  # too long to be kept, and heard all the same
+    return Answer(text, Finish(end.finish), thinking, (), end.prompt_tokens, end.completion_tokens)
+
+
+def _first_byte(trace: Trace, pool: str, began_s: float, attempt: Attempt) -> None:
+    attempt.answered()
+    waited_s = time.perf_counter() - began_s
+    trace.waited_s += waited_s
+    telemetry.TALLY.observe(telemetry.FIRST_BYTE_SECONDS, (pool,), waited_s)
