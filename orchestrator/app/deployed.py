@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.app import deployments
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.resized import keep
 from orchestrator.core.deployment import Deployment
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import (
@@ -28,9 +31,11 @@ from orchestrator.core.model import (
     PlacementPlan,
     PoolName,
 )
+from orchestrator.core.numbers import Followed
 from orchestrator.fleet.order import Order
+from orchestrator.fleet.resizing import resized
 from orchestrator.fleet.sightings import Sightings
-from orchestrator.fleet.standing import Unfit, standing
+from orchestrator.fleet.standing import Standing, Unfit, standing
 from orchestrator.fleet.wanted import Wanted, demands_of
 from orchestrator.settings import ClusterSettings
 from orchestrator.whole_file import write_whole
@@ -66,24 +71,40 @@ class Deployed:
             raise LookupError(pool)
         return self._deployment.kv_types[pool]
 
-    def order(self, facts: Sequence[NodeFacts], sightings: Sightings, cannot_load: Mapping[InstanceId, str]) -> Order:
-        """What should run now. Raises HostError for a damaged file."""
-        deployment = self._deployment = deployments.current(self._paths)
+    def order(
+        self,
+        facts: Sequence[NodeFacts],
+        sightings: Sightings,
+        cannot_load: Mapping[InstanceId, str],
+        followed: Mapping[PoolName, Followed] = MappingProxyType({}),
+    ) -> Order:
+        """What should run now. `followed`: the numbers that loads ask for within the deployment last taken up.
+
+        Raises HostError for a damaged file.
+        """
+        before, deployment = self.number, deployments.current(self._paths)
+        if deployment is not None and deployment.number == before:
+            deployment = self._resized(deployment, facts, sightings, cannot_load, followed)
+        self._deployment = deployment
         if deployment is None:
             return Order(None, is_agreed=True, notes=(NOTHING_YET,))
         here = {each.name for each in self._settings().nodes}
         gone = sorted({each.node for each in deployment.placements if each.node not in here})
-        moves = self._moves(deployment)
-        unfit = sightings.unfit((*deployment.placements, *moves.values()), cannot_load)
-        stands = standing(deployment, moves, unfit, facts, self._limits(deployment), self._settings().deploy.user)
+        moves, unfit, stands = self._standing(deployment, facts, sightings, cannot_load)
         self._keep(deployment, moves, dict(stands.moves), unfit)
         placements = tuple(each for each in stands.placements if each.node in here)
         return Order(
-            Wanted(PlacementPlan(placements, stands.refused), deployment.shapes, deployment.terms),
+            Wanted(
+                PlacementPlan(placements, stands.refused),
+                deployment.shapes,
+                deployment.terms,
+                ranges={PoolName(pool): each for pool, each in deployment.ranges.items() if not deployment.is_stage},
+            ),
             deployment=deployment.number,
             is_agreed=True,
             is_done=deployment.is_good,
             unfit=unfit.keys(),
+            due=Counter(each.pool for each in deployment.placements),
             notes=tuple(f"{each}: not among the nodes any more; `ollamactl deploy` places anew" for each in gone),
         )
 
@@ -93,6 +114,38 @@ class Deployed:
             deployments.mark_good(self._paths, number)
         except HostError as why:
             log.warning("deployment %s is not remembered as good: %s", number, why)
+
+    def _standing(
+        self,
+        deployment: Deployment,
+        facts: Sequence[NodeFacts],
+        sightings: Sightings,
+        cannot_load: Mapping[InstanceId, str],
+    ) -> tuple[_Moves, Mapping[InstanceId, Unfit], Standing]:
+        """What was moved before, what is of no use where it is, and what is wanted for it."""
+        moves = self._moves(deployment)
+        unfit = sightings.unfit((*deployment.placements, *moves.values()), cannot_load)
+        limits, user = self._limits(deployment), self._settings().deploy.user
+        return moves, unfit, standing(deployment, moves, unfit, facts, limits, user)
+
+    def _resized(
+        self,
+        deployment: Deployment,
+        facts: Sequence[NodeFacts],
+        sightings: Sightings,
+        cannot_load: Mapping[InstanceId, str],
+        followed: Mapping[PoolName, Followed],
+    ) -> Deployment:
+        """With the numbers that loads ask for, as far as there is room; kept for the next controller, too."""
+        numbers = {pool: each.instances for pool, each in followed.items()}
+        _, _, stands = self._standing(deployment, facts, sightings, cannot_load)
+        here = {each.name for each in self._settings().nodes}
+        seen = tuple(each for each in facts if each.node in here)
+        limits, user = self._limits(deployment), self._settings().deploy.user
+        made = resized(deployment, numbers, stands.placements, seen, limits, user)
+        if made.placements != deployment.placements:
+            keep(self._paths, made)
+        return made
 
     def _limits(self, deployment: Deployment) -> dict[PoolName, Demand]:
         """Where the settings let pools go; those that they no longer have may go anywhere."""

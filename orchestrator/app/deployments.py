@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.resized import as_followed
 from orchestrator.core.deployment import Deployment
 from orchestrator.core.errors import HostError
 from orchestrator.whole_file import write_whole
@@ -30,9 +31,10 @@ _DEPLOYMENT: TypeAdapter[Deployment] = TypeAdapter(Deployment)
 
 
 def current(paths: StatePaths) -> Deployment | None:
-    """The deployment in force; None before the first. Raises HostError where its file is damaged."""
+    """The deployment in force, with as many instances as pools that follow their load have by now; None before the
+    first. Raises HostError where a file is damaged."""
     newest = max(_files(paths), default=None)
-    return None if newest is None else _read(newest[1])
+    return None if newest is None else as_followed(paths, _read(newest[1]))
 
 
 def history(paths: StatePaths) -> tuple[Deployment, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from orchestrator.app import settings_in_use, wishes
@@ -15,23 +16,26 @@ from orchestrator.app.hosts import Hosts
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.cards import find_card
 from orchestrator.core.errors import HostError
-from orchestrator.core.model import Engine, InstanceId, NodeFacts, NodeName, Placement, Snapshot
+from orchestrator.core.model import Engine, InstanceId, NodeFacts, NodeName, Placement, PoolName, Snapshot
+from orchestrator.core.numbers import Followed
+from orchestrator.core.placement.replicas import pace_of
 from orchestrator.fleet.chronicle import Chronicle
 from orchestrator.fleet.engines import LocalEngine, find_engine, llama_cpp_unit, ollama_host_unit, ollama_unit
 from orchestrator.fleet.engines import simulator_unit as played_unit
 from orchestrator.fleet.heeding import Wished
 from orchestrator.fleet.inventory import Sight, take_inventory
 from orchestrator.fleet.keepers import Keepers, LocalKeeping
+from orchestrator.fleet.means import Site
 from orchestrator.fleet.order import Care, Order, World
 from orchestrator.fleet.own import own_bytes
 from orchestrator.fleet.seats import seat_for
 from orchestrator.fleet.sightings import Sightings
 from orchestrator.fleet.steward import Steward, StewardStore
 from orchestrator.fleet.tasks import raise_first
-from orchestrator.fleet.tending import Site
-from orchestrator.fleet.wanted import Wanted, engine_of, want, weights_file
+from orchestrator.fleet.wanted import Wanted, engine_of, numbers_of, want, weights_file
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.keeper_units import Unit
+from orchestrator.nodes.names import Names
 from orchestrator.nodes.simulator.config import config_for
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, NodeSettings
@@ -51,18 +55,21 @@ class OwnFleet:
         self._deployed = Deployed(paths, settings, record)
         self._here = LocalKeeping(paths.keeper_socket)
         place = settings_in_use.place(paths)
+        self._names = Names()
         self._hosts = Hosts(HostKeys(paths.known_hosts), place, lambda: self._deployed.number, self._saw)
         self._keepers = Keepers(self._here, self._hosts.take(settings()))
         world = World(
             want=self._want,
             unit_of=self._unit_of,
             site_of=self._site_of,
+            locate=self._locate,
             facts=lambda: (*self._facts, *self._sightings.facts),
             care=self._care,
             notes=lambda: self._notes,
             record=record,
             deployed=self._deployed.serves,
             wished=Wished(lambda: wishes.read(paths), lambda name: wishes.restarted(paths, name)),
+            pace=lambda: pace_of(self._settings().demand.quiet_s),
         )
         self._steward = Steward(self._keepers, store, world)
         self._sightings = Sightings(
@@ -74,6 +81,7 @@ class OwnFleet:
 
     async def run(self, published: Snapshot | None) -> None:
         """Until cancelled. Raises OrchestratorError where nothing can go on."""
+        await self._names.find_all((NodeName(each.name), _host_of(each)) for each in self._settings().hosts)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hosts.watch(), name="watch hosts")
@@ -93,16 +101,24 @@ class OwnFleet:
 
     # --- what should run ----------------------------------------------------------------------------------------------
 
-    async def _want(self, current: Sequence[Placement], cannot_load: Mapping[InstanceId, str]) -> Order:
+    async def _want(
+        self,
+        current: Sequence[Placement],
+        cannot_load: Mapping[InstanceId, str],
+        followed: Mapping[PoolName, Followed],
+    ) -> Order:
         settings = self._settings()
         self._facts = await take_inventory(settings.nodes, ollama_models_dir())
         if settings.hosts:
-            order = self._deployed.order((*self._facts, *self._sightings.facts), self._sightings, cannot_load)
+            facts = (*self._facts, *self._sightings.facts)
+            order = self._deployed.order(facts, self._sightings, cannot_load, followed)
             self._wanted = order.wanted
             return order
         leaders = [each.pid for each in await self._here.list() if each.pid and each.name.startswith("engine-")]
         own = await asyncio.to_thread(own_bytes, self._facts, leaders, current)
-        self._wanted = await asyncio.to_thread(want, settings, self._facts, self._engine, current, own)
+        numbers = numbers_of(settings, followed, current)
+        work = partial(want, settings, self._facts, self._engine, current, own, numbers=numbers)
+        self._wanted = await asyncio.to_thread(work)
         return Order(self._wanted)
 
     def _saw(self, sight: Sight) -> None:
@@ -124,8 +140,12 @@ class OwnFleet:
         if host is None:
             models_dir = str(ollama_models_dir())
             return Site(engine=self._engine.kind, is_simulated=self._is_simulated, models_dir=models_dir)
-        address, _ = ssh_host_and_port(host.address)
+        address = self._names.known(_host_of(host))
         return Site(address, models_dir=host.models_dir, ports=settings.deploy.ports)
+
+    async def _locate(self, node: NodeName) -> None:
+        if host := self._host(node):
+            await self._names.find(node, _host_of(host))
 
     def _unit_of(self, placement: Placement, port: int) -> Unit:
         settings = self._settings()
@@ -176,6 +196,11 @@ class OwnFleet:
                 "put `ollama` on PATH (ollama.com) and start again to have real models in its place",
             )
         return ()
+
+
+def _host_of(node: NodeSettings) -> str:
+    host, _ = ssh_host_and_port(node.address)
+    return host
 
 
 def _engine(settings: ClusterSettings) -> LocalEngine:

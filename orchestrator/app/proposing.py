@@ -8,6 +8,7 @@ out of the settings.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -17,12 +18,13 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.core.deployment import Deployment
 from orchestrator.core.difference import Difference, Existing, difference
 from orchestrator.core.errors import HostError, SettingsError
-from orchestrator.core.model import NodeFacts, NodeName, Placement
+from orchestrator.core.model import NodeFacts, NodeName, Placement, PoolName
+from orchestrator.core.numbers import Followed
 from orchestrator.fleet.apply import held_bytes
 from orchestrator.fleet.inventory import LOCAL, LOOKS_AT_ONCE, Sight
 from orchestrator.fleet.made import found
 from orchestrator.fleet.standing import held_on_hosts
-from orchestrator.fleet.wanted import Wanted, engine_of, want
+from orchestrator.fleet.wanted import Wanted, engine_of, numbers_of, want
 from orchestrator.settings import ClusterSettings, NodeSettings
 
 NOT_ASKED_FOR = "not among those to be deployed to"
@@ -95,6 +97,7 @@ class Proposal:
             shapes=_only(self.wanted.shapes, pools),
             terms=_only(self.wanted.terms, pools),
             kv_types=_only(self.kv_types, pools),
+            ranges={pool: limits for pool, limits in self.wanted.ranges.items() if pool in pools},
             program=self.program,
         )
 
@@ -151,7 +154,8 @@ def _proposal(
     free = [each.placement for each in running if each.placement.node not in held]
     kept = [each.placement for each in running if each.placement.node in held]
     own = {**held_on_hosts(open_facts, free, settings.deploy.user), **_held_in_ram(open_facts, free)}
-    wanted = want(settings, open_facts, engine_of(settings), free, own, kept)
+    numbers = _numbers(settings, current, running)
+    wanted = want(settings, open_facts, engine_of(settings), free, own, kept, numbers)
     wanted = _with_shapes_of(current, replace(wanted, terms=_terms(wanted.terms, program)))
     kv_types = {**(current.kv_types if current else {}), **{name: m.kv_cache for name, m in settings.models.items()}}
     _check_terms(wanted, running, {name for name, why in held.items() if why == NOT_ASKED_FOR})
@@ -172,8 +176,25 @@ def _proposal(
         unreachable={NodeName(each.node.name): each.error for each in seen if each.facts is None},
         current=current,
         program=program or "",
-        notes=tuple(_notes(gone, held)),
+        notes=(*_notes(gone, held), *_told_of_ranges(wanted)),
     )
+
+
+def _numbers(settings: ClusterSettings, current: Deployment | None, running: Sequence[Existing]) -> dict[PoolName, int]:
+    """What pools that follow their load have by now, so that to deploy once more changes nothing."""
+    there = {each.placement.instance: each.placement for each in running}
+    if current is None:
+        return numbers_of(settings, {}, there.values())
+    counts = Counter(each.pool for each in current.placements)
+    followed = {PoolName(pool): Followed(limits, counts[PoolName(pool)]) for pool, limits in current.ranges.items()}
+    return numbers_of(settings, followed, (there | {each.instance: each for each in current.placements}).values())
+
+
+def _told_of_ranges(wanted: Wanted) -> Iterable[str]:
+    """What is agreed to beside the instances."""
+    counts = Counter(each.pool for each in wanted.plan.placements)
+    for pool, limits in wanted.ranges.items():
+        yield f"{pool} follows its load: {limits.words()}, now {counts[pool]}"
 
 
 def _held(seen: Iterable[Seen], limit: Collection[str]) -> dict[NodeName, str]:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from orchestrator.app.counts import set_gauges
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, PoolName, Snapshot
+from orchestrator.core.numbers import AskedFor
 from orchestrator.core.patience import Suspicion
 from orchestrator.core.residency import Pressure
 from orchestrator.store import cluster, demand, pools, suspicion
@@ -63,6 +64,10 @@ class PublishedCluster:
         """How pools are asked for."""
         return await demand.pressure(self._connection, instances)
 
+    async def asked_for(self, pools: Sequence[PoolName]) -> dict[PoolName, AskedFor]:
+        """How pools are asked for, and how long calls wait."""
+        return await demand.asked_for(self._connection, pools)
+
     async def suspected(self, instances: Mapping[PoolName, Sequence[InstanceId]]) -> dict[InstanceId, Suspicion]:
         """Instances that gateways say answer nobody."""
         return await suspicion.suspected(self._connection, instances)
@@ -70,6 +75,11 @@ class PublishedCluster:
     async def acquit(self, pool: PoolName, instance: InstanceId) -> None:
         """It was seen to."""
         await suspicion.acquit(self._connection, pool, instance)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this controller led when it last published."""
+        return self._leadership is not None
 
     async def resign(self) -> None:
         if self._leadership is not None and self._connection.is_up:

@@ -32,6 +32,7 @@ from orchestrator.fleet.spreading import Copied, CopyFailed, Progress, spread
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.hoststeps import Owner
 from orchestrator.nodes.model_copy import CopyTo
+from orchestrator.nodes.names import Names
 from orchestrator.nodes.program_file import Program, program
 from orchestrator.nodes.ssh import SshHost, connected
 from orchestrator.nodes.state_lock import read_holder
@@ -135,12 +136,14 @@ class Visits:
             if node in facts
         }
         rate = self._settings.deploy.copy_mib_s
-        return await spread(wanted, facts, self.connected, self._copy_to, mib_s=rate, on_progress=on_progress)
+        names = Names()
+        await names.find_all((node, ssh_host_and_port(self._nodes[node].address)[0]) for node in wanted)
 
-    def _copy_to(self, node: NodeName) -> CopyTo:
-        host = self._nodes[node]
-        address, _ = ssh_host_and_port(host.address)
-        return CopyTo(address, host.models_dir, self._settings.deploy.user)
+        def copy_to(node: NodeName) -> CopyTo:
+            host, user = self._nodes[node], self._settings.deploy.user
+            return CopyTo(names.known(ssh_host_and_port(host.address)[0]), host.models_dir, user)
+
+        return await spread(wanted, facts, self.connected, copy_to, mib_s=rate, on_progress=on_progress)
 
     def _wanted(self, node: NodeSettings) -> BaseWanted:
         deploy = self._settings.deploy

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.questions import NobodyAnswersError, ask, reason
+from orchestrator.cli.drift import lines, replayed_lines
 from orchestrator.cli.output import below, console, draw, fail, table
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.state_lock import read_holder
@@ -95,6 +96,9 @@ def _draw(told: dict[str, Any]) -> None:
     if told.get("given"):
         draw(_given(told["given"]))
     draw(_instances(told))
+    drifts = {name: each["drift"] for name, each in told["routed"].items()}
+    for line in (*_escalated(told["routed"]), *lines(drifts), *replayed_lines(told["replayed"])):
+        console.print(f"  · {escape(line)}", soft_wrap=True)
     for note in told["notes"]:
         console.print(f"  · {escape(note)}", soft_wrap=True)
 
@@ -118,13 +122,31 @@ def _reported(wrong: dict[str, int]) -> int:
 def _tiers(told: dict[str, Any]) -> Table:
     usage = told["usage"]
     total = sum(each["calls"] for each in usage.values())
-    drawn = table("Tier", "Model", "Backup", "Calls today", "Share", "Tokens in, out")
-    for name, tier in {"cache": {"model": "answer cache, FAQ", "backup": None}, **told["tiers"]}.items():
-        used = usage.get(name, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0})
+    drawn = table("Tier", "Model", "Backup", "Calls today", "Share", "Tokens in, out", "US$ today")
+    rows = {"cache": {"model": "answer cache, FAQ", "backup": None}, **told["tiers"]}
+    if "scorer" in usage:
+        rows.setdefault("scorer", {"model": "judges questions", "backup": None})
+    for name, tier in rows.items():
+        used = usage.get(name, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0})
         share = f"{100 * used['calls'] / total:.0f} %" if total else "–"
         tokens = f"{used['prompt_tokens']}, {used['completion_tokens']}"
-        drawn.add_row(name, escape(tier["model"]), tier["backup"] or "", str(used["calls"]), share, tokens)
+        about = (name, escape(tier["model"]), tier["backup"] or "")
+        drawn.add_row(*about, str(used["calls"]), share, tokens, _dollars(used))
     return drawn
+
+
+def _dollars(used: dict[str, Any]) -> str:
+    """What it cost by the token; nothing is said of what costs nothing."""
+    usd = used.get("usd", 0.0)
+    return f"{usd:.2f}" if usd >= 1 else f"{usd:.6f}" if usd else ""
+
+
+def _escalated(routes: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {each['calls']} calls today, {each['escalated'] / each['calls']:.1%} escalated"
+        for name, each in routes.items()
+        if each["calls"]
+    ]
 
 
 def _given(servers: list[dict[str, Any]]) -> Table:
@@ -156,11 +178,20 @@ def _instances(told: dict[str, Any]) -> Table:
             f"[bold]{escape(pool['name'])}[/bold]  [dim]context {pool['context']}, queue {pool['queue_depth']}[/dim]"
         )
         drawn.add_row(about)
+        if pool.get("followed"):
+            drawn.add_row(below(_followed(pool["followed"])))
         for each in pool["instances"]:
             drawn.add_row(*_instance(each, cards))
             if each["reason"]:
                 drawn.add_row(below(each["reason"]))
     return drawn
+
+
+def _followed(told: dict[str, Any]) -> str:
+    """How many instances the pool's load asks for, and why."""
+    least, most = told["limits"]["least"], told["limits"]["most"]
+    room = f"at most {most}" if most is not None else "as many as fit"
+    return f"follows its load: {told['instances']} wanted ({least} at least, {room}): {told['why']}"
 
 
 def _instance(each: dict[str, Any], cards: dict[str, str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 On hosts that are reached over SSH nothing moves because a file was edited: `ollamactl deploy` shows the difference,
 and what it is told to apply becomes the next deployment. Its number grows by one each time; hosts refuse who comes
-with an older one.
+with an older one. Where a range was agreed to, the number of a pool's instances follows its load within it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.model import ModelShape, Placement
+from orchestrator.core.numbers import Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class Deployment:
     terms: Mapping[str, str] = field(default_factory=dict)
     kv_types: Mapping[str, str] = field(default_factory=dict)  # by pool, the type of its KV cache
     program: str = ""  # digest of Ollama's program; empty: what each host has of its own
+    ranges: Mapping[str, Range] = field(default_factory=dict)  # of pools whose number follows their load within it
     is_good: bool = False  # every instance of it has served: `rollback` may come back to it
     is_stage: bool = False  # on the way to the next one: a model is brought to one host before the others copy it
 
     def says_the_same(self, other: Deployment) -> bool:
         """Whether both ask for the same instances, whoever made them and when."""
-        return (self._asked, self.terms, self.kv_types) == (other._asked, other.terms, other.kv_types)
+        mine = (self._asked, self.terms, self.kv_types, self.ranges)
+        return mine == (other._asked, other.terms, other.kv_types, other.ranges)
 
     @property
     def _asked(self) -> dict[str, tuple[object, ...]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NewType
 
+from orchestrator.core.numbers import Followed
+
 NodeName = NewType("NodeName", str)
 InstanceId = NewType("InstanceId", str)
 PoolName = NewType("PoolName", str)
@@ -348,6 +350,7 @@ class Instance:
     reason: str = ""  # why it is not serving, for people
     is_simulated: bool = False
     vram_bytes: int = 0  # footprint promised by the placement
+    kv_bytes: int = 0  # of that: the KV cache
     engine_version: str = ""
     is_given: bool = False  # somebody else runs it: it is watched, its models are loaded and unloaded, no more
     load_s: float = 0.0  # what a load of its model takes, as far as one can tell; 0: nobody can
@@ -370,6 +373,7 @@ class Pool:
     is_embedding: bool
     instances: tuple[Instance, ...]
     details: Mapping[str, Any] = field(default_factory=dict)  # family, parameter_size, quantization_level, digest, size
+    followed: Followed | None = None  # the number of instances that its load asks for; None: it follows no load
 
     @property
     def slots_serving(self) -> int:
@@ -422,6 +426,7 @@ class Moment(StrEnum):
     DRAINED = "drained"  # it gets nothing new, and finishes what it has
     STOPPED = "stopped"
     MOVED = "moved"  # another stands in its place, elsewhere
+    RESIZED = "resized"  # a pool followed its load
     CARD_LOST = "card-lost"
     CARD_BACK = "card-back"
     HOST_LOST = "host-lost"

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.core.model import InstanceState
+from orchestrator.core.model import Instance, InstanceState
 from orchestrator.core.wishes import Wishes
 from orchestrator.fleet.instances import Instances
 from orchestrator.fleet.keepers import Keepers
 from orchestrator.fleet.publishing import Publisher
-from orchestrator.fleet.stopping import has_drained
+from orchestrator.fleet.stopping import has_drained, has_finished
+from orchestrator.fleet.tending import Tended
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,12 @@ class Heeding:
         instances: Instances,
         keepers: Keepers,
         publisher: Publisher,
+        rests: Callable[[Instance], Awaitable[bool]],
         drain_s: Callable[[], float],
     ) -> None:
+        """`rests`: whether an instance answers nobody."""
         self._wished, self._instances, self._keepers = wished, instances, keepers
-        self._publisher, self._drain_s = publisher, drain_s
+        self._publisher, self._rests, self._drain_s = publisher, rests, drain_s
         self._stirred = asyncio.Event()
 
     def look(self) -> None:
@@ -72,16 +75,23 @@ class Heeding:
             tended = self._instances[name]
             self._instances.rest(name, is_resting=True)
             try:
-                await has_drained(tended.instance, self._publisher, asyncio.Event(), self._drain_s)
-                post = self._keepers.of(tended.instance.node)
-                await post.keeping.restart(tended.made.unit)
-                tended.process_is(None, "restarted, as its operator wished")
+                await self._have_ended(tended)
             finally:
                 if name in self._instances:
                     self._instances.rest(name, is_resting=False)
         self._wished.restarted(name)
         self._instances.wishes = self._wished.read()
         await self._until_it_serves(name)
+
+    async def _have_ended(self, tended: Tended) -> None:
+        began_s, never = time.monotonic(), asyncio.Event()
+        await has_drained(tended.instance, self._publisher, never, self._drain_s)
+        with tended.paused():
+            if tended.serves:
+                left_s = self._drain_s() - (time.monotonic() - began_s)
+                await has_finished(tended.instance, self._rests, never, left_s)
+            await self._keepers.of(tended.instance.node).keeping.restart(tended.made.unit)
+            tended.process_is(None, "restarted, as its operator wished")
 
     async def _until_it_serves(self, name: str) -> None:
         until_s = time.monotonic() + SERVES_WITHIN_S

@@ -26,8 +26,9 @@ from orchestrator.fleet.adoption import Adopted, adopt, unseen
 from orchestrator.fleet.apply import Running
 from orchestrator.fleet.keepers import Keepers, Post
 from orchestrator.fleet.made import UNIT_PREFIX, Made, found
+from orchestrator.fleet.means import Means
 from orchestrator.fleet.moments import Moments
-from orchestrator.fleet.tending import Means, Tended
+from orchestrator.fleet.tending import Tended
 from orchestrator.nodes.keeper_units import EventKind, UnitEvent, UnitState, UnitStatus
 
 log = logging.getLogger(__name__)

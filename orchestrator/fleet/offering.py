@@ -174,7 +174,7 @@ def notes_of(standings: Sequence[Standing], settings: ClusterSettings) -> Iterat
     yield from _unlike(standings)
     there = {pool for each in standings for pool in each.pools}
     for name, tier in settings.tiers.items():
-        if canonical_model_name(tier.model) not in there:
+        if tier.provider is None and canonical_model_name(tier.model) not in there:
             yield f"tier {name}: no instance has {tier.model}"
 
 

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.core.model import Event, InstanceId, NodeFacts, NodeName, Placement
+from orchestrator.core.model import Event, InstanceId, NodeFacts, NodeName, Placement, PoolName
+from orchestrator.core.numbers import Followed
+from orchestrator.core.placement.replicas import Pace
 from orchestrator.fleet.heeding import Wished
-from orchestrator.fleet.tending import Site, UnitOf
+from orchestrator.fleet.means import Locate, Site, UnitOf
 from orchestrator.fleet.wanted import Wanted
 
 log = logging.getLogger(__name__)
@@ -19,7 +21,7 @@ class Order:
     """What should run. `wanted` None: nobody said yet, and all stays as it is. `deployment`: its number; 0: none.
 
     `is_agreed`: somebody saw what it changes and said yes. `is_done`: everything of it has served before. `unfit`:
-    instances that are of no use where they are.
+    instances that are of no use where they are. `due`: by pool, the instances of a deployment, lost ones counted.
     """
 
     wanted: Wanted | None
@@ -27,6 +29,7 @@ class Order:
     is_agreed: bool = False
     is_done: bool = False
     unfit: Collection[InstanceId] = ()
+    due: Mapping[PoolName, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -40,8 +43,13 @@ class Care:
     serve_s: float = 1800.0
 
 
-# From what runs now, and what does not load where it is, to what should run. Raises OrchestratorError.
-Want = Callable[[Sequence[Placement], Mapping[InstanceId, str]], Awaitable[Order]]
+# From what runs now, what does not load where it is, and the numbers of pools that follow their load, to what should
+# run. Raises OrchestratorError.
+Want = Callable[[Sequence[Placement], Mapping[InstanceId, str], Mapping[PoolName, Followed]], Awaitable[Order]]
+
+
+async def _known(node: NodeName) -> None:
+    """Where every node is, is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +65,5 @@ class World:
     record: Callable[[Event], None] = lambda event: log.info("%s", event.text)
     deployed: Callable[[int], None] = lambda number: None  # everything of it serves
     wished: Wished = field(default_factory=Wished)
+    pace: Callable[[], Pace] = Pace  # of numbers that follow their load
+    locate: Locate = _known

@@ -56,7 +56,7 @@ def standing(
         else:
             kept.append(placement)
     refused: list[tuple[PoolName, str]] = []
-    found = _elsewhere(deployment, lost, kept, facts, limits, user) if lost else {}
+    found = places_for(deployment, lost, kept, facts, limits, user) if lost else {}
     for placement in lost:
         what, stand_in = unfit[placement.instance], found.get(placement.instance)
         if stand_in is not None:
@@ -69,7 +69,7 @@ def standing(
     return Standing(tuple(kept), moved, tuple(refused))
 
 
-def _elsewhere(
+def places_for(
     deployment: Deployment,
     lost: Sequence[Placement],
     kept: Sequence[Placement],

@@ -31,20 +31,21 @@ from orchestrator.core.patience import Suspicion
 from orchestrator.fleet.apply import Change, silenced
 from orchestrator.fleet.curing import Suspicions, Ward
 from orchestrator.fleet.following import Following
+from orchestrator.fleet.following_load import FollowingLoad, Loads, Told
 from orchestrator.fleet.heeding import Heeding
 from orchestrator.fleet.instances import DRAINED, Instances
 from orchestrator.fleet.inventory import blind_spots
 from orchestrator.fleet.keepers import Keepers
 from orchestrator.fleet.made import Made
+from orchestrator.fleet.means import Means
 from orchestrator.fleet.order import Order, World
 from orchestrator.fleet.own import usable_bytes
 from orchestrator.fleet.picture import pool_names, pool_of, problems_of
 from orchestrator.fleet.ports import Ports
 from orchestrator.fleet.progress import Progress
 from orchestrator.fleet.publishing import HEARTBEAT_S, Publisher, Publishing
-from orchestrator.fleet.stopping import has_drained, has_ended
+from orchestrator.fleet.stopping import has_drained, has_ended, has_finished
 from orchestrator.fleet.tasks import raise_first, within
-from orchestrator.fleet.tending import Means
 from orchestrator.fleet.wanted import Wanted
 from orchestrator.nodes.engine_api import EngineApi
 
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 TRY_AGAIN_S = 30.0
 
 
-class StewardStore(Publishing, Suspicions, Protocol):
+class StewardStore(Publishing, Suspicions, Loads, Protocol):
     """What the store is asked for here."""
 
 
@@ -74,7 +75,21 @@ class Steward:
         self._publisher = Publisher(store, self._snapshot)
         self._following = Following(keepers, self._instances)
         self._progress = Progress(self._instances.tell, world.deployed)
-        self._heeding = Heeding(world.wished, self._instances, keepers, self._publisher, lambda: world.care().drain_s)
+        self._load = FollowingLoad(
+            store,
+            lambda: (each.instance for each in self._instances),
+            lambda: self._publisher.has_settled,
+            world.pace,
+            Told(self._instances.tell, self.replan),
+        )
+        self._heeding = Heeding(
+            world.wished,
+            self._instances,
+            keepers,
+            self._publisher,
+            self._api.rests,
+            lambda: world.care().drain_s,
+        )
         self._unloadable: frozenset[InstanceId] = frozenset()
 
     # --- for app ---------------------------------------------------------------------------------------------------
@@ -102,11 +117,13 @@ class Steward:
                 group.create_task(self._following.run(), name="steward follow keepers")
                 await self._following.first_looks()
                 self._instances.adopt_unseen()
+                self._load.go_on_with(published, {each.pool for each in self.placements})
                 for work in (self._publish_changes, self._reconcile_when_due, self._follow_progress):
                     group.create_task(work(), name=f"steward {work.__name__}")
                 watch = self._ward.watch(lambda: self._instances.serving, self._suspected)
                 group.create_task(watch, name="steward ward")
                 group.create_task(self._heeding.run(), name="steward heeding")
+                group.create_task(self._load.run(), name="steward load")
         except BaseExceptionGroup as several:
             raise_first(several)
 
@@ -118,6 +135,7 @@ class Steward:
             keepers=self._keepers,
             api=self._api,
             site_of=self._world.site_of,
+            locate=self._world.locate,
             unit_of=self._world.unit_of,
             shape_of=self._shape_of,
             on_change=self._saw,
@@ -166,7 +184,8 @@ class Steward:
         await self._publisher.publish()  # who does not lead changes nothing
         self._heeding.look()
         current = self.placements
-        order = await self._world.want(current, self._instances.cannot_load)
+        numbers = self._load.numbers
+        order = await self._world.want(current, self._instances.cannot_load, numbers)
         wanted = order.wanted
         if wanted is None:
             self._order = order
@@ -184,6 +203,7 @@ class Steward:
             if self._refused.get(pool) != why:
                 log.warning("%s: %s", pool, why)
         self._order, self._change = order, change
+        self._load.take_up(order, numbers)
         if order.deployment:
             until_s = time.monotonic() + self._world.care().serve_s
             self._progress.take_up(order.deployment, is_done=order.is_done, until_s=until_s)
@@ -228,9 +248,14 @@ class Steward:
     async def _stop(self, name: InstanceId) -> None:
         """Wait for what it is answering, up to a bound; then stop it, unless something newer is wanted."""
         tended = self._instances[name]
+        began_s = time.monotonic()
         if not await has_drained(tended.instance, self._publisher, self._replan, lambda: self._world.care().drain_s):
             return
-        await self._instances.leave_alone(name)
+        with tended.paused():
+            left_s = self._world.care().drain_s - (time.monotonic() - began_s)
+            if tended.serves and not await has_finished(tended.instance, self._api.rests, self._replan, left_s):
+                return
+            await self._instances.leave_alone(name)
         if await has_ended(tended.made.unit, self._keepers.of(tended.instance.node), self._replan):
             self._ward.drop(name)
             self._instances.forget(name)
@@ -299,7 +324,10 @@ class Steward:
         await self._publisher.keep(self._changed, self._pool_names)
 
     def _snapshot(self, version: int) -> Snapshot:
-        pools = tuple(pool_of(name, self._instances, self._shape_of(name)) for name in self._pool_names())
+        pools = tuple(
+            pool_of(name, self._instances, self._shape_of(name), self._load.followed(name))
+            for name in self._pool_names()
+        )
         facts = self._world.facts()
         return Snapshot(
             version,
@@ -322,7 +350,7 @@ class Steward:
         told = (self._problem,) if self._problem else ()
         refused = tuple(f"{pool}: {why}" for pool, why in self._refused.items())
         short = tuple(each.shortfall for each in self._instances if each.shortfall)
-        notes = self._world.notes() + self._order.notes + told + refused
+        notes = self._world.notes() + self._order.notes + told + refused + self._load.notes
         return notes + tuple(self._keepers.unreachable.values()) + problems_of(facts) + short + self._ward.events
 
     def _pool_names(self) -> tuple[PoolName, ...]:

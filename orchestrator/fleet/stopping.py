@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from orchestrator.core.errors import HostError, StoreError
+from orchestrator.core.errors import HostError, InstanceError, StoreError
 from orchestrator.core.model import Instance
 from orchestrator.fleet.keepers import Post
 from orchestrator.fleet.publishing import Publisher
@@ -42,6 +42,28 @@ async def has_drained(
             log.warning("%s still answers after %g s; stopping it", instance.id, drain_s())
             return True
         await within(DRAIN_LOOK_EVERY_S, given_up)  # Redis has no event for the last lease
+    return False
+
+
+async def has_finished(
+    instance: Instance, rests: Callable[[Instance], Awaitable[bool]], given_up: asyncio.Event, within_s: float
+) -> bool:
+    """Wait until it answers nobody any more, those included whom no gateway counts; False: it was given up.
+
+    Its model may be gone from memory then. One that cannot be asked is not waited for.
+    """
+    until_s = time.monotonic() + within_s
+    while not given_up.is_set():
+        try:
+            if await rests(instance):
+                return True
+        except InstanceError as why:
+            log.info("%s: whether it answers somebody past the gateways is not known", why)
+            return True
+        if time.monotonic() > until_s:
+            log.warning("%s still answers calls that no gateway made; stopping it", instance.id)
+            return True
+        await within(DRAIN_LOOK_EVERY_S, given_up)
     return False
 
 

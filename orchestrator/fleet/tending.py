@@ -10,25 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.errors import InstanceError, OrchestratorError
 from orchestrator.core.health import Health, after_probe
-from orchestrator.core.loads import first_load_s
-from orchestrator.core.model import Engine, Instance, InstanceState, ModelShape, NodeName, Placement, PoolName
+from orchestrator.core.model import Engine, Instance, InstanceState, PoolName
 from orchestrator.core.patience import Cure, Suspicion
 from orchestrator.core.patience import Means as Abilities
-from orchestrator.fleet.curing import Ward
 from orchestrator.fleet.describe import pool_details
-from orchestrator.fleet.keepers import Keepers, Post
+from orchestrator.fleet.keepers import Post
 from orchestrator.fleet.made import Made, marked
-from orchestrator.fleet.ports import Ports
+from orchestrator.fleet.means import Means, instance_of
 from orchestrator.fleet.tasks import within
-from orchestrator.nodes.engine_api import EngineApi
-from orchestrator.nodes.keeper_units import Unit
 
 log = logging.getLogger(__name__)
 
@@ -38,44 +34,13 @@ FIRST_START_PROBE_S, LONGEST_START_PROBE_S = 0.05, 1.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.25, 60.0
 PROGRESS_EVERY_S = 0.5
 UNLOADED_WITHIN_S, UNLOADED_LOOK_EVERY_S = 30.0, 0.1
+# One token takes a moment; but others may have calls there, past the gateways, and it waits behind them.
+FIRST_ANSWER_WITHIN_S = 120.0
 # A process that ended so often without answering has no way to its port; a fresh one that ended once, too.
 ENDS_UNTIL_NEW_PORT = 3
 # Memory that an unloaded model held is free a moment later: one failed load proves nothing.
 LOADS_UNTIL_HOPELESS = 2
-
-# From a placement and a port to the unit that runs it: what differs between engines, handed in by `app`. Raises
-# OrchestratorError, and LookupError for a pool that the settings no longer have.
-UnitOf = Callable[[Placement, int], Unit]
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What instances of one node have in common. `ports` None: any that is free on this machine."""
-
-    host: str = "127.0.0.1"  # where they listen and are called
-    engine: Engine = Engine.OLLAMA
-    is_simulated: bool = False
-    models_dir: str = ""
-    ports: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all instances of one controller are tended with."""
-
-    keepers: Keepers
-    api: EngineApi
-    site_of: Callable[[NodeName], Site]
-    unit_of: UnitOf
-    shape_of: Callable[[str], ModelShape | None]
-    on_change: Callable[[Instance], None]
-    ward: Ward
-    is_idle: Callable[[Instance], Awaitable[bool]]
-    ports: Ports
-    taken_ports: Callable[[NodeName], Collection[int]]  # by others, as far as the node tells
-    may_start: asyncio.Event  # it is known what is wanted: what was found without a process may be none of it
-    # Instances share one folder of models on a machine.
-    pulling: defaultdict[tuple[str, str], asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+ANSWERS_UNTIL_ANEW = 2
 
 
 class Tended:
@@ -100,14 +65,19 @@ class Tended:
         self.details: Mapping[str, Any] = {}
         self._means = means
         self._site = means.site_of(made.placement.node)
-        self._seen = before or _instance(made, self._site)
+        self._seen = before or instance_of(made, self._site)
         self._pid = pid
         self._has_unit = has_unit or pid is not None
         self._failed_loads = 0
+        # Whether this process, with its model as it is in memory, has answered a question rightly.
+        self._is_proven = before is not None and before.state is InstanceState.SERVING
+        self._wrong_answers = 0  # of this process
         self._woken = asyncio.Event()
         self._has_answered = before is not None and before.state in (InstanceState.LOADING, InstanceState.SERVING)
         self._ends, self._last_words = 0, ""
         self._process_ended = asyncio.Event()
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
         self._suspicion: Suspicion | None = None
         self._retry_s = FIRST_RETRY_S
 
@@ -152,6 +122,7 @@ class Tended:
         if was is None or was == pid:
             return
         self._ends, self._last_words = self._ends + 1, last_words
+        self._is_proven, self._wrong_answers = False, 0
         self._has_ended()
         self._become(InstanceState.STARTING, self._ended_how() or "its process ended")
 
@@ -165,7 +136,7 @@ class Tended:
         """What its host says runs there, now that it can be asked."""
         if made.port != self.made.port:
             self.forget_port()
-            self._means.ports.keep(self._site.host, made.port)
+            self._means.ports.keep(self._seen.host, made.port)
             self._seen = replace(self._seen, port=made.port)
             self._has_answered = False
         self.made, self._has_unit = made, True
@@ -181,13 +152,29 @@ class Tended:
         """Gateways say that it answers nobody: it is seen to with its next probe."""
         self._suspicion = why
 
+    @property
+    def serves(self) -> bool:
+        """Whether it would answer calls now, also where it is to get none."""
+        return self._seen.state is InstanceState.SERVING
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not look after it: what happens to it meanwhile is somebody's will."""
+        self._goes_on.clear()
+        try:
+            yield
+        finally:
+            self._goes_on.set()
+            self._woken.set()
+
     def forget_port(self) -> None:
-        self._means.ports.forget(self._site.host, self.made.port)
+        self._means.ports.forget(self._seen.host, self.made.port)
 
     async def run(self) -> None:
         """Until cancelled: bring it up, watch it, and again. What goes wrong is its state and reason."""
         is_new = self._seen.state is not InstanceState.SERVING
         while True:
+            await self._goes_on.wait()
             self._process_ended.clear()
             try:
                 if is_new:
@@ -213,6 +200,8 @@ class Tended:
             await self._pull()
         if not await self._means.api.is_loaded(self._seen):
             await self._load()
+        if not self._is_proven:
+            await self._prove()
         self._failed_loads = 0
         await self._describe()
         if not self._process_ended.is_set():
@@ -222,12 +211,43 @@ class Tended:
     async def _load(self) -> None:
         self._become(InstanceState.LOADING, f"loading {self._seen.upstream_model}")
         began_s = time.monotonic()
+        with self._counted():
+            await self._load_now()
+        self._seen = replace(self._seen, load_s=round(time.monotonic() - began_s, 1))
+
+    async def _load_now(self) -> None:
+        self._is_proven = False
+        await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+
+    async def _prove(self) -> None:
+        """Have it answer a question before it gets any: what is loaded may yet say nothing, or nonsense."""
+        self._become(InstanceState.LOADING, "answers a first question")
         try:
-            await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+            with self._counted():
+                await self._means.api.check_answer(
+                    self._seen, FIRST_ANSWER_WITHIN_S, is_embedding=self.made.is_embedding
+                )
+        except InstanceError as why:
+            await self._answered_wrongly(why)
+            raise
+        self._is_proven, self._wrong_answers = True, 0
+
+    async def _answered_wrongly(self, why: InstanceError) -> None:
+        """What ails a process that is wrong twice, no further question mends: it is started anew."""
+        self._wrong_answers += not (self._process_ended.is_set() or why.is_unreachable)
+        if self._wrong_answers >= ANSWERS_UNTIL_ANEW:
+            self._wrong_answers = 0
+            self._fell(f"{why.message}; its process is started anew")
+            await self._post.keeping.restart(self.made.unit)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What fails within is the instance's own failure, but where its process ended."""
+        try:
+            yield
         except InstanceError:
             self._failed_loads += not self._process_ended.is_set()
             raise
-        self._seen = replace(self._seen, load_s=round(time.monotonic() - began_s, 1))
 
     async def _start(self) -> None:
         """Have the keeper start it, on a port that is free now."""
@@ -236,15 +256,18 @@ class Tended:
             raise InstanceError(self._seen.id, "is not started again: it is not wanted any more")
         self._post.check()
         self.forget_port()
-        taken = self._means.taken_ports(self.made.placement.node)
-        port = self._means.ports.take(self._site.host, self._site.ports, taken)
+        node = self.made.placement.node
+        await self._means.locate(node)
+        self._site = self._means.site_of(node)
+        port = self._means.ports.take(self._site.host, self._site.ports, self._means.taken_ports(node))
         self.made = replace(self.made, port=port)
-        self._seen = replace(self._seen, port=port)
+        self._seen = replace(self._seen, host=self._site.host, port=port)
         try:
             unit = self._means.unit_of(self.made.placement, port)
         except LookupError as why:
             raise InstanceError(self._seen.id, "the settings no longer have its model") from why
         self._has_answered, self._ends, self._pid, self._last_words = False, 0, None, ""
+        self._is_proven, self._wrong_answers = False, 0
         await self._post.keeping.start(marked(unit, self.made))
         self._has_unit = True
 
@@ -296,7 +319,7 @@ class Tended:
         """Why nobody can say what its process does; empty: somebody can. What answers after that may be another."""
         if not self._post.problem:
             return ""
-        self._pid = None
+        self._pid, self._is_proven = None, False
         return f"{self._post.problem}; tried again"
 
     def _ended_how(self) -> str:
@@ -337,7 +360,7 @@ class Tended:
     async def _watch(self) -> None:
         """Until its process ends or its model is no longer in memory. Raises InstanceError when it is down."""
         health = Health()
-        while not self._process_ended.is_set() and self._suspicion is None:
+        while not self._process_ended.is_set() and self._suspicion is None and self._goes_on.is_set():
             try:
                 if not await self._means.api.is_loaded(self._seen):
                     return
@@ -369,14 +392,15 @@ class Tended:
             if time.monotonic() > until_s:
                 raise InstanceError(self._seen.id, f"its model is in memory {UNLOADED_WITHIN_S:g} s after it was to go")
             await asyncio.sleep(UNLOADED_LOOK_EVERY_S)
-        await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+        await self._load_now()
 
     async def restart(self) -> None:
         """Have its process end and start, and its model loaded. Raises OrchestratorError."""
+        self._is_proven = False
         await self._post.keeping.restart(self.made.unit)
         await self._answering()
         if not await self._means.api.is_loaded(self._seen):
-            await self._means.api.load(self._seen, is_embedding=self.made.is_embedding)
+            await self._load_now()
 
     async def _pause(self, seconds: float) -> None:
         """So long, or until its process has ended, or something new is known of its host."""
@@ -423,22 +447,3 @@ class _Patient:
 
     async def cure(self, cure: Cure) -> None:
         await (self._tended.restart() if cure is Cure.RESTART else self._tended.reload())
-
-
-def _instance(made: Made, site: Site) -> Instance:
-    placement = made.placement
-    return Instance(
-        id=placement.instance,
-        node=placement.node,
-        pool=placement.pool,
-        host=site.host,
-        port=made.port,
-        engine=site.engine,
-        upstream_model=placement.pool,
-        slots=placement.slots,
-        context=placement.context,
-        accelerators=placement.accelerators,
-        is_simulated=site.is_simulated,
-        vram_bytes=placement.footprint.total,
-        load_s=round(first_load_s(placement.footprint.weights), 1),
-    )

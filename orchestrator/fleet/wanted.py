@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from orchestrator.core.catalogue import find
 from orchestrator.core.errors import SettingsError
@@ -20,7 +22,8 @@ from orchestrator.core.model import (
     PoolName,
     UsualCall,
 )
-from orchestrator.core.placement import place
+from orchestrator.core.numbers import Followed, Range
+from orchestrator.core.placement import Effort, place
 from orchestrator.core.sizing import served_slots
 from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.nodes.weights import ollama_models_dir, pulled_shape, pulled_weights, shape_of_file
@@ -38,6 +41,7 @@ class Wanted:
     shapes: Mapping[str, ModelShape]
     terms: Mapping[str, str]
     demands: tuple[Demand, ...] = ()
+    ranges: Mapping[PoolName, Range] = field(default_factory=dict)  # of pools whose number follows their load
 
 
 def engine_of(settings: ClusterSettings) -> LocalEngine:
@@ -96,17 +100,51 @@ def want(
     current: Sequence[Placement] = (),
     own_bytes: Mapping[str, int] | None = None,
     kept: Sequence[Placement] = (),
+    numbers: Mapping[PoolName, int] = MappingProxyType({}),
 ) -> Wanted:
     """The instances that `settings` asks for on `facts`, those `kept` on other nodes counted in.
 
-    Raises SettingsError, HostError.
+    `numbers`: of pools that follow their load; one that is not in it begins with what is foretold. Nothing that runs is
+    moved to make room for a number. Raises SettingsError, HostError.
     """
     is_simulated = all(each.is_simulated for each in facts)
     shapes = {name: _shape(name, model, engine, is_simulated) for name, model in settings.models.items()}
-    demands = demands_of(settings, shapes)
+    demands, ranges = demands_of(settings, shapes, numbers), ranges_of(settings)
+    effort = Effort(moves_for_load=not ranges or not ranges.keys() <= numbers.keys())
     terms = {name: _terms(model, engine, is_simulated) for name, model in settings.models.items()}
-    plan = place(demands_elsewhere(demands, kept), facts, current=current, own_bytes=own_bytes or {})
-    return Wanted(replace(plan, placements=(*kept, *plan.placements)), shapes, terms, tuple(demands))
+    plan = place(demands_elsewhere(demands, kept), facts, current=current, own_bytes=own_bytes or {}, effort=effort)
+    return Wanted(replace(plan, placements=(*kept, *plan.placements)), shapes, terms, tuple(demands), ranges)
+
+
+def ranges_of(settings: ClusterSettings) -> dict[PoolName, Range]:
+    """Between which numbers pools follow their load: those that have a number of their own are not in it."""
+    return {PoolName(name): _range(name, each, settings) for name, each in settings.models.items() if _follows(each)}
+
+
+def numbers_of(
+    settings: ClusterSettings, followed: Mapping[PoolName, Followed], running: Iterable[Placement]
+) -> dict[PoolName, int]:
+    """The numbers to go on with: those that were followed to, or what runs; none where the settings foretell anew."""
+    counts = Counter(each.pool for each in running)
+    found: dict[PoolName, int] = {}
+    for pool, limits in ranges_of(settings).items():
+        before = followed.get(pool)
+        there = before.instances if before is not None and counts[pool] else counts[pool]
+        number = limits.go_on_with(before.limits if before is not None else None, there)
+        if number is not None:
+            found[pool] = number
+    return found
+
+
+def _follows(model: ModelSettings) -> bool:
+    return model.replicas == "auto"
+
+
+def _range(name: str, model: ModelSettings, settings: ClusterSettings) -> Range:
+    shares = [each.share for each in settings.tiers.values() if each.model == name and each.share]
+    at_once = settings.demand.at_once
+    foretold = at_once * sum(shares) if at_once is not None and shares else None
+    return Range(max(model.replicas_min or 1, model.hosts), model.replicas_max, foretold)
 
 
 def _shape(name: str, model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> ModelShape:
@@ -122,17 +160,31 @@ def _terms(model: ModelSettings, engine: LocalEngine, is_simulated: bool) -> str
     return f"{what} {model.kv_cache}{' embedding' if model.embedding else ''}{weights}"
 
 
-def demands_of(settings: ClusterSettings, shapes: Mapping[str, ModelShape]) -> list[Demand]:
-    """What each pool asks of placement; `shapes` by pool."""
-    return [_demand(name, model, shapes[name], settings) for name, model in settings.models.items()]
+def demands_of(
+    settings: ClusterSettings,
+    shapes: Mapping[str, ModelShape],
+    numbers: Mapping[PoolName, int] = MappingProxyType({}),
+) -> list[Demand]:
+    """What each pool asks of placement; `shapes` by pool, `numbers` of those that follow their load."""
+    plain = (_demand(name, model, shapes[name], settings) for name, model in settings.models.items())
+    ranges = ranges_of(settings)
+    return [
+        _followed(each, limits, numbers.get(each.pool)) if (limits := ranges.get(each.pool)) else each for each in plain
+    ]
+
+
+def _followed(demand: Demand, limits: Range, number: int | None) -> Demand:
+    """The least of a range is due to a pool, the rest as far as it fits. Without a number it is what is foretold."""
+    if number is None and limits.foretold is not None:
+        return replace(demand, replicas_min=limits.least, replicas_max=limits.most, load=limits.foretold)
+    most = limits.clamp(number or 0)
+    return replace(demand, replicas_min=limits.least, replicas_max=most, load=float(most * demand.slots))
 
 
 def _demand(name: str, model: ModelSettings, shape: ModelShape, settings: ClusterSettings) -> Demand:
     is_fixed = isinstance(model.replicas, int)
     least = int(model.replicas) if is_fixed else model.hosts
-    tiers = [each for each in settings.tiers.values() if each.model == name]
-    at_once = settings.demand.at_once
-    goals = [each.answer_s for each in tiers if each.answer_s is not None]
+    goals = [each.answer_s for each in settings.tiers.values() if each.model == name and each.answer_s is not None]
     return Demand(
         pool=PoolName(name),
         shape=shape,
@@ -142,7 +194,6 @@ def _demand(name: str, model: ModelSettings, shape: ModelShape, settings: Cluste
         replicas_min=least,
         replicas_max=least if is_fixed else None,
         share=model.share,
-        load=at_once * sum(each.share or 0.0 for each in tiers) if model.replicas == "auto" and at_once else None,
         usual=UsualCall(settings.demand.prompt_tokens, settings.demand.answer_tokens, min(goals, default=None)),
         per_card=model.instances_per_gpu if isinstance(model.instances_per_gpu, int) else None,
         hosts_min=model.hosts,

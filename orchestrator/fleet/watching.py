@@ -21,7 +21,7 @@ from orchestrator.core.model import Engine, InstanceState
 from orchestrator.fleet.describe import details_of
 from orchestrator.fleet.servers import Server
 from orchestrator.fleet.tasks import within
-from orchestrator.nodes.given_api import GivenApi, Listed, embeds_only, weights_of
+from orchestrator.nodes.given_api import GivenApi, Listed, embeds_only, remote_of, weights_of
 from orchestrator.settings.section import MODEL_NAME
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class Watched:
         show = {} if listed.remote_host else await self._api.shown(at)
         is_embedding = embeds_only(show.get("capabilities"))
         details = {"tags": listed.tags, "show": show}
-        remote_host = listed.remote_host or str(show.get("remote_host") or "")
+        remote_host = listed.remote_host or remote_of(show)
         told = listed.is_embedding if is_embedding is None else is_embedding
         return Model(listed, details, weights_of(show), told, remote_host)
 

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from orchestrator.core.catalogue import is_cloud_model
-from orchestrator.core.errors import InstanceError
+from orchestrator.core.errors import CapacityError, InstanceError
 from orchestrator.core.model import Engine, Instance
 
 PROBE_TIMEOUT_S = 5.0
@@ -148,6 +148,40 @@ class EngineApi:
             raise
         return True
 
+    async def check_answer(self, instance: Instance, within_s: float, *, is_embedding: bool) -> None:
+        """Have a question of one token answered, and rightly: with a token, or a vector. Raises InstanceError.
+
+        Raises CapacityError where its line is full: others call it, and it says nothing of itself. No option that
+        would load the model anew.
+        """
+        path, body = _smallest_question(instance, is_embedding=is_embedding)
+        limits = aiohttp.ClientTimeout(total=within_s, sock_connect=PROBE_TIMEOUT_S)
+        try:
+            status, answer = await self._ask(instance, path, body, limits)
+        except InstanceError as why:
+            if isinstance(why.__cause__, TimeoutError) and not why.is_unreachable:
+                raise InstanceError(instance.id, f"its first question had no answer within {within_s:g} s") from why
+            raise
+        if status == 503:
+            raise CapacityError(f"its first question found no place in its line, others call it: {_reason(answer)}", 1)
+        if status != 200 or "error" in answer:
+            raise InstanceError(instance.id, f"its first question was answered {status}: {_reason(answer)}")
+        if not (_holds_a_vector(answer) if is_embedding else _holds_a_token(answer)):
+            missing = "vector" if is_embedding else "token"
+            raise InstanceError(instance.id, f"its first question was answered without a {missing}")
+
+    async def rests(self, instance: Instance) -> bool:
+        """Whether no call is under way there, whoever made it. Raises InstanceError.
+
+        llama.cpp tells. Ollama does not, but lets its model go only after the last answer, and so it is told to.
+        """
+        if instance.engine is not Engine.LLAMA_CPP:
+            await self.unload(instance)
+            return not await self.is_loaded(instance)
+        async with self._answered(instance, "/slots") as reply:
+            slots = _list(await reply.read()) if reply.status == 200 else []
+        return not any(each.get("is_processing") for each in slots if isinstance(each, dict))
+
     async def _weights(self, instance: Instance, name: str) -> str:
         """The digest of the weights behind a name; empty where the engine does not tell."""
         status, shown = await self._ask(instance, "/api/show", {"model": name})
@@ -210,6 +244,25 @@ def _smallest_question(instance: Instance, *, is_embedding: bool) -> tuple[str, 
     return "/api/generate", {**body, "prompt": "1", "raw": True, "stream": False, "options": options}
 
 
+def _holds_a_token(answer: dict[str, Any]) -> bool:
+    """Whether one was generated. It may have no text: an end, or half a letter."""
+    usage, choices = answer.get("usage"), answer.get("choices")
+    if choices is not None:  # OpenAI's form
+        return bool(choices) and isinstance(usage, dict) and _count(usage.get("completion_tokens")) > 0
+    return answer.get("done") is True and (_count(answer.get("eval_count")) > 0 or bool(answer.get("response")))
+
+
+def _holds_a_vector(answer: dict[str, Any]) -> bool:
+    """Whether there is one, of numbers alone."""
+    data = answer.get("data")  # OpenAI's form
+    if isinstance(data, list):
+        vectors = [each.get("embedding") for each in data if isinstance(each, dict)]
+    else:
+        vectors = answer.get("embeddings") or []
+    first = vectors[0] if isinstance(vectors, list) and vectors else None
+    return isinstance(first, list) and bool(first) and all(isinstance(each, int | float) for each in first)
+
+
 def _object(instance: Instance, path: str, body: bytes) -> dict[str, Any]:
     try:
         read = orjson.loads(body)
@@ -218,6 +271,14 @@ def _object(instance: Instance, path: str, body: bytes) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise InstanceError(instance.id, f"{path} answered no JSON object: {body[:80]!r}")
     return read
+
+
+def _list(body: bytes) -> list[Any]:
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return []
+    return read if isinstance(read, list) else []
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
@@ -255,7 +316,7 @@ def _refuse_cloud_name(instance: Instance) -> None:
 
 
 def _refuse_remote(instance: Instance, told: dict[str, Any]) -> None:
-    if host := told.get("remote_host"):
+    if host := told.get("remote_host") or (told.get("remote_model") and "somebody else"):
         raise InstanceError(instance.id, f"{instance.upstream_model} is served by {host}, {_WAY_OUT}")
 
 

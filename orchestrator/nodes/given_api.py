@@ -164,6 +164,11 @@ def _error_in(line: bytes) -> str:
         return line.decode(errors="replace")
 
 
+def remote_of(told: Mapping[str, Any]) -> str:
+    """Who serves a model in truth, as /api/tags or /api/show have it; '' where that is the server itself."""
+    return str(told.get("remote_host") or ("somebody else" if told.get("remote_model") else ""))
+
+
 def weights_of(shown: Mapping[str, Any]) -> str:
     """The digest of a model's weights as /api/show has it; '' where it does not. Models with the same share a runner,
     and /api/ps lists it once, under the name that loaded it (OLLAMA.md 1.10)."""
@@ -194,7 +199,7 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 def _of_ollama(entry: dict[str, Any]) -> Listed:
     name = _name(entry)
-    remote = str(entry.get("remote_host") or ("ollama.com" if is_cloud_model(name) else ""))
+    remote = remote_of(entry) or ("ollama.com" if is_cloud_model(name) else "")
     named = {"name": name, "model": name}
     known = {key: value for key, value in entry.items() if value is not None}
     return Listed(name, {**named, **_USUAL_TAGS, **known}, remote, embeds_only(entry.get("capabilities")))

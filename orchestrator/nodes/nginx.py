@@ -19,6 +19,8 @@ from orchestrator.whole_file import write_whole
 
 ANSWERS_WITHIN_S = 30.0
 BACKUP = ".before"
+# Beside a file that is written and not yet known to be read by nginx; in it whether there was one before.
+UNREAD = ".unread"
 
 
 class Installed(StrEnum):
@@ -64,24 +66,30 @@ class Nginx:
 
     def install(self, text: str, file: Path, *, is_forced: bool = False) -> Installed:
         """Put `text` at `file` and have nginx read it; what was there stays beside it, and comes back where nginx
-        refuses the whole. Raises HostError: then nothing has changed."""
-        before = _read(file)
-        if before == text:
+        refuses the whole. One that was killed half-way is finished by the next. Raises HostError: then nothing has
+        changed."""
+        there, unread = _read(file), _read(_beside(file, UNREAD))
+        if there == text and unread is None:
             return Installed.UNCHANGED
-        if before is not None and not before.startswith(MARK) and not is_forced:
+        if there is not None and not there.startswith(MARK) and not is_forced:
             raise HostError(f"{file} was not written by `ollamactl nginx`; name another --file, or --force")
+        # nginx has read what stands there, but where somebody was killed before it could.
+        before = there if unread is None else _read(_beside(file, BACKUP)) if unread else None
         try:
             if before is not None:
-                write_whole(file.with_name(file.name + BACKUP), before, mode=0o644)
+                write_whole(_beside(file, BACKUP), before, mode=0o644)
+            write_whole(_beside(file, UNREAD), "" if before is None else "before\n", mode=0o644)
             write_whole(file, text, mode=0o644)
         except OSError as why:
             raise HostError(f"cannot write {file}: {why.strerror}; run it as root, or name another --file") from why
         try:
             self._accepts(file)
-            return self._reload()
+            became = self._reload()
         except BaseException:
             _put_back(file, before)
             raise
+        _beside(file, UNREAD).unlink(missing_ok=True)
+        return became
 
     def _accepts(self, file: Path) -> None:
         """Raises HostError where nginx refuses its whole configuration, or does not read `file` as a part of it."""
@@ -139,8 +147,13 @@ def _read(file: Path) -> str | None:
         raise HostError(f"cannot read {file}: {why}") from why
 
 
+def _beside(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)
+
+
 def _put_back(file: Path, before: str | None) -> None:
     if before is None:
         file.unlink(missing_ok=True)
     else:
         write_whole(file, before, mode=0o644)
+    _beside(file, UNREAD).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ import asyncssh
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import NodeName
 from orchestrator.nodes.host_keys import HostKeys, fingerprint
+from orchestrator.nodes.names import name_unknown
 
 SUDO = ("sudo", "-n", "--")
 # sshd gives a connection ten sessions by default (MaxSessions); one more waits here instead of failing there.
@@ -329,6 +331,8 @@ def _why_not_connected(address: SshAddress, waits: SshWaits, error: Exception) -
             return said(f"{address} did not answer within {waits.connect_s:g} s")
         case asyncssh.Error():
             return said(f"{address}: {error.reason or type(error).__name__}")
+        case socket.gaierror():
+            return said(name_unknown(address.host, error.strerror or str(error)))
         case OSError():
             return said(f"{address} cannot be reached: {error.strerror or error}")
         case _:

@@ -1,4 +1,4 @@
-"""How pools are asked for at this moment, read without a script: who decides what is loaded looks often."""
+"""How pools are asked for at this moment: for who decides what is loaded, and how many instances there should be."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.core.model import InstanceId, PoolName
+from orchestrator.core.numbers import AskedFor
 from orchestrator.core.residency import Pressure
 from orchestrator.store.connection import Connection
+from orchestrator.store.pools import PoolLoad, pool_load
 from orchestrator.store.schema import pool_keys
 
 
@@ -18,10 +20,21 @@ async def queued(connection: Connection, pools: Iterable[PoolName]) -> dict[Pool
     return {name: int(depth) for name, depth in zip(names, depths, strict=True)}
 
 
+async def asked_for(connection: Connection, pools: Iterable[PoolName]) -> dict[PoolName, AskedFor]:
+    """Calls under way and waiting, and how long these wait; a pool that nobody has published is left out."""
+    loads = await asyncio.gather(*(pool_load(connection, each) for each in pools))
+    return {each.pool: _asked_for(each) for each in loads if each.is_known}
+
+
+def _asked_for(load: PoolLoad) -> AskedFor:
+    busy = sum(each.in_flight for each in load.instances)
+    return AskedFor(busy, load.queued, load.oldest_wait_s, load.expected_wait_s)
+
+
 async def pressure(
     connection: Connection, instances: Mapping[PoolName, Sequence[InstanceId]]
 ) -> dict[PoolName, Pressure]:
-    """Calls waiting and under way, and how long one takes."""
+    """Calls waiting and under way, and how long one takes; read without a script: who loads models looks often."""
     names = list(instances)
     told = await asyncio.gather(*(_of_pool(connection, each, instances[each]) for each in names))
     return dict(zip(names, told, strict=True))

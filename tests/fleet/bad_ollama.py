@@ -1,7 +1,8 @@
 """An Ollama that does not do as it is told: `python bad_ollama.py PORT FAULTS`, a JSON object of path to answer.
 
-An answer is `[status, body]`, or `[status, body, times]`: after so many times the path behaves. Also `dies`: it exits.
-While a file `sick` lies beside that of the calls, everything is answered 503.
+An answer is `[status, body]`, or `[status, body, times]`: after so many times the path behaves. A question to the model
+is the path `question`. Also `dies`: it exits. While a file `sick` lies beside that of the calls, everything is
+answered 503.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ GOOD: dict[str, Any] = {
     "/api/show": {"modelfile": "FROM /models/blobs/sha256-aa\n", "model_info": {}},
     "/api/tags": {"models": [{"model": NAME, "name": NAME}]},
     "/api/generate": {"done": True, "done_reason": "load"},
+    "question": {"done": True, "done_reason": "length", "response": "1", "eval_count": 1},
 }
 
 
@@ -28,11 +30,12 @@ def main(port: int, faults: dict[str, Any], calls: Path) -> None:
     loaded: list[dict[str, Any]] = []
 
     async def answer(request: web.Request) -> web.Response:
+        about = "question" if b"prompt" in await request.read() else request.path
         with calls.open("a") as file:
-            file.write(request.path + "\n")
+            file.write(about + "\n")
         if calls.with_name("sick").exists():
             return web.Response(status=503, text="sick")
-        fault = faults.get(request.path)
+        fault = faults.get(about)
         if fault and (len(fault) < 3 or fault[2] > 0):
             if len(fault) > 2:
                 fault[2] -= 1
@@ -44,7 +47,7 @@ def main(port: int, faults: dict[str, Any], calls: Path) -> None:
             return web.json_response({"models": loaded})
         if request.path == "/api/pull":
             return web.Response(text='{"status": "pulling manifest"}\n{"status": "success"}\n')
-        return web.json_response(GOOD[request.path])
+        return web.json_response(GOOD[about])
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from orchestrator.core.errors import InstanceError
+from orchestrator.core.errors import CapacityError, InstanceError
 from orchestrator.core.model import Engine, Instance, InstanceId, NodeName, PoolName
 from orchestrator.nodes.engine_api import EngineApi
 
@@ -86,6 +86,63 @@ async def test_a_load_is_for_good_and_with_the_pools_own_context() -> None:
         ("/api/generate", {**common, "stream": False}),
         ("/api/embed", {**common, "input": "warm"}),
     ]
+
+
+TOKEN = {"done": True, "done_reason": "length", "response": "", "eval_count": 1}
+
+
+@pytest.mark.parametrize(
+    ("engine", "path", "answer", "is_embedding"),
+    [
+        (Engine.OLLAMA, "/api/generate", TOKEN, False),  # half a letter, or the end of the text
+        (Engine.OLLAMA, "/api/embed", {"embeddings": [[0.5, 0]]}, True),
+        (Engine.LLAMA_CPP, "/v1/completions", {"choices": [{"text": ""}], "usage": {"completion_tokens": 1}}, False),
+        (Engine.LLAMA_CPP, "/v1/embeddings", {"data": [{"embedding": [0.5, 0]}]}, True),
+    ],
+)
+async def test_a_first_question_is_answered_by_a_token_or_a_vector(
+    engine: Engine, path: str, answer: Any, is_embedding: bool
+) -> None:
+    async with asking({path: answer}, engine=engine) as (api, instance, asked):
+        await api.check_answer(instance, 20, is_embedding=is_embedding)
+    assert [each[0] for each in asked] == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "said"),
+    [
+        ("/api/generate", {**TOKEN, "done": False}, "without a token"),
+        ("/api/generate", {"done": True}, "without a token"),
+        ("/api/generate", {"error": "unexpected EOF"}, "answered 200: unexpected EOF"),
+        ("/api/generate", (500, {"error": "CUDA error"}), "answered 500: CUDA error"),
+        ("/api/generate", b"@@@@", "no JSON"),
+        ("/api/embed", {"embeddings": []}, "without a vector"),
+        ("/api/embed", {"embeddings": [[]]}, "without a vector"),
+        ("/api/embed", {"embeddings": [[None, None]]}, "without a vector"),
+        ("/api/embed", (500, {"error": "unsupported value: NaN"}), "unsupported value: NaN"),
+    ],
+)
+async def test_a_first_question_that_is_answered_by_anything_else_has_failed(path: str, answer: Any, said: str) -> None:
+    async with asking({path: answer}) as (api, instance, _):
+        with pytest.raises(InstanceError, match=said):
+            await api.check_answer(instance, 20, is_embedding=path == "/api/embed")
+
+
+async def test_a_full_line_says_nothing_of_the_instance() -> None:
+    busy = (503, {"error": "server busy, please try again.  maximum pending requests exceeded"})
+    async with asking({"/api/generate": busy}) as (api, instance, _):
+        with pytest.raises(CapacityError, match="others call it: server busy"):
+            await api.check_answer(instance, 20, is_embedding=False)
+
+
+async def test_an_ollama_rests_once_its_model_is_gone_as_it_was_told() -> None:
+    listed = [{"model": "llama3.2:latest"}]
+    answers = {"/api/generate": {"done": True, "done_reason": "unload"}, "/api/ps": lambda _: {"models": listed[:]}}
+    async with asking(answers) as (api, instance, asked):
+        assert not await api.rests(instance)
+        listed.clear()
+        assert await api.rests(instance)
+    assert ("/api/generate", {"model": "llama3.2", "keep_alive": 0, "stream": False}) in asked
 
 
 async def test_a_missing_model_is_told_from_a_server_that_fails() -> None:

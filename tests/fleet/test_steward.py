@@ -6,6 +6,7 @@ import asyncio
 import socket
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from orchestrator.core.errors import HostError
@@ -147,6 +148,48 @@ async def test_an_instance_with_a_call_in_flight_is_stopped_only_when_that_has_e
     await leases.settle(PoolName(SMALL), call, Outcome.OK)
     await until(lambda: held not in world.pids(), "stopped", controller)
     await leases.close()
+
+
+@pytest.mark.parametrize("ends", ["stopped", "restarted"])
+async def test_a_call_that_no_gateway_made_is_waited_for_as_well(world: World, ends: str) -> None:
+    world.speed = 2.0
+    world.settings = settings_of(small={})
+    controller = await world.serving(2)
+    (one,) = controller.store.snapshots[-1].pool(SMALL).instances  # type: ignore[union-attr]
+    pid = world.pids()[one.id]
+    body = {"model": SMALL, "prompt": "go on", "options": {"num_predict": 1000}}
+    async with aiohttp.ClientSession() as http:
+        async with http.post(f"http://{one.host}:{one.port}/api/generate", json=body) as reply:
+            await reply.content.readline()
+            if ends == "stopped":
+                world.settings = settings_of(full={})
+            else:
+                world.wishes = Wishes(restarts=frozenset((one.id,)))
+            controller.steward.replan()
+            await until(lambda: states(controller) == {InstanceState.DRAINING}, "leaves", controller)
+            answer = await reply.content.read()
+        assert answer.splitlines()[-1].endswith(b"}")
+        assert b'"done":true' in answer
+    await until(lambda: world.pids().get(one.id) != pid, "ended", controller)
+    world.wishes = Wishes()
+    serves = FULL if ends == "stopped" else SMALL
+    await until(lambda: controller.slots(serves) == 2, "serves", controller)
+
+
+async def test_a_call_that_no_gateway_made_is_waited_for_no_longer_than_a_drain(world: World) -> None:
+    world.speed, world.drain_s = 2.0, 0.2
+    world.settings = settings_of(small={})
+    controller = await world.serving(2)
+    (one,) = controller.store.snapshots[-1].pool(SMALL).instances  # type: ignore[union-attr]
+    body = {"model": SMALL, "prompt": "go on", "options": {"num_predict": 1000}}
+    url = f"http://{one.host}:{one.port}/api/generate"
+    async with aiohttp.ClientSession() as http, http.post(url, json=body) as reply:
+        await reply.content.readline()
+        world.settings = settings_of(full={})
+        controller.steward.replan()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await reply.content.read()
+    await until(lambda: controller.slots(FULL) == 2, "the other serves", controller)
 
 
 async def test_settings_that_would_leave_a_pool_without_a_place_change_nothing_at_all(world: World) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -24,17 +25,19 @@ from orchestrator.core.model import (
     PoolName,
     Snapshot,
 )
+from orchestrator.core.numbers import Followed
+from orchestrator.core.placement.replicas import Pace
 from orchestrator.core.wishes import Wishes
 from orchestrator.fleet.engines import LocalEngine, simulator_unit
 from orchestrator.fleet.heeding import Wished
 from orchestrator.fleet.inventory import simulated_facts
 from orchestrator.fleet.keepers import Keepers, LocalKeeping
+from orchestrator.fleet.means import Site
 from orchestrator.fleet.order import Care, Order
 from orchestrator.fleet.order import World as Ways
 from orchestrator.fleet.seats import seat_for
 from orchestrator.fleet.steward import Steward
-from orchestrator.fleet.tending import Site
-from orchestrator.fleet.wanted import Wanted, want
+from orchestrator.fleet.wanted import Wanted, numbers_of, want
 from orchestrator.nodes.keeper import Keeper
 from orchestrator.nodes.keeper_units import Unit, UnitEvent
 from orchestrator.nodes.simulator.config import config_for
@@ -90,10 +93,12 @@ class Controller:
             unit_of=lambda placement, port: world.unit_of(placement, port),
             site_of=lambda node: site,
             facts=lambda: world.seen,
-            care=lambda: Care(cures_an_hour=world.cures_an_hour),
+            care=lambda: Care(cures_an_hour=world.cures_an_hour, drain_s=world.drain_s),
             notes=lambda: ("SIMULATED",),
             record=world.happened.append,
             wished=Wished(lambda: world.wishes, world.restarted.append),
+            pace=lambda: world.pace,
+            locate=lambda node: world.locate(node),
         )
         self.steward = Steward(Keepers(world.client), store, ways)
         self.task: asyncio.Task[None] | None = None
@@ -132,8 +137,9 @@ class World:
         self.wishes = Wishes()
         self.restarted: list[str] = []
         self.wanted: Wanted | None = None
+        self.pace = Pace()
         self.speed, self.is_pulled = 10_000.0, True
-        self.cures_an_hour = 4
+        self.cures_an_hour, self.drain_s = 4, 120.0
         self.ports: dict[str, int] = {}  # to be given instead of the chosen one, once each
         self.controllers: list[Controller] = []
 
@@ -152,13 +158,21 @@ class World:
 
     # --- what app hands to the steward -------------------------------------------------------------------------------
 
-    async def order(self, current: Sequence[Placement], cannot_load: Mapping[InstanceId, str]) -> Order:
-        wanted, self.seen = await self.want(current)
+    async def order(
+        self,
+        current: Sequence[Placement],
+        cannot_load: Mapping[InstanceId, str],
+        followed: Mapping[PoolName, Followed],
+    ) -> Order:
+        wanted, self.seen = await self.want(current, followed)
         return Order(wanted)
 
-    async def want(self, current: Sequence[Placement]) -> tuple[Wanted, tuple[NodeFacts, ...]]:
+    async def want(
+        self, current: Sequence[Placement], followed: Mapping[PoolName, Followed] = MappingProxyType({})
+    ) -> tuple[Wanted, tuple[NodeFacts, ...]]:
         facts = self.facts or self.played_facts()
-        self.wanted = want(self.settings, facts, LocalEngine(Engine.OLLAMA), current)
+        numbers = numbers_of(self.settings, followed, current)
+        self.wanted = want(self.settings, facts, LocalEngine(Engine.OLLAMA), current, numbers=numbers)
         return self.wanted, facts
 
     def played_facts(self) -> tuple[NodeFacts, ...]:
@@ -186,6 +200,9 @@ class World:
             is_pulled=self.is_pulled,
         )
         return simulator_unit(placement, config)
+
+    async def locate(self, node: NodeName) -> None:
+        """All of them are this machine."""
 
     # --- for tests ---------------------------------------------------------------------------------------------------
 

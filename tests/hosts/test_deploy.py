@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import os
 import signal
@@ -18,21 +19,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 import yaml
 
 from orchestrator.app import deployments
 from orchestrator.app.paths import StatePaths
+from orchestrator.nodes.host_keys import HostKeys, fingerprint
 from orchestrator.nodes.keeper_client import KeeperClient
 from tests.hosts.machines import STAND_IN, Machine, Network
 from tests.hosts.reaching import known
 from tests.nginx.playing import fronted, listens
 
 ROOT = Path(__file__).parents[2]
-SMALL, FULL = "llama3.2:3b", "llama3.1:8b"
+SMALL, FULL, TINY = "llama3.2:3b", "llama3.1:8b", "qwen2.5:0.5b"
 MODELS = "/var/lib/ollama/models"
 LEFT_BEHIND = ("/opt/ollamactl", "/etc/ollamactl", "/var/lib/ollamactl-host", "/var/lib/ollama")
 TIMEOUT_S = 180.0
+
+
+# Known here by its name, which its own /etc/hosts gives to 127.0.1.1, as Debian writes it.
+NAMED = "gpu-2"
+# With a file of hosts of its own, and what is there otherwise.
+WITH_HOSTS = ("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /etc/hosts && shift && exec "$@"', "sh")
 
 
 class Operator:
@@ -44,15 +53,23 @@ class Operator:
         self._running: list[subprocess.Popen[str]] = []
         self.state.mkdir(mode=0o700)
         known(self.state, *net.machines.values())
+        named = net.machines[NAMED]
+        self.keys.pin(NAMED, 22, asyncssh.import_public_key(named.host_key))
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{named.address} {NAMED}\n")
+        _stand_in(folder)
+
+    @property
+    def keys(self) -> HostKeys:
+        return HostKeys(self.paths.known_hosts)
+
+    def node(self, machine: Machine) -> dict[str, str]:
+        address = NAMED if machine.name == NAMED else machine.address
+        return {"name": machine.name, "address": address, "user": "ops", "key": str(self.net.key), "models_dir": MODELS}
 
     def settings(self, models: dict[str, Any], **more: Any) -> None:
         """Write cluster.yaml."""
-        nodes = [
-            {"name": each.name, "address": each.address, "user": "ops", "key": str(self.net.key), "models_dir": MODELS}
-            for each in self.net.machines.values()
-        ]
         document = {
-            "nodes": nodes,
+            "nodes": [self.node(each) for each in self.net.machines.values()],
             "ssh": {"connect_s": 5},
             "models": models,
             "deploy": {"ollama": str(STAND_IN), "drain_s": 20, "serve_s": 120, **more.pop("deploy", {})},
@@ -62,9 +79,14 @@ class Operator:
         (self.folder / "cluster.yaml").write_text(yaml.safe_dump(document))
 
     def start(self, command: str, *words: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "orchestrator.cli", command, "--state", str(self.state), *words]
+        argv = [*WITH_HOSTS, str(self.folder / "hosts"), sys.executable, "-m", "orchestrator.cli", command]
+        argv += (
+            [*words[:1], "--state", str(self.state), *words[1:]]
+            if command == "nodes"
+            else ["--state", str(self.state), *words]
+        )
         environment = {
-            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+            "PATH": f"{self.folder}/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": str(self.folder),
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "200",
@@ -167,6 +189,19 @@ def _clear(machine: Machine) -> None:
     machine.run("systemctl", "daemon-reload")
 
 
+def _stand_in(folder: Path) -> None:
+    """An `ollama` for this machine, in a folder that is on the operator's PATH. Its models are no GGUF files that could
+    be read for their size, and lie where nobody looks for any."""
+    plays, program = folder / "plays.json", folder / "bin" / "ollama"
+    plays.write_text(json.dumps({"speed": 300.0, "pull_bytes_s": 1e9}))
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH={ROOT} OLLAMA_STAND_IN={plays} OLLAMA_MODELS={folder}/models\n"
+        f'exec {sys.executable} -m orchestrator.nodes.simulator.as_ollama "$@"\n'
+    )
+    program.chmod(0o755)
+
+
 @pytest.fixture(scope="module")
 def place(host_network: Network) -> Iterator[Operator]:
     """One for all tests of this file, each of which says what is to be deployed: a base is made once."""
@@ -186,7 +221,19 @@ def operator(place: Operator, hosts: Network) -> Operator:
 
 
 def test_hosts_are_planned_deployed_to_and_answer_and_a_second_deploy_changes_nothing(operator: Operator):
-    operator.settings({SMALL: {"replicas": 3, "hosts": 2}})
+    gpu_1, gpu_2 = operator.net.machines.values()
+    operator.settings({SMALL: {"replicas": 3, "hosts": 2}}, nodes=[operator.node(gpu_1)])
+    operator.paths.known_hosts.write_text("".join(f"{each.address} {each.host_key}\n" for each in (gpu_1,)))
+    adding = ("nodes", "add", NAMED, "--host", NAMED, "--user", "ops", "--key", str(operator.net.key))
+    key = asyncssh.import_public_key(gpu_2.host_key)
+    assert f"give it: --fingerprint {fingerprint(key)}" in operator(*adding, code=1)
+    assert operator.keys.pinned(NAMED, 22) is None
+    assert "was added to cluster.yaml" in operator(*adding, "--fingerprint", fingerprint(key))
+    assert operator.keys.pinned(NAMED, 22) == key
+    added = yaml.safe_load((operator.folder / "cluster.yaml").read_text())
+    assert operator.node(gpu_2) == {**added["nodes"][1], "models_dir": MODELS}
+    operator.settings(added["models"], nodes=[*added["nodes"][:1], operator.node(gpu_2)])
+
     planned = json.loads(operator("plan", "--json", code=2))
     assert [each["kind"] for each in planned["changes"]] == ["create"] * 3
     assert set(planned["base"]) == {"gpu-1", "gpu-2"}
@@ -198,6 +245,7 @@ def test_hosts_are_planned_deployed_to_and_answer_and_a_second_deploy_changes_no
     assert f"gpu-2: {SMALL} copied from gpu-1" in said, "a model travels into the cluster once"
     assert f"{SMALL} answers on gpu-" in said
     assert operator.asks(SMALL) == 200
+    assert {each["host"] for each in operator.instances(SMALL)} == {gpu_1.address, gpu_2.address}
     with fronted(operator.folder / "nginx", [operator.endpoint], server_name="localhost") as front:
         asyncio.run(listens(front))
         assert operator.asks(SMALL, f"localhost:{front.port}") == 200, "through nginx, too"
@@ -300,6 +348,22 @@ def test_a_host_that_is_powered_off_on_the_way_leaves_the_rest_serving_and_is_ba
     assert "nothing to do: 4 as they are" in operator("plan")
 
 
+def test_this_machine_serves_beside_the_hosts(operator: Operator):
+    hosts = {SMALL: {"replicas": 2, "hosts": 2}}
+    nodes = [operator.node(each) for each in operator.net.machines.values()]
+    operator.settings({**hosts, TINY: {"on_nodes": ["here"]}}, nodes=[*nodes, {"name": "here"}])
+    operator("deploy", "--yes")
+    (here,) = operator.instances(TINY)
+    assert (here["node"], here["host"], here["state"]) == ("here", "127.0.0.1", "serving")
+    assert {each["node"] for each in operator.instances(SMALL)} == {"gpu-1", "gpu-2"}
+    assert operator.asks(TINY) == operator.asks(SMALL) == 200
+    assert "nothing to do: 3 as they are" in operator("deploy", "--yes")
+    operator.settings(hosts)
+    operator("deploy", "--yes")
+    assert operator.asks(TINY) == 404
+    assert operator.asks(SMALL) == 200
+
+
 def test_single_instances_are_drained_started_anew_and_looked_into_and_all_is_destroyed(operator: Operator):
     operator.settings({SMALL: {"replicas": 2, "hosts": 2}})
     operator("deploy", "--yes")
@@ -325,3 +389,32 @@ def test_single_instances_are_drained_started_anew_and_looked_into_and_all_is_de
         left = machine.run("sh", "-c", f"ls -d {' '.join(LEFT_BEHIND[:3])} 2>/dev/null; true")
         assert left.strip() == ""
         assert "ollama@" not in machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend")
+
+
+def test_hosts_are_taken_over_by_command_alone_and_who_had_them_is_refused_then(operator: Operator):
+    with tempfile.TemporaryDirectory(prefix="deploy-other-") as folder:
+        other = Operator(operator.net, Path(folder))
+        try:
+            for each in (operator, other):
+                each.settings({SMALL: {"replicas": 2, "hosts": 2}})
+            operator("deploy", "--yes")
+            is_refused(other, "deploy", "--yes")
+            assert deployments.current(other.paths) is None
+            assert operator.asks(SMALL) == 200
+
+            other("deploy", "--yes", "--take-over")
+            assert other.asks(SMALL) == 200
+            is_refused(operator, "deploy", "--yes")
+            is_refused(operator, "plan")
+            assert {each["state"] for each in other.instances(SMALL)} == {"serving"}
+        finally:
+            other.leave()
+
+
+def is_refused(operator: Operator, *words: str) -> None:
+    """Of each host one line says whose it is, and since when."""
+    said = operator(*words, code=1)
+    for name in operator.net.machines:
+        (line,) = (each for each in said.splitlines() if each.startswith(f"{name}: owner: the host is "))
+        assert getpass.getuser() in line
+        assert line.endswith("`--take-over` takes it")

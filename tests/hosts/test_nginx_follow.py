@@ -55,8 +55,9 @@ async def installed(gpu_1: Machine) -> AsyncIterator[Machine]:
             shutil.rmtree(files / each)
         for each in ("etc/systemd/system/ollamactl-nginx.service", "etc/ollamactl/nginx", "etc/ollamactl/cluster.yaml"):
             (files / each).unlink()
-        for each in (FILE, f"{FILE}.before"):
+        for each in (FILE, f"{FILE}.before", f"{FILE}.unread"):
             (files / each).unlink(missing_ok=True)
+        (files / "etc/ollamactl").rmdir()
         gpu_1.run("systemctl", "daemon-reload")
 
 

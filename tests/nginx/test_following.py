@@ -138,15 +138,15 @@ async def following(world: World, **more: Any) -> AsyncIterator[None]:
 
 
 @contextmanager
-def command(world: World, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command itself, what it says in a file."""
+def command(world: World, *more: str, programs: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """The command itself, what it says in a file; `programs` in the way of the system's."""
+    path = f"{programs}:{os.environ['PATH']}" if programs is not None else os.environ["PATH"]
     words = [sys.executable, "-m", "orchestrator.cli", "nginx", "follow", "--state", str(world.paths.root)]
     words += ["--config", str(world.config), "--file", str(world.file)]
     words += ["--nginx-conf", str(world.front.folder / "nginx.conf"), *more]
     with (world.folder / "said").open("wb") as said:
-        process = subprocess.Popen(
-            words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=said, stderr=said, cwd=world.folder
-        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+        process = subprocess.Popen(words, env=environment, stdout=said, stderr=said, cwd=world.folder)
     try:
         yield process
     finally:
@@ -288,6 +288,34 @@ async def test_a_gateway_that_is_added_to_the_settings_is_asked(world):
             await answers.until_from("one")
             world.configure(nginx={"gateways": [f"127.0.0.1:{each}" for each in (one, two)]})
             await answers.until_from("two")
+
+
+async def test_what_was_written_by_one_that_was_killed_before_the_reload_is_loaded_by_the_next(world):
+    programs = world.folder / "programs"
+    programs.mkdir()
+    asked = programs / "asked"
+    (programs / "nginx").write_text(
+        f'#!/bin/sh\ncase "$*" in *"-s reload") echo $$ >{asked}; exec sleep 1000;; esac\nexec {nginx_program()} "$@"\n'
+    )
+    (programs / "nginx").chmod(0o755)
+    two = free_port()
+    await world.publish(pool_of(MODEL, [two]))
+    try:
+        with command(world, "--direct", programs=programs) as killed:
+            await until(lambda: asked.exists() and asked.read_text().endswith("\n"))
+            killed.kill()
+            killed.wait()
+    finally:
+        os.kill(int(asked.read_text()), signal.SIGKILL)
+    await world.until_servers(two)
+    assert world.reloads == 0, "written, and not read"
+    with command(world, "--direct"):
+        await until(lambda: world.reloads == 1, lambda: (world.folder / "said").read_text())
+    with command(world, "--direct"):
+        await world.publish(pool_of(MODEL, [two, world.one]))
+        await world.until_servers(two, world.one)
+        await until(lambda: world.reloads > 1)
+    assert world.reloads == 2, "what nginx has read is read once"
 
 
 async def test_a_stopped_nginx_reads_what_changed_when_it_starts(tmp_path, world):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from orchestrator.app.fronting import choose_pool, given_pools, published_pools, site_of
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.nginx import Limits, Site, render, without_gateway
-from orchestrator.nodes.nginx import BACKUP, Installed, Nginx
+from orchestrator.nodes.nginx import BACKUP, UNREAD, Installed, Nginx
 from orchestrator.settings import ClusterSettings, parse
 from tests.nginx.playing import NAME, SHIPPED, Front, fronted, instance, listens, nginx_program, site
 from tests.nodes.simulators import free_port
@@ -257,6 +257,22 @@ async def test_a_second_installation_changes_nothing_and_the_first_keeps_what_wa
         assert nginx.install(after, _file(front)) is Installed.RELOADED
         assert nginx.install(after, _file(front)) is Installed.UNCHANGED
         assert _file(front).with_name(_file(front).name + BACKUP).read_text() == before
+        assert not _file(front).with_name(_file(front).name + UNREAD).exists()
+
+
+async def test_a_file_that_was_left_unread_and_that_nginx_refuses_gives_way_to_the_one_before(tmp_path):
+    with fronted(tmp_path / "nginx", ["127.0.0.1:9"]) as front:
+        await listens(front)
+        file, nginx = _file(front), _installed_nginx(front)
+        before = file.read_text()
+        # As a SIGKILL leaves it before nginx was asked.
+        file.with_name(file.name + BACKUP).write_text(before)
+        file.with_name(file.name + UNREAD).write_text("before\n")
+        file.write_text(before + "nonsense on;\n")
+        with pytest.raises(HostError, match="put back"):
+            nginx.install(before + "nonsense on;\n", file)
+        assert file.read_text() == before
+        assert nginx.install(before, file) is Installed.UNCHANGED
 
 
 async def test_what_nginx_refuses_is_taken_back_and_strangers_files_are_left(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import importlib.util
 import json
@@ -11,15 +12,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
+from orchestrator.core.errors import InstanceError
 from orchestrator.core.model import Engine as Kind
 from orchestrator.core.model import Instance, InstanceId, NodeName, PoolName
 from orchestrator.nodes.engine_api import EngineApi
@@ -178,19 +182,45 @@ def test_it_says_503_while_the_model_loads_and_then_200(own_engine: Engine) -> N
 @real_engine
 async def test_a_stopped_process_takes_the_controllers_question_and_does_not_answer_it(own_engine: Engine) -> None:
     own_engine.wait_until_healthy()
-    at = Instance(
-        id=InstanceId("llama"), node=NodeName("here"), pool=PoolName(ALIAS), host="127.0.0.1", port=own_engine.port,
-        engine=Kind.LLAMA_CPP, upstream_model=ALIAS, slots=2, context=512,
-    )  # fmt: skip
-    api = EngineApi()
-    try:
+    at = instance_of(own_engine)
+    async with asking() as api:
         assert await api.answers(at, TIMEOUT_S, is_embedding=False)
+        await api.check_answer(at, TIMEOUT_S, is_embedding=False)
         own_engine.process.send_signal(signal.SIGSTOP)
         assert not await api.answers(at, 0.3, is_embedding=False)
+        with pytest.raises(InstanceError, match=r"its first question had no answer within 0\.3 s"):
+            await api.check_answer(at, 0.3, is_embedding=False)
         own_engine.process.send_signal(signal.SIGCONT)
         assert await api.answers(at, TIMEOUT_S, is_embedding=False)
+
+
+@real_engine
+async def test_it_rests_once_nobody_is_answered(engine: Engine) -> None:
+    at = instance_of(engine)
+    async with asking() as api, aiohttp.ClientSession() as http:
+        body = chat("Tell a long story.", max_tokens=400, stream=True)
+        async with http.post(f"http://127.0.0.1:{engine.port}/v1/chat/completions", json=body) as reply:
+            await reply.content.readline()
+            assert not await api.rests(at)
+        async with asyncio.timeout(TIMEOUT_S):
+            while not await api.rests(at):
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[EngineApi]:
+    api = EngineApi()
+    try:
+        yield api
     finally:
         await api.close()
+
+
+def instance_of(engine: Engine) -> Instance:
+    return Instance(
+        id=InstanceId("llama"), node=NodeName("here"), pool=PoolName(ALIAS), host="127.0.0.1", port=engine.port,
+        engine=Kind.LLAMA_CPP, upstream_model=ALIAS, slots=2, context=512,
+    )  # fmt: skip
 
 
 @real_engine
@@ -249,13 +279,15 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(tmp_path: Pa
 
 
 @real_engine
-def test_it_embeds_texts_as_long_as_its_context() -> None:
+async def test_it_embeds_texts_as_long_as_its_context() -> None:
     engine = Engine("--embedding")
     try:
         engine.wait_until_healthy()
         status, answer = engine.ask("/v1/embeddings", {"input": ["one", "word " * 500]})
         assert status == 200
         assert {len(each["embedding"]) for each in answer["data"]} == {576}
+        async with asking() as api:
+            await api.check_answer(instance_of(engine), TIMEOUT_S, is_embedding=True)
     finally:
         engine.end()
 

@@ -109,6 +109,19 @@ async def test_every_answer_says_first_that_it_is_simulated(start, http, path, l
     assert count == (limit or count) > 0
 
 
+async def test_a_share_of_its_answers_is_doubtful_and_says_the_same_to_who_does_not_ask(start, http):
+    base = start(doubtful_share=0.5)
+    least: dict[float, int] = {}
+    for n in range(30):
+        told = await generate(http, base, f"question {n}", logprobs=True)
+        plain = await generate(http, base, f"question {n}")
+        assert told["response"] == plain["response"]
+        (logprob,) = {each["logprob"] for each in told["logprobs"]}
+        least[logprob] = least.get(logprob, 0) + 1
+    assert sorted(least) == [-2.5, -0.25]
+    assert 7 <= least[-2.5] <= 23
+
+
 async def test_thoughts_say_that_they_are_simulated_too(start, http):
     base = start()
     body = {"model": "thinker:8b", "messages": [{"role": "user", "content": "hi"}], "stream": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
 from orchestrator.core.residency import Pressure
 from orchestrator.store.admission import Leased, Outcome, Queued, Refused, Why
-from orchestrator.store.demand import pressure, queued
+from orchestrator.store.demand import asked_for, pressure, queued
 from tests.store.playing import ONE, POOL, look, offer, request
 
 GONE = PoolName("never published")
@@ -60,3 +60,19 @@ async def test_how_long_a_call_takes_is_told_once_one_was_served(store, gateway)
     service_s = (await pressure(store, {POOL: [ONE]}))[POOL].service_s
     assert service_s is not None
     assert 0 <= service_s < 10
+
+
+async def test_who_follows_the_load_sees_calls_at_work_and_how_long_the_first_one_waits(store, gateway):
+    leases = await gateway()
+    await offer(store, gpu_1=1)
+    assert isinstance(await leases.admit(request("runs")), Leased)
+    assert isinstance(await leases.admit(request("waits")), Queued)
+    told = await asked_for(store, [POOL, GONE])
+    assert told.keys() == {POOL}
+    assert (told[POOL].busy, told[POOL].queued, told[POOL].expected_s) == (1, 1, None)
+    sooner, told = told[POOL].waited_s, await asked_for(store, [POOL])
+    assert told[POOL].waited_s >= sooner >= 0
+    await leases.cancel(POOL, LeaseId("waits"))
+    await leases.settle(POOL, LeaseId("runs"), Outcome.OK)
+    told = await asked_for(store, [POOL])
+    assert (told[POOL].busy, told[POOL].queued, told[POOL].waited_s) == (0, 0, 0.0)

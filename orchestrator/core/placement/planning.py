@@ -9,7 +9,7 @@ from typing import Final
 
 from orchestrator.core.model import Demand, NodeFacts, Placement, PlacementPlan, PoolName
 from orchestrator.core.placement.assignment import Contents, Target, assign
-from orchestrator.core.placement.greedy import MAX_CARDS, Greedy
+from orchestrator.core.placement.greedy import MAX_CARDS, Greedy, most_of
 from orchestrator.core.placement.kept import keep
 from orchestrator.core.placement.rooms import HEADROOM_BYTES, RAM_HEADROOM_BYTES, Board, Sizes, board_of
 from orchestrator.core.placement.serving import Serving
@@ -24,9 +24,13 @@ REARRANGED_FOR: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """`time_limit_s`: the longest that the solver may take, each of its two or three times; 0: no solver."""
+    """`time_limit_s`: the longest that the solver may take, each of its two or three times; 0: no solver.
+
+    Without `moves_for_load` an instance that could serve more calls comes only where what runs leaves room for it.
+    """
 
     time_limit_s: float = 10.0
+    moves_for_load: bool = True
 
 
 def place(
@@ -80,6 +84,8 @@ class _Work:
     def chosen(self, current: Sequence[Placement]) -> Board:
         """The plan that serves most; of those that serve alike, the one that moves least."""
         fresh = self._greedy.fresh(self._board)
+        if current and not self._effort.moves_for_load and (still := self._still(fresh, current)) is not None:
+            return still
         if self._is_worth_solving(fresh):
             solved = self._solved(fresh)
             if solved is not None and self._greedy.score(solved) < self._greedy.score(fresh):
@@ -100,6 +106,20 @@ class _Work:
         board = self._board()
         keep(board, self._demands, current, most)
         return self._greedy.complete(board, fresh.counts)
+
+    def _still(self, fresh: Board, current: Sequence[Placement]) -> Board | None:
+        """What runs where it is, and of pools of known load as many more as there is room for; None: a pool would pay
+        for that with its minimum. What only fills room that is left over makes way."""
+        minimum = Counter({each.pool: each.replicas_min for each in self._demands})
+        loaded = Counter({each.pool: most_of(each) for each in self._demands if each.load is not None})
+        roomy = self._greedy.fresh(self._roomy)
+        boards = []
+        for most in (fresh.counts | roomy.counts | minimum | loaded, minimum | loaded):
+            board = self._board()
+            keep(board, self._demands, current, most)
+            boards.append(self._greedy.complete(board, fresh.counts | loaded))
+        best = min(boards, key=lambda each: (self._greedy.score(each), _started(each, current)))
+        return best if self._greedy.score(best)[:2] <= self._greedy.score(fresh)[:2] else None
 
     def _is_as_good(self, kept: Board, fresh: Board) -> bool:
         """No pool pays for what stays with its minimum, and hardly a call with its slot."""

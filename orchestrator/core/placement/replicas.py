@@ -16,21 +16,44 @@ SHRINK_BELOW: Final = 0.5
 AIM: Final = 0.7
 # A queue is worth an instance when its calls wait longer than the instance takes to come up; never less than this.
 SHORTEST_WAIT_S: Final = 1.0
-# What shrinks and grows again pays a model's load and a drained instance twice: as many loads' time as that is kept.
-QUIET_LOADS: Final = 20
-QUIET_AT_LEAST_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How quickly numbers follow load: more at once, fewer only when that has been enough for a quiet while.
+
+    What shrinks and grows again pays a model's load and a drained instance twice, so the quiet while is `quiet_s` and
+    as long as `quiet_loads` loads, too. `mean_s`: what slots at work are averaged over; `look_s`: a look each;
+    `again_s`: what found no room is tried again.
+    """
+
+    quiet_s: float = 300.0
+    quiet_loads: float = 20.0
+    mean_s: float = 60.0
+    look_s: float = 2.0
+    again_s: float = 60.0
+
+
+def pace_of(quiet_s: float) -> Pace:
+    """As the settings ask for it. What is averaged over longer than a part of the quiet while would outlast it."""
+    return Pace(quiet_s=quiet_s, mean_s=min(Pace().mean_s, quiet_s / 5))
+
+
+USUAL: Final = Pace()
+USUAL_LOAD_S: Final = 10.0  # where nobody can tell
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A pool at one moment. `queue_wait_s`: of the call that has waited longest; `load_s`: a new instance's start."""
+    """A pool at one moment. `queue_wait_s`: what a call waits for its slot; `load_s`: a new instance's start."""
 
     at_s: float
     busy: float  # slots at work, over the last minute
     slots: int  # that serve now
     queued: int = 0
     queue_wait_s: float = 0.0
-    load_s: float = 10.0
+    load_s: float = USUAL_LOAD_S
+    at_work: int = 0  # slots, at this moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +66,24 @@ class Decided:
     why: str = ""
 
 
-def decide(before: Decided, seen: Seen, *, slots_each: int, least: int, most: int | None = None) -> Decided:
+def decide(
+    before: Decided, seen: Seen, *, slots_each: int, least: int, most: int | None = None, pace: Pace = USUAL
+) -> Decided:
     """The instances that a pool should have from now on. `least` 0: it may go cold when nobody asks."""
-    wanted = seen.busy + seen.queued
+    busy = max(seen.busy, seen.at_work) if seen.queued else seen.busy  # who waits does so behind these
+    wanted = busy + seen.queued
     needs = _clamp(ceil(wanted / (AIM * slots_each) - 1e-9), least, most)
     have = _clamp(before.instances, least, most)
     if needs > have and _is_short(seen, have * slots_each):
-        why = f"{seen.busy:.1f} of {seen.slots} slots at work, {seen.queued} waiting for {seen.queue_wait_s:.0f} s"
-        return Decided(needs, why=why)
+        line = f", {seen.queued} waiting for {seen.queue_wait_s:.0f} s" if seen.queued else ""
+        return Decided(needs, why=f"{busy:.1f} of {seen.slots} slots at work{line}")
     if have != before.instances:
         return Decided(have, why="the settings' limits changed")
     if needs >= have or wanted > SHRINK_BELOW * have * slots_each:
         return replace(before, low_since_s=None, low_needs=0)
     since = seen.at_s if before.low_since_s is None else before.low_since_s
     highest = max(needs, before.low_needs)
-    quiet_s = max(QUIET_AT_LEAST_S, QUIET_LOADS * seen.load_s)
+    quiet_s = max(pace.quiet_s, pace.quiet_loads * seen.load_s)
     if seen.at_s - since < quiet_s:
         return replace(before, low_since_s=since, low_needs=highest)
     return Decided(highest, why=f"{highest} have been enough for {seen.at_s - since:.0f} s")

@@ -21,18 +21,34 @@ from orchestrator.nodes.simulator.tokens import ids, split
 from orchestrator.nodes.simulator.words import JsonWriter, answer_length, random_for, sentence_tokens
 from orchestrator.nodes.simulator.work import Piece, Reply
 
+# Log probabilities of tokens, in answers that a model is sure of and in those that it is not.
+CERTAIN: Final = -0.25
+DOUBTFUL: Final = -2.5
+
+_LOGPROBS: Final = ("logprobs", "top_logprobs")
 _THINKING_TOKENS: Final = (8, 40)
 _LIMIT_IS_LENGTH: Final = 1024
 _ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-def compose(call: Call, marker: str, capabilities: Sequence[str], prompt: Sequence[str], kept: int) -> Reply:
+def compose(
+    call: Call,
+    marker: str,
+    capabilities: Sequence[str],
+    prompt: Sequence[str],
+    kept: int,
+    doubtful_share: float = 0.0,
+) -> Reply:
     """The reply to `call`, whose prompt was cut to `kept` tokens. The same call has the same reply.
 
-    `marker` begins whatever is said, also where the caller allows one token.
+    `marker` begins whatever is said, also where the caller allows one token. `doubtful_share`: of so many questions the
+    answer's tokens are unlikely ones, always of the same.
     """
     call = as_chat(call)
-    rng = random_for(question(call))
+    # Who asks for log probabilities, too, is told the same answer.
+    asked = question(replace(call, body={name: value for name, value in call.body.items() if name not in _LOGPROBS}))
+    rng = random_for(asked)
+    logprob = DOUBTFUL if random_for(f"doubt {asked}").random() < doubtful_share else CERTAIN
     wanted = wanted_format(call)
     thinks = "thinking" in capabilities and wanted_thinking(call) is not False
     thoughts = [marker, *sentence_tokens(rng, rng.randint(*_THINKING_TOKENS))] if thinks else []
@@ -43,7 +59,7 @@ def compose(call: Call, marker: str, capabilities: Sequence[str], prompt: Sequen
         value = JsonWriter(wanted if isinstance(wanted, Mapping) else _FREE_JSON, rng, marker).value()
         said, calls = _json_tokens(value, marker), _tool_calls(call, value, rng)
     pieces = [*(Piece(thinking=token) for token in thoughts), *_pieces(said, calls)]
-    return _cut(call, pieces, prompt, kept)
+    return _cut(call, pieces, prompt, kept, logprob)
 
 
 def _wanted_length(call: Call) -> int | None:
@@ -82,7 +98,7 @@ def _tool_calls(call: Call, value: Any, rng: random.Random) -> tuple[ToolCall, .
     return (ToolCall(f"call_{letters}", value["name"], arguments),)
 
 
-def _cut(call: Call, pieces: list[Piece], prompt: Sequence[str], kept: int) -> Reply:
+def _cut(call: Call, pieces: list[Piece], prompt: Sequence[str], kept: int, logprob: float) -> Reply:
     """Stop where the caller's stop texts or its number of tokens say."""
     options = sampling(call)
     shown, tail, finish = _stopped(pieces, options.get("stop") or ())
@@ -93,7 +109,7 @@ def _cut(call: Call, pieces: list[Piece], prompt: Sequence[str], kept: int) -> R
         finish = Finish.LENGTH
     logprobs = wanted_logprobs(call)
     if logprobs is not None:
-        shown = [_with_logprobs(piece, logprobs) for piece in shown]
+        shown = [_with_logprobs(piece, logprob, logprobs) for piece in shown]
     context: tuple[int, ...] = ()
     if not call.endpoint.is_chat and not call.body.get("raw"):
         given = call.body.get("context") or ()
@@ -142,13 +158,14 @@ def _before(pieces: list[Piece], chars: int) -> list[Piece]:
     return shown
 
 
-def _with_logprobs(piece: Piece, alternatives: int) -> Piece:
-    """A certain token, and `alternatives` in all beside it that are less so."""
+def _with_logprobs(piece: Piece, logprob: float, alternatives: int) -> Piece:
+    """A token so likely, and `alternatives` in all beside it that are less so."""
     text = piece.text or piece.thinking
-    entry: dict[str, object] = {"token": text, "logprob": -0.25, "bytes": list(text.encode())}
+    entry: dict[str, object] = {"token": text, "logprob": logprob, "bytes": list(text.encode())}
     if alternatives:
         others = [
-            {"token": f" {n}", "logprob": -2.0 - n, "bytes": list(f" {n}".encode())} for n in range(1, alternatives)
+            {"token": f" {n}", "logprob": logprob - 1.75 - n, "bytes": list(f" {n}".encode())}
+            for n in range(1, alternatives)
         ]
         entry["top_logprobs"] = [dict(entry), *others]
     return replace(piece, logprobs=(entry,)) if text else piece

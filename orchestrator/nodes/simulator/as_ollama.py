@@ -48,6 +48,7 @@ class Behaviour:
     speed: float = 20.0  # simulated seconds in one second
     load_bytes_s: float = LOAD_BANDWIDTH_BYTES_S
     load_error: str = ""
+    answer_error: str = ""
     pull_error: str = ""
     pull_bytes_s: float = 125e6
     weights_bytes: int = 2 * 2**20  # of each model it pulls
@@ -87,6 +88,7 @@ def config_from(environment: Mapping[str, str], plays: Behaviour) -> SimulatorCo
         keep_alive_s=_keep_alive_s(environment.get("OLLAMA_KEEP_ALIVE", "")),
         load_bandwidth_bytes_s=plays.load_bytes_s,
         load_error=plays.load_error,
+        answer_error=plays.answer_error,
     )
 
 

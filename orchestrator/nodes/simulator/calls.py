@@ -64,6 +64,10 @@ _REPEATS_AT_MOST: Final = 30
 _OWN_WORK_NS: Final = 1_000_000  # Ollama's own part of a request: "load_duration" of a loaded model is about this
 
 
+class AnswerFailedError(Exception):
+    """The runner could not answer; its text is Ollama's."""
+
+
 class Calls:
     """The inference paths of one instance."""
 
@@ -99,7 +103,7 @@ class Calls:
         except CallerError as why:
             told = caller_error_response(endpoint.dialect, why, _request_id())
             return await respond(request, why.status, *told, headers)
-        except (CapacityError, LoadFailedError, RunnerDiedError) as why:
+        except (CapacityError, LoadFailedError, RunnerDiedError, AnswerFailedError) as why:
             status, message = (why.status, why.message) if isinstance(why, CapacityError) else (500, str(why))
             told = error_response(endpoint.dialect, status, message, request_id=_request_id())
             return await respond(request, status, *told, headers)
@@ -113,6 +117,8 @@ class Calls:
         async with self._residence.use(model, _wanted_context(call), _wanted_keep_alive(call)) as (runner, load_s):
             if is_load:
                 return await respond(request, 200, *render_load(call, call.model, _now()))
+            if self._config.answer_error:
+                raise AnswerFailedError(self._config.answer_error)
             if call.endpoint.is_embedding:
                 return await self._embed(request, call, model, runner, load_s)
             _refuse_pictures(call, model)
@@ -124,8 +130,10 @@ class Calls:
         prompt = prompt_tokens(call)
         kept = _fitted(call, len(prompt), runner.context)
         reply = self._script.reply(question(call))
+        if self._config.answers_nothing:
+            reply = Reply((), "stop", len(prompt))
         if reply is None:
-            reply = compose(call, self._config.marker, model.capabilities, prompt, kept)
+            reply = compose(call, self._config.marker, model.capabilities, prompt, kept, self._config.doubtful_share)
         work = runner.new_work(reply, prefix_hashes(prompt[:kept]), is_stream=call.is_stream)
         if call.is_stream:
             return await _stream(request, call, runner, work, load_s)
@@ -158,7 +166,8 @@ class Calls:
             async for _ in pieces:
                 raise AssertionError("an embedding has no pieces")
         stats = _stats(work, load_s)
-        return await respond(request, 200, *embeddings_body(call, call.model, vectors, stats))
+        said = () if self._config.answers_nothing else vectors
+        return await respond(request, 200, *embeddings_body(call, call.model, said, stats))
 
     def _vectors(self, call: Call, model: SimulatedModel) -> Sequence[tuple[float, ...]]:
         length, wanted = model.shape.embedding_length, call.body.get("dimensions")

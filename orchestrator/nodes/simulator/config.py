@@ -89,6 +89,9 @@ class SimulatorConfig:
     seat: int = 0
     script: tuple[ScriptedAnswer, ...] = ()
     load_error: str = ""  # every load fails by this text, as with a setting that llama.cpp refuses; empty: none does
+    answer_error: str = ""  # every question fails by this text, though the model loads; empty: none does
+    answers_nothing: bool = False  # every answer ends before its first token, and has no vector
+    doubtful_share: float = 0.0  # of questions: their answers are told with unlikely log probabilities
     jam_after: int = 0  # so many streams left midway cost a slot until the model is unloaded; 0: none do
 
     @property
@@ -201,6 +204,8 @@ def _check(config: SimulatorConfig) -> None:
     for name in ("speed", "load_bandwidth_bytes_s", "pull_bandwidth_bytes_s", "max_loaded_models"):
         if getattr(config, name) <= 0:
             raise ConfigError(f"{name}: {getattr(config, name)}; it must be above 0")
+    if not 0 <= config.doubtful_share <= 1:
+        raise ConfigError(f"doubtful_share: {config.doubtful_share}; it must be from 0 to 1")
     try:
         config.hardware  # noqa: B018  raises for a card it does not know
     except ValueError as why:
