@@ -6,7 +6,8 @@ A budget is what somebody may use: a target, a tier, an API key. `limits` decide
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Final
 
 TOKENS_A_PRICE: Final = 1_000_000
@@ -29,7 +30,10 @@ class Budget:
 
     @property
     def is_endless(self) -> bool:
-        return all(getattr(self, each.name) is None for each in fields(self))
+        return self is ENDLESS or self == ENDLESS
+
+
+ENDLESS: Final = Budget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,23 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Manners:
+    """Where a provider's API differs from OpenAI's chat completions."""
+
+    renames: Mapping[str, str] = field(default_factory=dict)  # of a request's fields
+    refuses: frozenset[str] = frozenset()  # fields that make it refuse the request
+    efforts: Mapping[str, tuple[str, ...]] | None = None  # reasoning efforts by pattern of models; None: any
+    has_schemas: bool = True  # an answer may be bound to a JSON schema, and not to JSON alone
+    tool_id_letters: int = 0  # what ids of tool calls must have, letters and digits; 0: anything
+
+    def efforts_of(self, model: str) -> tuple[str, ...] | None:
+        """The words for effort that this model takes; None: any."""
+        if self.efforts is None:
+            return None
+        return next((words for pattern, words in self.efforts.items() if fnmatchcase(model, pattern)), ())
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """An endpoint outside the cluster that speaks OpenAI's API below `prefix`, `/v1` mostly."""
 
@@ -55,4 +76,6 @@ class Provider:
     prefix: str
     key: str = field(default="", repr=False)
     ca: str = ""  # file of the certificates that are trusted; empty: the system's
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # a key may be among them
+    budget: Budget = field(default_factory=Budget)  # of the whole account, whichever tiers use it
+    manners: Manners = field(default_factory=Manners)

@@ -15,6 +15,10 @@ TOKEN = "olm:{cluster}:token"  # noqa: S105 - a fencing token, no secret
 SNAPSHOT = "olm:{cluster}"
 SNAPSHOT_CHANNEL = "olm:cluster"
 
+# Hashes of JSON: what is known of routes' drift; what evaluations found last, by target.
+DRIFT = "olm:drift"
+REPLAYED = "olm:replayed"
+
 # Streams: what was asked of routes, by whose answers they are. With `{route}`'s first half.
 QUESTIONS = "olm:questions:{"
 
@@ -65,6 +69,24 @@ def route_counts(route: str) -> str:
 
 def route_usage(route: str, day: str) -> str:
     return f"olm:usage:{{{route}}}:{day}"
+
+
+def route_rated(route: str, receipt: str) -> str:
+    return f"olm:rated:{{{route}}}:{receipt}"
+
+
+@lru_cache(maxsize=4096)
+def budget_keys(scope: str) -> tuple[str, str, str]:
+    """What is counted of a budget's scope, in the order that lua/shared/budget.lua names it.
+
+    One hash tag for all budgets: a call claims several of them at once, all or nothing, and they are small.
+    """
+    sums = f"olm:budget:{{all}}:{scope}"
+    return sums, f"{sums}:minute", f"{sums}:held"
+
+
+def budget_record(reservation: str) -> str:
+    return f"olm:budget:{{all}}:reserved:{reservation}"
 
 
 def joins(holder: str) -> str:

@@ -27,18 +27,28 @@ class Script:
             source = _in_pool(source)
         return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
+    @classmethod
+    def of_budget(cls, name: str) -> Script:
+        """Read lua/<name>.lua, what all scripts of budgets share before it."""
+        source = _without_constants(_read("shared/budget.lua"), _read(f"{name}.lua"))
+        return cls(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
 
 def _in_pool(script: str) -> str:
     """A script with what all scripts of a pool share, in the form that Lua begins fastest: it begins anew each time.
 
     Lua walks through all captured locals of a running function for each that another one captures, and takes an outer
-    function's in one step: hence a function around all functions. It has no constants: a local that never changes is
-    captured like any other, so its value is put in its places. Together that is 5 us of some 20 a script.
+    function's in one step: hence a function around all functions. Together with `_without_constants` that is 5 us of
+    some 20 a script.
     """
-    state = _read("shared/state.lua")
     inner = "".join((_read("shared/pool.lua"), _read("shared/queue.lua"), script))
-    source = f"{_CONSTANT.sub('', state)}return (function()\n{inner}end)()\n"
-    for constant in _CONSTANT.finditer(state):
+    return _without_constants(_read("shared/state.lua"), f"return (function()\n{inner}end)()\n")
+
+
+def _without_constants(head: str, *rest: str) -> str:
+    """Lua has no constants: a local that never changes is captured like any other. Its value is put in its places."""
+    source = _CONSTANT.sub("", head) + "".join(rest)
+    for constant in _CONSTANT.finditer(head):
         source = re.sub(rf"\b{constant['name']}\b", constant["value"].replace("\\", r"\\"), source)
     return source
 
@@ -60,3 +70,7 @@ ANNOUNCE = Script.load("announce", of_pool=False)
 RECALL = Script.load("recall", of_pool=False)
 RECKON = Script.load("reckon", of_pool=False)
 DISOWN = Script.load("disown", of_pool=False)
+RESERVE = Script.of_budget("reserve")
+SPEND = Script.of_budget("spend")
+HOLD = Script.of_budget("hold")
+HEED = Script.of_budget("heed")
