@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from orchestrator.core.dialects.errors import ERROR_STARTS, error_frame
@@ -17,16 +18,12 @@ from orchestrator.core.dialects.outcome import End, read_end
 from orchestrator.core.errors import CallerError, InstanceError
 from orchestrator.core.model import Call, Instance
 from orchestrator.gateway.client_stream import ClientStream
+from orchestrator.gateway.doubting import Escalated, Watching
 from orchestrator.gateway.hidden_usage import UsageHider
+from orchestrator.gateway.kept import Kept
 from orchestrator.gateway.making import Making
 from orchestrator.gateway.upstream import Connections, Exchange, Sink, Stage
 
-# What the end of an answer is judged by: the last writes that ended with a whole line. The last of /api/generate tells
-# its context token by token, some hundred KB where that is long, in many pieces.
-TAIL_WRITES: Final = 4
-TAIL_BYTES_AT_MOST: Final = 8 * 2**20
-# Pieces of a stream that is not kept are dropped when they come to this, and not one by one.
-DROP_AT_BYTES: Final = 32_768
 # An instance's error text; more of it helps nobody.
 ERROR_BODY_BYTES: Final = 65_536
 
@@ -47,11 +44,29 @@ class Attempt(Protocol):
     def sent(self, exchange: Exchange) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The headers that open a provider's endpoint, "Name: value" and a line's end each. They hold its key."""
+
+    fields: str = field(repr=False)
+
+
+class Destination(Protocol):
+    """Whom to ask: an instance, or a provider's endpoint outside."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
 class Order(NamedTuple):
-    """What to ask of which instance, and how its answer becomes the caller's. `translation` None: bytes go past."""
+    """What to ask of whom, and how the answer becomes the caller's. `translation` None: bytes go past."""
 
     call: Call
-    instance: Instance
+    instance: Destination
     path: str
     body: bytes
     content_type: str
@@ -60,6 +75,9 @@ class Order(NamedTuple):
     between_bytes_s: float
     keep_bytes: int  # how much of the answer to keep for the answer cache; 0: none
     hides_usage: bool = False  # the counts in a stream were asked for by us: the caller does not see them
+    outside: Door | None = None  # what a provider's endpoint is told with each request; None: an instance is asked
+    watching: Watching | None = None  # judges the answer before it is shown; None: it is taken as it is
+    traced: str = ""  # headers that tell whom of the call's trace, "name: value" and a line's end each
 
 
 class ClientGoneError(Exception):
@@ -81,58 +99,6 @@ class Refused(NamedTuple):
     body: bytes
 
 
-class _Kept:
-    """The answer's pieces as the instance told them: all of them up to a limit, or only the last few writes."""
-
-    __slots__ = ("_drop_at", "_limit", "_pieces", "_size", "is_whole")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._drop_at = limit or DROP_AT_BYTES
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self.is_whole = True
-
-    def add(self, pieces: list[bytes]) -> None:
-        self._pieces += pieces
-        for each in pieces:
-            self._size += len(each)
-        if self._size > self._drop_at:
-            self._drop()
-
-    def _drop(self) -> None:
-        """Keep the tail alone; look again when as much has come once more."""
-        self.is_whole = False
-        del self._pieces[: self._tail_start()]
-        self._size = sum(map(len, self._pieces))
-        while self._size > TAIL_BYTES_AT_MOST:
-            self._size -= len(self._pieces.pop(0))
-        self._drop_at = self._size + DROP_AT_BYTES
-
-    def _tail_start(self) -> int:
-        ends = 0
-        for at in range(len(self._pieces) - 1, -1, -1):
-            ends += self._pieces[at].endswith(b"\n")
-            if ends > TAIL_WRITES:
-                return at + 1
-        return 0
-
-    def gap(self, *, is_events: bool) -> bytes:
-        """What has to stand before a frame of ours that is to be read by itself, however the pieces were cut."""
-        last = b"".join(self._pieces[-4:])[-2:]  # more than one piece of a single byte is possible
-        if not last or last == b"\n\n" or (last.endswith(b"\n") and not is_events):
-            return b""
-        return b"\n" if last.endswith(b"\n") or not is_events else b"\n\n"
-
-    def body(self) -> bytes | None:
-        """All of it; None where that was not wanted or too much."""
-        return b"".join(self._pieces) if self.is_whole and self._limit else None
-
-    def tail(self) -> bytes:
-        """The last lines."""
-        return b"".join(self._pieces[self._tail_start() :])
-
-
 async def relay(
     connections: Connections,
     order: Order,
@@ -148,7 +114,7 @@ async def relay(
     leaves within a stream, `on_left` is handed the exchange to read on (`drain`); without it the stream is cut.
     `attempt` is told of the exchange once its request is out; `making`, of a stream, what comes.
     Raises InstanceError, and where a stream was under way the client has had an error frame; ClientGoneError;
-    CallerError where the engine's refusal had to be put into other words.
+    CallerError where the engine's refusal had to be put into other words; Escalated, with nothing shown.
     """
     instance = order.instance
     exchange: Exchange | None = connections.idle(instance.host, instance.port)
@@ -171,19 +137,25 @@ async def relay(
         if client is None:
             relayed = await _whole(exchange, order)
             on_answer()
-            return relayed
+            return relayed if order.watching is None else _judged_whole(order.watching, relayed)
         return await _stream(exchange, order, client, on_answer, making)
     except BaseException as why:
-        is_left = isinstance(why, asyncio.CancelledError | ClientGoneError) and client is not None and client.is_started
-        if on_left is not None and is_left and exchange.stage is Stage.BODY:
+        if on_left is not None and _is_left(why, order, client) and exchange.stage is Stage.BODY:
             handed_over, exchange = exchange, None
             on_left(handed_over)
-        else:
+        elif not isinstance(why, Escalated) or exchange.stage is not Stage.DONE:
             exchange.is_reusable = False
         raise
     finally:
         if exchange is not None:
             connections.give_back(instance.host, instance.port, exchange)
+
+
+def _is_left(why: BaseException, order: Order, client: ClientStream | None) -> bool:
+    """Whether an instance writes a stream that nobody is going to read."""
+    if client is None or not isinstance(why, asyncio.CancelledError | ClientGoneError | Escalated):
+        return False
+    return client.is_started or order.watching is not None
 
 
 async def drain(connections: Connections, instance: Instance, exchange: Exchange, within_s: float) -> bool:
@@ -205,8 +177,11 @@ async def drain(connections: Connections, instance: Instance, exchange: Exchange
 async def _ask(exchange: Exchange, order: Order, attempt: Attempt) -> None:
     """Send the request and wait for the answer's head."""
     # The instance's own address goes out as Host: Ollama refuses a foreign one with 403.
+    fields = f"Host: {order.instance.host}:{order.instance.port}\r\n"
+    if order.outside is not None:
+        fields = order.outside.fields
     head = (
-        f"POST {order.path} HTTP/1.1\r\nHost: {order.instance.host}:{order.instance.port}\r\n"
+        f"POST {order.path} HTTP/1.1\r\n{fields}{order.traced}"
         f"Content-Type: application/json\r\nContent-Length: {len(order.body)}\r\n\r\n"
     )
     exchange.send(head.encode("ascii"), order.body, order.first_byte_s)
@@ -231,7 +206,7 @@ async def _refusal(exchange: Exchange, order: Order) -> Refused | Relayed:
     elif is_callers_mistake(head.status, body):
         return Refused(head.status, head.content_type, body)
     text = body[:300].decode("utf-8", "replace").strip()
-    raise InstanceError(order.instance.id, f"answered {head.status}: {text}")
+    raise InstanceError(order.instance.id, f"answered {head.status}", quoted=text)
 
 
 # Ollama answers 500 to some mistakes of the caller too; counting those as failures would let one bad client take every
@@ -251,37 +226,55 @@ def is_callers_mistake(status: int, body: bytes) -> bool:
 async def _whole(exchange: Exchange, order: Order) -> Relayed:
     """A body that is one JSON document: read to its end before anything is said, so any failure can be retried."""
     exchange.allow_silence(order.between_bytes_s)
+    watching = order.watching
+    if watching is not None:
+        await exchange.until(Stage.BODY)
+        watching.began()
     await exchange.until(Stage.DONE)
     body = exchange.body()
     if order.translation is not None:
         body = order.translation.feed(body) + order.translation.finish()
     end = read_end(order.call.endpoint, False, body)
     if not end.is_whole:
-        raise InstanceError(order.instance.id, end.error or "its answer has no end")
+        raise InstanceError(order.instance.id, "" if end.error else "its answer has no end", quoted=end.error or "")
     return Relayed(end, body)
+
+
+def _judged_whole(watching: Watching, relayed: Relayed) -> Relayed:
+    """A whole body without what only we asked for. Raises Escalated where it is doubted."""
+    body = watching.body(relayed.body or b"")
+    if watching.doubt is not None:
+        raise watching.escalated(body)
+    return relayed._replace(body=body)
 
 
 async def _stream(
     exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None], making: Making | None
 ) -> Relayed:
-    first = await _first_pieces(exchange, order)
-    on_answer()
+    watching = order.watching
+    if watching is None:
+        first = await _first_pieces(exchange, order)
+        on_answer()
+    else:
+        first = await _first_judged(exchange, order, watching, on_answer)
     client.start(order.content_type)
     shown = _Shown(exchange, client, order, making)
     if making is not None:
         making.stream(shown)
     shown.show(first)
-    exchange.attach(shown.show if order.translation is None else _translated(order.translation, shown.show))
+    show = shown.show if watching is None else _judged(watching, shown.show)
+    exchange.attach(show if order.translation is None else _translated(order.translation, show))
     exchange.allow_silence(order.between_bytes_s, lambda: shown.is_held_up)
     try:
         await exchange.until(Stage.DONE)
         if order.translation is not None and (rest := order.translation.finish()):
-            shown.show([rest])
+            show([rest])
     except (InstanceError, CallerError) as why:
         if exchange.is_client_stalled:
             raise ClientGoneError("read nothing for too long") from why
         shown.fail(f"the answer was cut off: {why.message}")
-        raise InstanceError(order.instance.id, why.message, answered=True) from why
+        told = why if isinstance(why, InstanceError) else InstanceError("", "", quoted=why.message)
+        raise InstanceError(order.instance.id, told.said, answered=True, quoted=told.quoted) from why
     finally:
         shown.end()
     end = read_end(order.call.endpoint, True, shown.kept.tail())
@@ -300,7 +293,7 @@ class _Shown:
         self._exchange: Exchange | None = exchange
         self._client, self._order, self._making = client, order, making
         self._hider = UsageHider() if order.hides_usage else None
-        self.kept = _Kept(order.keep_bytes)
+        self.kept = Kept(order.keep_bytes)
         client.pause, client.resume = self._pause, self._resume
 
     def show(self, pieces: list[bytes]) -> None:
@@ -355,6 +348,56 @@ def _translated(translation: Translation, show: Sink) -> Sink:
     return hand_on
 
 
+def _judged(watching: Watching, show: Sink) -> Sink:
+    def hand_on(pieces: list[bytes]) -> None:
+        if passed := watching.feed(pieces):
+            show(passed)
+
+    return hand_on
+
+
+async def _first_judged(
+    exchange: Exchange, order: Order, watching: Watching, on_answer: Callable[[], None]
+) -> list[bytes]:
+    """Wait until the beginning of the answer has been judged, or was held back for long enough; what may be shown.
+
+    A stream that breaks until then is an answer that never began. Raises Escalated where it is doubted.
+    """
+    pieces: list[bytes] = []
+    sink = _judged(watching, pieces.extend)
+    exchange.attach(sink if order.translation is None else _translated(order.translation, sink))
+    await exchange.until(Stage.BODY)
+    watching.began()
+    on_answer()
+    exchange.allow_silence(order.between_bytes_s)
+    now_s = asyncio.get_running_loop().time
+    began_s, until_s = now_s(), None if watching.watch.is_buffered else now_s() + watching.watch.hold_s
+    try:
+        while not pieces and watching.doubt is None and exchange.stage < Stage.DONE:
+            try:
+                async with asyncio.timeout_at(until_s):
+                    await exchange.more()
+            except TimeoutError:
+                pieces += watching.let_go()
+                until_s = None
+    finally:
+        watching.on_held(now_s() - began_s)
+    if watching.is_holding and watching.doubt is None:
+        raise _ended_too_soon(order, watching, sink)
+    if watching.doubt is not None:
+        raise watching.escalated()
+    return _begun(order, pieces)
+
+
+def _ended_too_soon(order: Order, watching: Watching, sink: Sink) -> InstanceError:
+    """The stream is over, and what was held back of it is no whole answer."""
+    if order.translation is not None:
+        sink([order.translation.finish()])
+    error = next((each for each in watching.let_go() if each.startswith(ERROR_STARTS)), b"")
+    told = error[:300].decode("utf-8", "replace").strip()
+    return InstanceError(order.instance.id, "" if told else "its answer ended before it was whole", quoted=told)
+
+
 async def _first_pieces(exchange: Exchange, order: Order) -> list[bytes]:
     """Wait for the first bytes that the caller is to see. An error in their place is raised: another may try."""
     pieces: list[bytes] = []
@@ -365,8 +408,13 @@ async def _first_pieces(exchange: Exchange, order: Order) -> list[bytes]:
         exchange.attach(_translated(order.translation, pieces.extend))
         while not pieces and exchange.stage < Stage.DONE:
             await exchange.more()
+    return _begun(order, pieces)
+
+
+def _begun(order: Order, pieces: list[bytes]) -> list[bytes]:
+    """The first pieces of an answer; raises where they are none, or an error in its place."""
     if not pieces:
         raise InstanceError(order.instance.id, "its answer is empty")
     if pieces[0].startswith(ERROR_STARTS):
-        raise InstanceError(order.instance.id, pieces[0][:300].decode("utf-8", "replace").strip())
+        raise InstanceError(order.instance.id, "", quoted=pieces[0][:300].decode("utf-8", "replace").strip())
     return pieces

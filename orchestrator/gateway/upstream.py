@@ -188,7 +188,7 @@ class Exchange(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as why:
             self._hand_on()
-            self.fail(f"its answer is not HTTP: {why.__context__ or why}")
+            self.fail("its answer is not HTTP", quoted=str(why.__context__ or why))
             self.close()
             return
         if self._came:
@@ -205,7 +205,7 @@ class Exchange(asyncio.Protocol):
             try:
                 sink(came)
             except Exception as why:  # noqa: BLE001 - whatever it was, who waits for this answer is told
-                self.fail(f"its answer could not be handed on: {why}")
+                self.fail("its answer could not be handed on", quoted=str(why))
                 self.close()
         self._stage = _BODY
         if self._awaited is _BODY:
@@ -250,12 +250,12 @@ class Exchange(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def fail(self, why: str, *, is_hung: bool = False) -> None:
+    def fail(self, why: str, *, is_hung: bool = False, quoted: str = "") -> None:
         """End the exchange with an InstanceError for whoever waits."""
         if self._stage is _DONE or self._error is not None:
             return
         self._is_idle, self.is_reusable = True, False
-        self._error = InstanceError(self._instance, why, is_hung=is_hung)
+        self._error = InstanceError(self._instance, why, is_hung=is_hung, quoted=quoted)
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self._error)

@@ -1,25 +1,22 @@
 """A call as a request to llama.cpp's server, which speaks OpenAI's API with fields of its own.
 
 Everything Ollama would do before its runner is done here: options under llama.cpp's names with Ollama's defaults,
-messages in OpenAI's form, format as a response format. The model's context and threads are the instance's, not the
+the rest as in `chat_request`. The model's context and threads are the instance's, not the
 call's. What llama.cpp cannot do is refused, never dropped: a prompt template or a context of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
-
 from orchestrator.core.dialects.as_chat import as_chat
+from orchestrator.core.dialects.chat_request import Fields, dumps, messages, response_format
 from orchestrator.core.dialects.checks import CHAT_ABILITIES, check_for_model, is_raw, wanted_thinking
 from orchestrator.core.dialects.conversation import embedding_inputs, sampling
 from orchestrator.core.dialects.errors import caller_error
 from orchestrator.core.model import Call, Dialect, Endpoint
-
-Fields = dict[str, Any]
 
 # Ollama's DefaultOptions (api/types.go); llama.cpp's own differ in top_p and min_p.
 _OLLAMA_DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0}
@@ -30,29 +27,31 @@ _SAME_NAME: Final = (
     *("presence_penalty", "frequency_penalty", "stop"),
 )
 _OLLAMA_ONLY: Final = ("repeat_last_n", "typical_p")
-_IMAGE_KINDS: Final = {"/9j/": "jpeg", "UklGR": "webp", "iVBOR": "png"}
 
 
-def to_llama_cpp(call: Call, upstream_model: str, abilities: Collection[str] = CHAT_ABILITIES) -> tuple[str, bytes]:
+def to_llama_cpp(
+    call: Call, upstream_model: str, abilities: Collection[str] = CHAT_ABILITIES, *, with_logprobs: bool = False
+) -> tuple[str, bytes]:
     """Path and body to send. Raises `CallerError` where the model cannot answer, as Ollama would.
 
-    Not for requests that only load a model: an engine that runs has loaded its own.
+    Not for requests that only load a model: an engine that runs has loaded its own. `with_logprobs`: they are wanted,
+    whether the caller gets them or not.
     """
     # Its OpenAI paths have no way to fill in between a prompt and a suffix, whatever the model can do.
     check_for_model(call, frozenset(abilities) - {"insert"})
     call = _able(as_chat(call), abilities)
     if call.endpoint.is_embedding:
         wanted = {"model": upstream_model, "input": list(embedding_inputs(call))}
-        return Endpoint.OPENAI_EMBEDDINGS.value, _dumps(wanted)
-    fields: Fields = {"model": upstream_model} | _stream(call) | _sampling(call) | _logprobs(call)
+        return Endpoint.OPENAI_EMBEDDINGS.value, dumps(wanted)
+    fields: Fields = {"model": upstream_model} | _stream(call) | _sampling(call) | _logprobs(call, with_logprobs)
     if is_raw(call):
         if call.body.get("images"):
             raise caller_error(400, "raw mode with images is not supported by this engine")
         fields |= {"prompt": call.body["prompt"]} | _raw_format(call.body.get("format"))
-        return Endpoint.OPENAI_COMPLETIONS.value, _dumps(fields)
-    fields["messages"] = list(_messages(call))
-    fields |= _response_format(call) | _tools(call) | _thinking(call)
-    return Endpoint.OPENAI_CHAT.value, _dumps(fields)
+        return Endpoint.OPENAI_COMPLETIONS.value, dumps(fields)
+    fields["messages"] = list(messages(call))
+    fields |= response_format(call) | _tools(call) | _thinking(call)
+    return Endpoint.OPENAI_CHAT.value, dumps(fields)
 
 
 def to_count(call: Call, upstream_model: str, abilities: Collection[str] = CHAT_ABILITIES) -> tuple[str, bytes]:
@@ -66,14 +65,6 @@ def _able(call: Call, abilities: Collection[str]) -> Call:
     if wanted_thinking(call) and "thinking" not in abilities:
         return replace(call, body={name: value for name, value in call.body.items() if name != "think"})
     return call
-
-
-def _dumps(fields: Fields) -> bytes:
-    try:
-        return orjson.dumps(fields)
-    except orjson.JSONEncodeError as error:
-        # What a schema nests deeper than 254 levels can be read and not written.
-        raise caller_error(400, "exceeded max depth") from error
 
 
 def wanted_logprobs(call: Call) -> int | None:
@@ -102,96 +93,15 @@ def _sampling(call: Call) -> Fields:
     return fields
 
 
-def _logprobs(call: Call) -> Fields:
+def _logprobs(call: Call, are_wanted: bool) -> Fields:
     count = wanted_logprobs(call)
-    if count is None:
+    if count is None and not are_wanted:
         return {}
+    count = count or 0
     # Without a number llama.cpp gives twenty alternatives, and with 0 no logprobs.
     if is_raw(call):
         return {"logprobs": max(count, 1)}
     return {"logprobs": True, "top_logprobs": max(count, 1)}
-
-
-def _messages(call: Call) -> Iterator[Fields]:
-    if call.endpoint is Endpoint.OPENAI_CHAT:
-        yield from (_openai_message(message or {}) for message in call.body["messages"])
-    elif call.endpoint is Endpoint.OLLAMA_CHAT:
-        yield from _ollama_messages(call.body["messages"])
-    elif call.endpoint is Endpoint.OPENAI_COMPLETIONS:
-        yield {"role": "user", "content": call.body["prompt"]}
-    else:
-        yield from _generate_messages(call.body)
-
-
-def _generate_messages(body: Mapping[str, Any]) -> Iterator[Fields]:
-    if body.get("template") or body.get("context"):
-        raise caller_error(400, "template and context are not supported by this engine; send the conversation")
-    if body.get("system"):
-        yield {"role": "system", "content": body["system"]}
-    yield {"role": "user", "content": _content(body["prompt"], body.get("images"))}
-
-
-def _openai_message(message: Mapping[str, Any]) -> Fields:
-    kept = {name: message[name] for name in ("role", "content", "name", "tool_call_id") if name in message}
-    if message.get("tool_calls"):
-        kept["tool_calls"] = message["tool_calls"]
-    return kept | ({"reasoning_content": message["reasoning"]} if message.get("reasoning") else {})
-
-
-def _ollama_messages(messages: Sequence[Mapping[str, Any] | None]) -> Iterator[Fields]:
-    """Ollama names the tool in its result, OpenAI the id of the call: ids are made up where there are none."""
-    ids: dict[str, str] = {}
-    for at, message in enumerate(messages):
-        given = message or {}
-        fields: Fields = {"role": str(given.get("role") or "user").lower()}
-        fields["content"] = _content(given.get("content") or "", given.get("images"))
-        if given.get("thinking"):
-            fields["reasoning_content"] = given["thinking"]
-        if given.get("tool_calls"):
-            numbered = enumerate(given["tool_calls"])
-            fields["tool_calls"] = [_tool_call(each or {}, f"call_{at}_{n}") for n, each in numbered]
-            ids |= {each["function"]["name"]: each["id"] for each in fields["tool_calls"]}
-        if fields["role"] == "tool":
-            last = next(reversed(ids.values()), "call_0")
-            fields["tool_call_id"] = given.get("tool_call_id") or ids.get(given.get("tool_name") or "", last)
-        yield fields
-
-
-def _tool_call(given: Mapping[str, Any], made_up_id: str) -> Fields:
-    function = given.get("function") or {}
-    arguments = _dumps(function.get("arguments") or {}).decode()
-    named = {"name": function.get("name") or "", "arguments": arguments}
-    return {"id": given.get("id") or made_up_id, "type": "function", "function": named}
-
-
-def _content(text: str, images: Sequence[str] | None) -> str | list[Fields]:
-    if not images:
-        return text
-    pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in images]
-    return [{"type": "text", "text": text}, *pictures]
-
-
-def _data_url(image: str) -> str:
-    """Ollama's callers send plain base64; its first letters tell the kind."""
-    kind = next((kind for start, kind in _IMAGE_KINDS.items() if image.startswith(start)), "png")
-    return f"data:image/{kind};base64,{image}"
-
-
-def _response_format(call: Call) -> Fields:
-    if call.endpoint is Endpoint.OPENAI_COMPLETIONS:
-        return {}
-    if call.endpoint is Endpoint.OPENAI_CHAT:
-        asked = call.body.get("response_format") or {}
-        kind = str(asked.get("type") or "").strip().lower()
-        schema = (asked.get("json_schema") or {}).get("schema")
-        wanted = "json" if kind == "json_object" else schema if kind == "json_schema" else None
-    else:
-        wanted = call.body.get("format")
-    if not wanted:
-        return {}
-    if wanted == "json":
-        return {"response_format": {"type": "json_object"}}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted}}}
 
 
 def _raw_format(wanted: object) -> Fields:

@@ -105,6 +105,86 @@ class Listener:
         return {name: frame.get("delta")} if name else {}
 
 
+class Hearing:
+    """All that an answer says, as its whole frames come: for who judges it before it is shown.
+
+    `logprobs`: one for each token as far as the frames tell them; `pieces`: frames that said something; `counts`:
+    tokens of prompt and answer, once they are told; `is_over`: its last frame has come.
+    """
+
+    __slots__ = ("_calls", "_endpoint", "_text", "counts", "finish", "is_over", "logprobs", "pieces")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._calls = ToolCallParts()
+        self._text: list[str] = []
+        self.logprobs: list[float] = []
+        self.pieces = 0
+        self.counts = (0, 0)
+        self.finish: str | None = None
+        self.is_over = False
+
+    @property
+    def text(self) -> str:
+        """What it says, without its thinking."""
+        return "".join(self._text)
+
+    @property
+    def tool_calls(self) -> int:
+        return len(self._calls)
+
+    def frame(self, data: bytes) -> bool:
+        """One frame of a stream; whether it tells anything of the answer, or of its end."""
+        if self._endpoint.dialect is Dialect.OPENAI and data.strip() == b"data: [DONE]":
+            self.is_over = True
+            return True
+        tells = False
+        for frame in _frames(True, data):
+            tells |= self._heard(frame)
+        return tells
+
+    def body(self, data: bytes) -> None:
+        """A whole body."""
+        for frame in _frames(False, data):
+            self._heard(frame)
+        self.is_over = True
+
+    def _heard(self, frame: Frame) -> bool:
+        endpoint = self._endpoint
+        part = self._part(frame)
+        thinking, text = _said([part])
+        calls = part.get("tool_calls") or ()
+        self._text.append(text)
+        self._calls.add(calls)
+        self.pieces += bool(thinking or text or calls)
+        self.logprobs += _logprobs(endpoint, frame)
+        finish = _finish_of(endpoint, frame)
+        self.finish = finish or self.finish
+        self.counts = _counts_of(endpoint, frame) or self.counts
+        if endpoint.dialect is Dialect.ANTHROPIC:
+            self.is_over |= frame.get("type") == "message_stop"
+        elif endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES:
+            self.is_over |= finish is not None
+        return bool(thinking or text or calls or finish)
+
+    def _part(self, frame: Frame) -> Frame:
+        if self._endpoint is Endpoint.OPENAI_RESPONSES and frame.get("type") in _DELTAS:
+            return {_DELTAS[frame["type"]]: frame.get("delta")}
+        if self._endpoint is Endpoint.OPENAI_RESPONSES and self._text and frame.get("type"):
+            whole = _part_of(self._endpoint, frame)  # its last event tells all of it once more
+            return {"tool_calls": whole.get("tool_calls")}
+        return _part_of(self._endpoint, frame)
+
+
+def _logprobs(endpoint: Endpoint, frame: Frame) -> list[float]:
+    """Of the tokens in a frame or body, as far as they are told."""
+    told = frame.get("logprobs") if endpoint.dialect is Dialect.OLLAMA else _choice(frame).get("logprobs")
+    entries = told.get("content") if isinstance(told, Mapping) else told
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return []
+    return [float(each["logprob"]) for each in entries if isinstance(each, Mapping) and "logprob" in each]
+
+
 def _said(parts: Sequence[Frame]) -> tuple[str, str]:
     """Thinking and text of all parts."""
     text = "".join([_text(part.get("content") or part.get("response") or part.get("text")) for part in parts])

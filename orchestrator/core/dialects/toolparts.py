@@ -23,6 +23,9 @@ class ToolCallParts:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def add(self, parts: Iterable[Mapping[str, Any]]) -> None:
         for part in parts:
             self._add(part, part.get("function") or {})

@@ -27,7 +27,8 @@ from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish
 __all__ = ["Translator", "callers_fault", "to_llama_cpp"]
 
 _BROKEN: Final = "an error was encountered while running the model: unexpected EOF"
-_FINISHES: Final = {"length": Finish.LENGTH, "tool_calls": Finish.TOOL_CALLS}
+# The last is Mistral's word for a full context.
+_FINISHES: Final = {"length": Finish.LENGTH, "tool_calls": Finish.TOOL_CALLS, "model_length": Finish.LENGTH}
 
 
 class Translator:
@@ -49,6 +50,7 @@ class Translator:
         self._finish: Finish | None = None
         self._last: dict[str, Any] = {}
         self._is_over = False
+        self.on_logprobs: Callable[[Sequence[Mapping[str, Any]]], None] | None = None  # who else wants to know them
 
     def feed(self, data: bytes) -> bytes:
         """The engine's next bytes, cut anywhere; the caller's next bytes, perhaps none."""
@@ -98,12 +100,17 @@ class Translator:
             self._finish = _FINISHES.get(choice["finish_reason"], Finish.STOP)
         delta = choice.get("delta") or {}
         self._parts.add(delta.get("tool_calls") or ())
-        text = delta.get("content") or choice.get("text") or ""
-        thinking = delta.get("reasoning_content") or ""
+        text, thinking = self._said(delta, choice)
         logprobs = self._logprobs(choice)
+        if self.on_logprobs is not None:
+            self.on_logprobs((choice.get("logprobs") or {}).get("content") or ())
         if not text and not thinking and not logprobs:
             return b""
         return self._content(head, text=text, thinking=thinking, logprobs=logprobs)
+
+    def _said(self, part: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str, str]:
+        """Text and thinking in a delta or message."""
+        return part.get("content") or choice.get("text") or "", part.get("reasoning_content") or ""
 
     def _content(self, head: Head, **part: Any) -> bytes:
         return b"".join(self._stream_for(head).content(self._now(head), **part))
@@ -140,11 +147,8 @@ class Translator:
     def _answer(self, given: Mapping[str, Any], choice: Mapping[str, Any], head: Head) -> bytes:
         message = choice.get("message") or {}
         self._parts.add(message.get("tool_calls") or ())
-        answer = Answer(
-            text=message.get("content") or choice.get("text") or "",
-            thinking=message.get("reasoning_content") or "",
-            tool_calls=self._parts.whole() or (),
-        )
+        text, thinking = self._said(message, choice)
+        answer = Answer(text=text, thinking=thinking, tool_calls=self._parts.whole() or ())
         finish = _FINISHES.get(choice["finish_reason"], Finish.STOP)
         finish = Finish.TOOL_CALLS if answer.tool_calls and finish is Finish.STOP else finish
         now = self._now(head)

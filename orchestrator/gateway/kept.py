@@ -1,0 +1,64 @@
+"""The pieces of an answer that went by: all of them for who may want them again, or the last for how it ended."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# What the end of an answer is judged by: the last writes that ended with a whole line. The last of /api/generate tells
+# its context token by token, some hundred KB where that is long, in many pieces.
+TAIL_WRITES: Final = 4
+TAIL_BYTES_AT_MOST: Final = 8 * 2**20
+# Pieces of a stream that is not kept are dropped when they come to this, and not one by one.
+DROP_AT_BYTES: Final = 32_768
+
+
+class Kept:
+    """The answer's pieces as the instance told them: all of them up to a limit, or only the last few writes."""
+
+    __slots__ = ("_drop_at", "_limit", "_pieces", "_size", "is_whole")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._drop_at = limit or DROP_AT_BYTES
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.is_whole = True
+
+    def add(self, pieces: list[bytes]) -> None:
+        self._pieces += pieces
+        for each in pieces:
+            self._size += len(each)
+        if self._size > self._drop_at:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Keep the tail alone; look again when as much has come once more."""
+        self.is_whole = False
+        del self._pieces[: self._tail_start()]
+        self._size = sum(map(len, self._pieces))
+        while self._size > TAIL_BYTES_AT_MOST:
+            self._size -= len(self._pieces.pop(0))
+        self._drop_at = self._size + DROP_AT_BYTES
+
+    def _tail_start(self) -> int:
+        ends = 0
+        for at in range(len(self._pieces) - 1, -1, -1):
+            ends += self._pieces[at].endswith(b"\n")
+            if ends > TAIL_WRITES:
+                return at + 1
+        return 0
+
+    def gap(self, *, is_events: bool) -> bytes:
+        """What has to stand before a frame of ours that is to be read by itself, however the pieces were cut."""
+        last = b"".join(self._pieces[-4:])[-2:]  # more than one piece of a single byte is possible
+        if not last or last == b"\n\n" or (last.endswith(b"\n") and not is_events):
+            return b""
+        return b"\n" if last.endswith(b"\n") or not is_events else b"\n\n"
+
+    def body(self) -> bytes | None:
+        """All of it; None where that was not wanted or too much."""
+        return b"".join(self._pieces) if self.is_whole and self._limit else None
+
+    def tail(self) -> bytes:
+        """The last lines."""
+        return b"".join(self._pieces[self._tail_start() :])
