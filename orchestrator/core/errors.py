@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from orchestrator.core.engine_words import known_words
+
 
 class OrchestratorError(Exception):
-    """Base of every error this package raises on purpose; its text is fit for a user's eyes."""
+    """Base of every error this package raises on purpose; its text is fit for a user's eyes.
+
+    `quoted`: what a far side said, which may hold words of somebody's call: a part of the text, and not of `in_log`.
+    """
+
+    quoted = ""
+
+    @property
+    def in_log(self) -> str:
+        """The error as anybody may read it, whoever's call it was about."""
+        return str(self)
 
 
 class SettingsError(OrchestratorError):
@@ -19,6 +31,11 @@ class CallerError(OrchestratorError):
         self.status = status
         self.message = message
         self.kind = kind
+
+    @property
+    def in_log(self) -> str:
+        """Its text is about the request, and may quote it."""
+        return f"refused with {self.status} ({self.kind})"
 
 
 class CapacityError(OrchestratorError):
@@ -39,7 +56,7 @@ class InstanceError(OrchestratorError):
     """An instance did not answer as promised.
 
     `answered`: bytes of its answer already went to the client. `is_unreachable`: it did not even take the connection.
-    `is_hung`: it took the call and was silent, while others of its pool answered.
+    `is_hung`: it took the call and was silent, while others of its pool answered. `quoted`: what it said to that.
     """
 
     def __init__(
@@ -50,13 +67,24 @@ class InstanceError(OrchestratorError):
         answered: bool = False,
         is_unreachable: bool = False,
         is_hung: bool = False,
+        quoted: str = "",
     ) -> None:
-        super().__init__(f"{instance}: {message}")
+        self.said, self.quoted = message, quoted
+        self.message = f"{message}: {quoted}" if message and quoted else message or quoted
+        super().__init__(f"{instance}: {self.message}")
         self.instance = instance
-        self.message = message
         self.answered = answered
         self.is_unreachable = is_unreachable
         self.is_hung = is_hung
+
+    @property
+    def in_log(self) -> str:
+        """Of what the instance said, as much as is known to be an engine's own words."""
+        if not self.quoted:
+            return str(self)
+        said = self.said or "it failed"
+        words = known_words(self.quoted) or "in words that may be a caller's"
+        return f"{self.instance}: {said}: {words}"
 
 
 class StoreError(OrchestratorError):

@@ -188,4 +188,4 @@ def _as_error(text: str) -> StoreError:
         return UnknownScriptError(text)
     if text.startswith(_NOT_NOW):
         return LinkLostError(f"Redis: {text}")
-    return StoreError(f"Redis: {text}")
+    return StoreError(f"Redis: {text.partition(', with args beginning with')[0]}")  # what they are is no log's matter

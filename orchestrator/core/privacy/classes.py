@@ -20,7 +20,7 @@ class Privacy(StrEnum):
 _STRICTNESS = {each: rank for rank, each in enumerate(Privacy)}
 
 # What each kind makes of a text by default. Addresses and telephone numbers stand under half of all e-mail; the others
-# identify somebody, open something, or tell of an illness.
+# identify somebody, open something, or tell of an illness; who lists words of their own means them to stay.
 DEFAULT_CLASSES: Mapping[Kind, Privacy] = MappingProxyType({
     Kind.EMAIL: Privacy.INTERNAL,
     Kind.PHONE: Privacy.INTERNAL,
@@ -29,6 +29,7 @@ DEFAULT_CLASSES: Mapping[Kind, Privacy] = MappingProxyType({
     Kind.CARD: Privacy.LOCAL,
     Kind.SECRET: Privacy.LOCAL,
     Kind.HEALTH: Privacy.LOCAL,
+    Kind.WORD: Privacy.LOCAL,
 })  # fmt: skip
 
 
@@ -37,6 +38,19 @@ def strictest(classes: Iterable[Privacy]) -> Privacy:
     return max(classes, key=_STRICTNESS.__getitem__, default=Privacy.PUBLIC)
 
 
+def may_leave(text: Privacy, accepted: Privacy) -> bool:
+    """Whether a text of this class may go outside, to who is trusted with texts up to `accepted`.
+
+    A `local` text never may, whatever is accepted there.
+    """
+    return text is not Privacy.LOCAL and _STRICTNESS[text] <= _STRICTNESS[accepted]
+
+
+def class_of(kind: Kind, classes: Mapping[Kind, Privacy] = DEFAULT_CLASSES) -> Privacy:
+    """How far a text may go in which this was found. A kind that `classes` does not name is `local`."""
+    return classes.get(kind, Privacy.LOCAL)
+
+
 def classify(found: Iterable[Found], classes: Mapping[Kind, Privacy] = DEFAULT_CLASSES) -> Privacy:
-    """How far a text may go that this was found in. A kind that `classes` does not name is `local`."""
-    return strictest(classes.get(each.kind, Privacy.LOCAL) for each in found)
+    """How far a text may go that this was found in."""
+    return strictest(class_of(each.kind, classes) for each in found)

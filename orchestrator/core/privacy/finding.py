@@ -7,6 +7,7 @@ are told by their form. What is found is a place in the text, never a copy of it
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +28,7 @@ class Kind(StrEnum):
     CARD = "card number"
     SECRET = "secret"  # noqa: S105 (a word, not one)
     HEALTH = "health"
+    WORD = "word"  # of a list of the operator's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def _emails(text: str) -> Iterator[Span]:
 
 
 # A span that one of these has taken is not looked at by those behind it: the digits of an IBAN are no card's.
-_FINDERS: tuple[tuple[Kind, Callable[[str], Iterable[Span]]], ...] = (
+Finder = Callable[[str], Iterable[Span]]
+_FINDERS: tuple[tuple[Kind, Finder], ...] = (
     (Kind.SECRET, secrets),
     (Kind.EMAIL, _emails),
     (Kind.IBAN, ibans),
@@ -63,17 +66,20 @@ _FINDERS: tuple[tuple[Kind, Callable[[str], Iterable[Span]]], ...] = (
 )
 
 
-def find(text: str) -> tuple[Found, ...]:
-    """Everything private that is recognised in `text`, in its order; no two overlap."""
+def find(text: str, words: Finder | None = None) -> tuple[Found, ...]:
+    """Everything private that is recognised in `text`, in its order; no two overlap. `words`: of an own list."""
     plain, places = plainly(text)
-    taken: list[Found] = []
-    for kind, finder in _FINDERS:
-        spans = [each for each in finder(plain) if not _overlaps(each, taken)]
-        taken += (Found(kind, *each) for each in spans)
+    taken: list[tuple[int, int, Kind]] = []  # in their order
+    for kind, finder in (*_FINDERS, *(((Kind.WORD, words),) if words is not None else ())):
+        for span in finder(plain):
+            if _is_free(span, taken):
+                insort(taken, (*span, kind))
     if places is not None:
-        taken = [Found(each.kind, places[each.start], places[each.end - 1] + 1) for each in taken]
-    return tuple(sorted(taken, key=lambda each: each.start))
+        taken = [(places[start], places[end - 1] + 1, kind) for start, end, kind in taken]
+    return tuple(Found(kind, start, end) for start, end, kind in taken)
 
 
-def _overlaps(span: Span, taken: Iterable[Found]) -> bool:
-    return any(span[0] < each.end and each.start < span[1] for each in taken)
+def _is_free(span: Span, taken: list[tuple[int, int, Kind]]) -> bool:
+    """Whether it overlaps nothing: no two of `taken` do, so its neighbours say it."""
+    at = bisect_left(taken, (span[0],))
+    return (at == len(taken) or span[1] <= taken[at][0]) and (at == 0 or taken[at - 1][1] <= span[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from orchestrator.core.letters import lower, without_marks
+from orchestrator.core.privacy.words import fold
 
 # Beginnings of words, without marks as a keyboard without Turkish letters has them; endings follow.
 _TURKISH = """
@@ -77,9 +77,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 def health_terms(text: str) -> Iterator[tuple[int, int]]:
     """Where such words stand."""
-    folded = without_marks(lower(text, is_turkish=False))
-    if len(folded) != len(text):  # a letter whose small form is several: rare, and not worth a map of places
-        folded = "".join(small if len(small := each.lower()) == 1 else each for each in text)
+    folded = fold(text)
     for word in _WORD.finditer(folded):
         terms = _TERMS.get(word[0][:_START_LETTERS])
         if terms is not None and (term := terms.match(folded, word.start())):

@@ -6,10 +6,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-# Blanks and hyphens that are none to a regular expression for ASCII, letters without a width, digits of other scripts,
-# and the wide letters of East Asian keyboards.
+# Blanks and hyphens that are none to a regular expression for ASCII, letters without a width, marks that stand behind
+# their letter, digits of other scripts, and the wide letters of East Asian keyboards.
 _ODD = re.compile(
-    "[\u00a0\u00ad\u1680\u2000-\u2015\u2028-\u202f\u205f-\u2064\u2212\u3000\ufeff\uff01-\uff5e"
+    "[\u0300-\u036f\u00a0\u00ad\u1680\u2000-\u2015\u2028-\u202f\u205f-\u2064\u2212\u3000\ufeff\uff01-\uff5e"
     "\u0660-\u0669\u06f0-\u06f9\u0966-\u096f]"
 )
 
@@ -31,7 +31,7 @@ def _plain(letter: str) -> str:
     if not _ODD.match(letter):
         return letter
     category = unicodedata.category(letter)
-    if category == "Cf":  # without a width: between two digits it parts nothing
+    if category in ("Cf", "Mn"):  # without a width: between two digits it parts nothing
         return ""
     if category in ("Zs", "Zl", "Zp"):
         return " "
