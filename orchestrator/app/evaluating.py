@@ -24,8 +24,10 @@ from orchestrator.core.errors import HostError
 from orchestrator.core.evaluation.grading import grade
 from orchestrator.core.evaluation.questions import Question, Scorer, SetError
 from orchestrator.core.evaluation.report import Outcome
+from orchestrator.settings import ClusterSettings
 
 LAST_IN_QUEUE = "9"  # of the classes 0 to 9
+REPLAY = "X-Replay"  # its calls say nothing of what users ask
 RESAMPLES, SEED = 400, 1
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
@@ -55,6 +57,16 @@ class Asking:
     at_once: int = 4
     tokens: int | None = None
     judge: str = ""  # the model that grades what no rule can
+
+
+def target_of(name: str, settings: ClusterSettings) -> Target:
+    """What is asked for under the name of a tier, a route or a model. Raises SetError."""
+    tier = settings.tiers.get(name)
+    if tier is None:
+        return Target(name, name, is_route=name in settings.routes)
+    if tier.provider is not None:
+        raise SetError(f"{name} answers outside the cluster: ask it through a route of which it is the `primary`")
+    return Target(name, tier.model)
 
 
 def resamples(count: int) -> list[list[int]]:
@@ -99,7 +111,7 @@ async def evaluate(
             del pairs[each.question, each.target]
     left = len(pairs)
     at_once = asyncio.Semaphore(asking.at_once)
-    headers = {"X-Priority": LAST_IN_QUEUE, "Cache-Control": "no-store"}
+    headers = {"X-Priority": LAST_IN_QUEUE, "Cache-Control": "no-store", REPLAY: "1"}
     if asking.key:
         headers["Authorization"] = f"Bearer {asking.key}"
     async with aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as http:

@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 from rich.progress import Progress
 
-from orchestrator.app.evaluating import Asking, Target, evaluate, resamples
+from orchestrator.app.evaluating import Asking, Target, evaluate, resamples, target_of
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.evaluation_page import COLUMNS, cells, page
 from orchestrator.cli.output import console, draw, errors, table
@@ -22,7 +22,6 @@ from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import score
 from orchestrator.core.evaluation.questions import Question, SetError, read_set
 from orchestrator.core.evaluation.report import Outcome, Price, Report, TradeOff, report
-from orchestrator.settings import ClusterSettings
 from orchestrator.whole_file import write_whole
 
 SAMPLE = "data/eval-sample.jsonl"
@@ -45,9 +44,9 @@ def run_evaluation(
     as_json: bool,
 ) -> int:
     """Ask, grade, print. Raises OrchestratorError."""
-    asked = _questions(questions)
+    asked = read_questions(questions)
     settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
-    wanted = [_target(each.strip(), settings) for each in targets.split(",") if each.strip()]
+    wanted = [target_of(each.strip(), settings) for each in targets.split(",") if each.strip()]
     priced = dict(_price(each) for each in prices)
     if unknown := [each for each in priced if each not in {one.name for one in wanted}]:
         raise click.BadParameter(f"--price {unknown[0]}: is none of the targets")
@@ -64,7 +63,8 @@ def run_evaluation(
     return 0
 
 
-def _questions(path: Path | None) -> tuple[Question, ...]:
+def read_questions(path: Path | None) -> tuple[Question, ...]:
+    """The questions of a file, or of the sample that ships. Raises SetError."""
     if path is None:
         sample = resources.files("orchestrator").joinpath(SAMPLE)
         return read_set(sample.read_text(encoding="utf-8").splitlines(), "the sample")
@@ -74,12 +74,6 @@ def _questions(path: Path | None) -> tuple[Question, ...]:
         raise SetError(f"{path}: {why.strerror}") from why
     except UnicodeDecodeError as why:
         raise SetError(f"{path}: is not UTF-8: {why.reason}") from why
-
-
-def _target(name: str, settings: ClusterSettings) -> Target:
-    if name in settings.tiers:
-        return Target(name, settings.tiers[name].model)
-    return Target(name, name, is_route=name in settings.routes)
 
 
 def _price(given: str) -> tuple[str, Price]:

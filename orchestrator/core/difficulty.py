@@ -58,7 +58,8 @@ SUMS: Final = "sums"
 class Difficulty:
     """A level from 1 to 10, CHAT or TASK, and what added to it. `points` is the level before it was rounded up.
 
-    `work` is what is asked for, `language` `tr`, `en` or nothing where it is neither.
+    `work` is what is asked for, `language` `tr`, `en` or nothing where it is neither. `guessed`: of `points`, those
+    added because nothing in the question was known.
     """
 
     level: int
@@ -67,6 +68,7 @@ class Difficulty:
     points: float = 0.0
     work: str = Work.QUESTION.value
     language: str = ""
+    guessed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class _Part:
     why: str
     points: float
     is_task: bool = False
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,19 @@ def score(turns: Sequence[Turn], *, has_tools: bool = False, has_schema: bool = 
     parts += _of_call(turns, has_tools=has_tools, has_schema=has_schema)
     points = sum(part.points for part in parts)
     return Difficulty(
-        level=min(10, max(1, math.ceil(points - 1e-9))),
+        level=level_of(points),
         kind=TASK if any(part.is_task for part in parts) else CHAT,
         reasons=_told(parts),
         points=points,
         work=_work_of(about).value,
         language=language_of(seen.text, seen.words) or language_of(about.text, about.words),
+        guessed=sum(part.points for part in parts if part.is_guess),
     )
+
+
+def level_of(points: float) -> int:
+    """The level, 1 to 10, that so many points are."""
+    return min(10, max(1, math.ceil(points - 1e-9)))
 
 
 def points_of(seen: Seen, model: Model) -> float:
@@ -183,7 +192,7 @@ def _of_unfamiliar(seen: Seen, model: Model) -> list[_Part]:
         work.append(_Part("several amounts to reckon with", 2.0, is_task=True))
     size = list(_of_form(seen, model, is_material=_is_text_work(seen) and not seen.cues[Cue.PROOF]))
     if not work and not seen.cues:
-        work = [_Part("nothing in it that is known, so it goes up", 3.0, is_task=True)]
+        work = [_Part("nothing in it that is known, so it goes up", 3.0, is_task=True, is_guess=True)]
     elif not work and seen.cues[Cue.LOOKUP] and len(seen.words) <= _LOOKUP_WORDS:
         work = [_Part(f"asks for {Cue.LOOKUP}", -1.0)]
     return [*work, *size]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.core.difficulty_sums import Sum, numbers, sums
+from orchestrator.core.letters import lower, without_marks
 
 LONGEST: Final = 8192
 
@@ -26,6 +27,7 @@ _HEDGE = re.compile(
     r"mümkün değil|belirsiz|yaklaşık)\b",
     re.IGNORECASE,
 )
+_AGES = re.compile(r"\b(?:ago|younger|older|years? old|yil once|yil sonra|yasi(?:nda)?)\b")  # without Turkish marks
 _UNKNOWN = re.compile(r"\b[xyn] ?[=+-]", re.IGNORECASE)
 
 # Name of a sign -> how a reason says it. The order is that of `answer_of`.
@@ -53,6 +55,8 @@ ANSWER: Final = {
     "question_broken": "numbers with a fraction in the question",
     "question_percent": "percentages in the question",
     "result_unlike": "a result with a fraction where the question has none",
+    "not_reckoned": "numbers of the question that are in no sum",
+    "ages": "ages and times past in the question",
     "hedges": "words of doubt",
     "repeats": "lines said again",
     "cut": "an end in the middle of a sentence",
@@ -70,6 +74,7 @@ def answer_of(question: str, answer: str) -> tuple[float, ...]:
         *_of_result(question, answer, worked),
         *_of_numbers(question, answer, worked),
         *_of_fractions(question, answer),
+        *_of_steps(question, worked),
         float(min(5, len(_HEDGE.findall(answer)))),
         float(min(5, len(lines) - len(set(lines)))),
         float(_is_cut(answer)),
@@ -115,6 +120,16 @@ def _of_result(question: str, answer: str, worked: Sequence[Sum]) -> tuple[float
         float(any(value == each.stated for each in worked)),
         float(value in given),
         _size(value) - _size(max(given, default=0.0)),
+    )
+
+
+def _of_steps(question: str, worked: Sequence[Sum]) -> tuple[float, ...]:
+    """What a question gives is to be reckoned with; and a step that is often missed is the one from then to now."""
+    reckoned = {value for each in worked for value in each.operands}
+    asked = without_marks(lower(question, is_turkish=False))
+    return (
+        float(min(3, sum(value not in reckoned for value in numbers(question)))),
+        float(min(5, len(_AGES.findall(asked)))),
     )
 
 

@@ -19,8 +19,10 @@ _SPACES = re.compile(r"[ \t$€£₺]+")
 _LEFT = re.compile(r"[\d(][\d.()+*/-]*$")
 _RIGHT = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)(?!\d|\.\d|[(+*/-])")
 _PIECE = re.compile(r"\d+(?:\.\d+)?|\.\d+|[-+*/()]")
+_OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "\\": "", "[": "(", "]": ")"})
 _TIMES = re.compile(r"(?<=[\d)%$ ])[xX](?=[\d($ ])")
+_END = re.compile(r"(?<=\d)\.[ \t]+")  # of a sentence: the number behind it is another one
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 _PRIORITY: Final = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -35,6 +37,11 @@ class Sum:
     text: str
     stated: float
     is_right: bool
+
+    @property
+    def operands(self) -> list[float]:
+        """What is reckoned with, in order."""
+        return [float(each) for each in _OPERAND.findall(self.text)]
 
 
 def sums(text: str) -> Iterator[Sum]:
@@ -85,7 +92,7 @@ def calculate(written: str) -> float | None:
 
 
 def _plain(line: str) -> str:
-    signs = _TIMES.sub("*", line.translate(_SIGNS))
+    signs = _TIMES.sub("*", _END.sub(";", line).translate(_SIGNS))
     return _PERCENT.sub(r"(\1/100)", _THOUSANDS.sub("", _SPACES.sub("", signs)))
 
 

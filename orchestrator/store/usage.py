@@ -24,12 +24,14 @@ def fields(
     cache_hits: int = 0,
     prompt_tokens: int = 0,
     completion_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    usd_nano: int = 0,
     errors: int = 0,
 ) -> dict[str, int]:
     """Counts by field name, the way `settle` and `add` take them, without zeros.
 
     A field is one tier, caller and instance with a name of these, so that a call costs a command a count and not three:
-    `read` adds up what each of them has.
+    `read` adds up what each of them has. Money is in billionths of a US dollar.
     """
     scope = "\t".join((tier, caller.replace("\t", " "), instance, ""))
     counts = {
@@ -37,6 +39,8 @@ def fields(
         "cache_hits": cache_hits,
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
+        "reasoning_tokens": reasoning_tokens,
+        "usd_nano": usd_nano,
         "errors": errors,
     }
     return {scope + name: amount for name, amount in counts.items() if amount}

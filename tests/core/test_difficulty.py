@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.core import difficulty as module
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import CHAT, TASK, WINDOW, doubt_of, score
+from orchestrator.core.difficulty_answer import ANSWER, answer_of
 from orchestrator.core.difficulty_cues import _INDEX, Cue, count_cues
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,6 +256,28 @@ QUESTION = "Ali has 3 boxes of 4 apples each and keeps 5. How many apples does h
 )
 def test_an_answer_with_a_fault_is_doubted_more(worse):
     assert doubt_of(QUESTION, worse).points > doubt_of(QUESTION, RIGHT).points
+
+
+SIGNED = tuple(ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "left_out"),
+    [
+        ("Ann has 5 red and 7 blue pens and loses 2.", "5 + 7 = 12\n12 - 2 = 10", 0),
+        ("Ann has 5 red and 7 blue pens and loses 2.", "She loses 2.\n5 + 7 = 12", 1),
+        ("Ann has 5 red and 7 blue pens and loses 2.", "Ten.", 3),
+    ],
+)
+def test_numbers_of_the_question_that_no_sum_reckons_with_are_seen(question, answer, left_out):
+    assert answer_of(question, answer)[SIGNED.index("not_reckoned")] == left_out
+
+
+@pytest.mark.parametrize(
+    "question", ["Two years ago Ann was 7.", "Ali 12 yaşında.", "Üç yıl önce kaçtı?", "He is OLDER."]
+)
+def test_ages_and_times_past_are_seen_in_both_languages(question):
+    assert answer_of(question, "")[SIGNED.index("ages")] == 1
 
 
 @settings(max_examples=100)

@@ -23,6 +23,7 @@ from orchestrator.core.difficulty_sums import calculate, numbers, sums
         ("2 - 5 = -3", -3, True),
         ("$<<15*2000=30000>>30,000", 30000, True),
         ("73 / 8 = 9", 9, False),
+        ("She sold 2. 5 + 7 = 12", 12, True),
     ],
 )
 def test_a_sum_is_read_as_people_write_it(text, stated, is_right):
@@ -39,6 +40,11 @@ def test_what_cannot_be_read_is_passed_over(text):
 
 def test_a_chain_is_checked_where_it_calculates():
     assert [each.stated for each in sums("2 + 3 = 5 + 4 = 9")] == [9]
+
+
+def test_a_sum_says_what_it_reckons_with():
+    (told,) = sums("2 x (1,000 + .5) = 2001")
+    assert told.operands == [2, 1000, 0.5]
 
 
 def test_numbers_come_without_their_commas():

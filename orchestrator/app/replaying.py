@@ -1,0 +1,127 @@
+"""The settings' set of questions asked again and again, last in the queue, and what came of it kept in Redis.
+
+A run that breaks off goes on where it was: its answers lie in the state folder until it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator import telemetry
+from orchestrator.app.evaluating import Asking, evaluate, resamples, target_of
+from orchestrator.app.paths import StatePaths
+from orchestrator.core.errors import OrchestratorError, StoreError
+from orchestrator.core.evaluation.questions import Question, SetError, read_set
+from orchestrator.core.evaluation.report import Outcome, Report, Told, report
+from orchestrator.nodes.state_lock import read_holder
+from orchestrator.settings import ClusterSettings
+from orchestrator.settings.measuring import EvalSettings
+from orchestrator.store import routed
+from orchestrator.store.connection import Connection
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 15.0
+AGAIN_S: Final = 60.0  # after a run that broke off
+KEPT_RUNS: Final = 30
+
+
+class Replaying:
+    """`leads`: whether this controller is the one that speaks for the cluster."""
+
+    def __init__(
+        self,
+        paths: StatePaths,
+        connection: Connection,
+        settings: Callable[[], ClusterSettings],
+        leads: Callable[[], bool],
+    ) -> None:
+        self._paths, self._connection, self._settings, self._leads = paths, connection, settings, leads
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            wait_s = LOOK_EVERY_S
+            try:
+                await self.look(time.time())
+            except StoreError:
+                telemetry.STORE_ERRORS.inc()
+            except OrchestratorError as why:
+                log.warning("evaluation broke off, and goes on in a minute: %s", why)
+                wait_s = AGAIN_S
+            await asyncio.sleep(wait_s)
+
+    async def look(self, now_unix: float) -> bool:
+        """Run what is due; whether something was. Raises OrchestratorError where it broke off."""
+        told = self._settings().eval
+        kept = await routed.replayed(self._connection)
+        _say(kept)
+        if told.set is None or not told.targets or not self._leads():
+            return False
+        last = min((kept.get(each, {}).get("at_unix", 0.0) for each in told.targets), default=0.0)
+        holder = read_holder(self._paths.root)
+        if now_unix - last < told.every_s or holder is None or not holder.endpoint:
+            return False
+        found = await self._run(told, holder.endpoint)
+        after = {each.target: _kept(kept.get(each.target, {}), each, found, time.time()) for each in found.targets}
+        await routed.keep_replayed(self._connection, after)
+        _say(after)
+        return True
+
+    async def _run(self, told: EvalSettings, endpoint: str) -> Report:
+        assert told.set is not None
+        settings = self._settings()
+        questions = await asyncio.to_thread(_read, told.set)
+        targets = [target_of(each, settings) for each in told.targets]
+        secrets = {each.name: each.secret.get_secret_value() for each in settings.keys}
+        key = secrets.get(told.key or "", "")
+        asking = Asking(endpoint, key, told.at_once, told.tokens, told.judge or "")
+        self._paths.replays.mkdir(mode=0o700, exist_ok=True)
+        under_way = self._paths.replays / "under-way.jsonl"
+        log.info("evaluation: %d questions for %s", len(questions), ", ".join(told.targets))
+        outcomes = await evaluate(questions, targets, asking, under_way, _nobody_looks)
+        under_way.replace(self._paths.replays / "last.jsonl")
+        return report(outcomes, [each.name for each in targets], {}, {}, resamples)
+
+
+def _read(path: Path) -> tuple[Question, ...]:
+    try:
+        return read_set(path.read_text(encoding="utf-8").splitlines(), str(path))
+    except OSError as why:
+        raise SetError(f"{path}: {why.strerror}") from why
+    except UnicodeDecodeError as why:
+        raise SetError(f"{path}: is not UTF-8: {why.reason}") from why
+
+
+def _nobody_looks(_: Outcome, __: int) -> None:
+    """A run of the controller's shows no progress."""
+
+
+def _kept(before: Mapping[str, Any], told: Told, found: Report, at_unix: float) -> dict[str, Any]:
+    """A target's last result, and those of the days before it."""
+    day = datetime.fromtimestamp(at_unix, UTC).date().isoformat()
+    days = [each for each in before.get("days", []) if each["day"] != day]
+    today = {"day": day, "accuracy": told.accuracy, "questions": told.questions}
+    return {
+        "at_unix": at_unix,
+        "accuracy": told.accuracy,
+        "accuracy_from": told.accuracy_from,
+        "accuracy_to": told.accuracy_to,
+        "questions": told.questions,
+        "p50_s": told.p50_s,
+        "chosen": dict(told.chosen),
+        "is_simulated": found.is_simulated,
+        "days": [*days, today][-KEPT_RUNS:],
+    }
+
+
+def _say(kept: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, told in kept.items():
+        marked = "true" if told["is_simulated"] else "false"
+        telemetry.REPLAY_ACCURACY.labels(name, marked).set(told["accuracy"])

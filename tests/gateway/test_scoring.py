@@ -1,0 +1,202 @@
+"""`scorer: llm`: a model of the cluster says how hard a question is, and whatever goes wrong keeps nobody waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from orchestrator.app.rules import rules_from
+from orchestrator.core.errors import SettingsError
+from orchestrator.gateway.scoring import FAILURES
+from orchestrator.settings import ClusterSettings, parse
+from orchestrator.store import usage
+from tests.gateway.asking import Reply, ask, get
+from tests.gateway.played import Played, played, pool_of
+
+HARD, EASY = "Prove that there are infinitely many primes.", "hello"
+SETTINGS: dict[str, Any] = {
+    "models": {"judge": {}, "m": {}},
+    "tiers": {"small": {"model": "m"}, "full": {"model": "m"}, "judge": {"model": "judge"}},
+}
+LLM = {"scorer": "llm", "scorer_tier": "judge"}
+
+
+@dataclass(slots=True)
+class Engine:
+    """Judges as it is told to; `hold`: not before that is set."""
+
+    says: str = '{"type": "TASK", "complexity": 9}'
+    status: int = 200
+    hold: asyncio.Event = field(default_factory=asyncio.Event)
+    judged: list[dict[str, Any]] = field(default_factory=list)
+    port: int = 0
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        text = "an answer"
+        if body["model"] == "judge":
+            self.judged.append(body)
+            await self.hold.wait()
+            text = self.says
+        told = {"model": body["model"], "created_at": "2026-11-21T00:00:00Z", "done": True, "done_reason": "stop"}
+        told |= {"message": {"role": "assistant", "content": text}, "prompt_eval_count": 60, "eval_count": 12}
+        return web.json_response(told if self.status == 200 else {"error": "no"}, status=self.status)
+
+
+Start = Callable[..., Awaitable[tuple[Played, Engine]]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a gateway before one engine that has both pools; `auto` is of the route's settings."""
+    async with AsyncExitStack() as stack:
+
+        async def begin(tiers: tuple[str, ...] = ("small", "full", "judge"), **auto: Any) -> tuple[Played, Engine]:
+            engine, app = Engine(), web.Application()
+            engine.hold.set()
+            app.router.add_post("/api/chat", engine.chat)
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            engine.port = runner.addresses[0][1]
+            pools = [pool_of(name, [engine.port]) for name in ("judge", "m")]
+            told = {"tiers": {name: SETTINGS["tiers"][name] for name in tiers}, "routes": {"auto": {**LLM, **auto}}}
+            settings = ClusterSettings.model_validate({**SETTINGS, **told})
+            return await stack.enter_async_context(played(tmp_path, settings, pools)), engine
+
+        yield begin
+
+
+async def auto(world: Played, text: str) -> Reply:
+    headers = {"Cache-Control": "no-store"}
+    return await ask(world.url, "/api/chat", text, model="auto", stream=False, headers=headers)
+
+
+async def scored(world: Played) -> dict[str, float]:
+    """By what came of it."""
+    lines = (await get(world.url, "/metrics")).body.decode().splitlines()
+    found = [line.rpartition(" ") for line in lines if line.startswith("olm_scored_total{")]
+    return {name.partition('outcome="')[2].rstrip('"}'): float(amount) for name, _, amount in found}
+
+
+async def test_the_models_word_decides_and_is_asked_for_once_a_text(start: Start) -> None:
+    world, engine = await start()
+    tiers = [(await auto(world, EASY)).headers["X-Tier"] for _ in range(3)]
+    engine.says = '{"type": "CHAT", "complexity": 1}'
+    tiers.append((await auto(world, HARD)).headers["X-Tier"])
+    assert tiers == ["full", "full", "full", "small"]
+    assert len(engine.judged) == 2
+    assert EASY in engine.judged[0]["messages"][1]["content"]
+    assert engine.judged[0]["format"]["required"] == ["type", "complexity"]
+    assert await scored(world) == {"ok": 2.0, "remembered": 2.0}
+
+
+async def test_what_judging_costs_is_counted_apart(start: Start) -> None:
+    world, _ = await start()
+    await auto(world, EASY)
+    day = datetime.now(UTC).date().isoformat()
+    async with asyncio.timeout(10):
+        while not (told := (await usage.read(world.connection, day)).get("judge", {})):
+            await asyncio.sleep(0.02)
+    assert told["tier:scorer:prompt_tokens"] == 60
+    assert told["tier:scorer:completion_tokens"] == 12
+    assert "tier:judge:requests" not in told
+
+
+@pytest.mark.parametrize("says", ["I cannot tell.", '{"type": "TASK"}', ""])
+async def test_a_word_that_is_none_leaves_it_to_the_trained_weights(start: Start, says: str) -> None:
+    world, engine = await start()
+    engine.says = says
+    assert (await auto(world, EASY)).headers["X-Tier"] == "small"
+    assert await scored(world) == {"invalid": 1.0}
+
+
+async def test_a_judge_that_is_late_is_not_waited_for_and_after_three_times_not_asked(start: Start) -> None:
+    world, engine = await start(scorer_timeout_s=0.2)
+    engine.hold.clear()
+    told = [await auto(world, f"hello {each}") for each in range(FAILURES + 2)]
+    assert [each.headers["X-Tier"] for each in told] == ["small"] * (FAILURES + 2)
+    assert len(engine.judged) == FAILURES
+    assert await scored(world) == {"timeout": float(FAILURES), "left alone": 2.0}
+
+
+async def test_a_late_judges_slot_is_given_back(start: Start) -> None:
+    world, engine = await start(scorer_timeout_s=0.2)
+    engine.hold.clear()
+    await auto(world, EASY)
+    engine.hold.set()
+    taken = [
+        instance["in_flight"]
+        for pool in (await get(world.url, "/status.json")).json()["pools"]
+        for instance in pool["instances"]
+    ]
+    async with asyncio.timeout(10):
+        while any(taken):
+            status = (await get(world.url, "/status.json")).json()
+            taken = [instance["in_flight"] for pool in status["pools"] for instance in pool["instances"]]
+
+
+async def test_a_judge_that_fails_keeps_no_call_from_its_answer(start: Start) -> None:
+    world, _ = await start()
+    await world.publish([each for each in world.pools if each.name != "judge"])
+    async with asyncio.timeout(10):
+        while (await scored(world)).get("CapacityError", 0) == 0:
+            assert (await auto(world, f"hello {datetime.now(UTC)}")).status == 200
+
+
+async def test_a_route_with_one_tier_asks_no_judge(start: Start) -> None:
+    world, engine = await start(("small", "judge"), small="small", full="small")
+    assert (await auto(world, EASY)).status == 200
+    assert not engine.judged
+
+
+# --- the settings -----------------------------------------------------------------------------------------------------
+
+OUTSIDE = """
+models: {m: }
+providers: {mistral: {key: "0123456789abcdef"}}
+tiers:
+  small: {model: m}
+  full: {model: m}
+  far: {model: mistral-small-latest, provider: mistral}
+routes: {auto: {scorer: llm, scorer_tier: %s}}
+"""
+
+
+def test_texts_are_never_judged_outside() -> None:
+    with pytest.raises(SettingsError, match="'far' is a provider's, and every question would go there; name a tier"):
+        parse(OUTSIDE % "far", "cluster.yaml")
+    settings = ClusterSettings.model_validate(
+        {
+            "models": {"m": {}},
+            "providers": {"mistral": {"key": "0123456789abcdef"}},
+            "tiers": {"small": {"model": "m"}, "full": {"model": "m"}, "far": {"model": "x", "provider": "mistral"}},
+            "routes": {"auto": {"scorer": "llm", "scorer_tier": "far"}},
+        }
+    )
+    assert rules_from(settings).routes["auto"].scorer is None
+
+
+@pytest.mark.parametrize(
+    ("route", "told"),
+    [
+        ("{scorer: llm}", "routes.auto.scorer: a model has to be asked: name its tier as `scorer_tier`"),
+        ("{scorer_tier: small}", "routes.auto.scorer_tier: is of use with `scorer: llm` alone; set that, or leave"),
+        ("{scorer_timeout_s: 1}", "routes.auto.scorer_timeout_s: is of use with `scorer: llm` alone"),
+        ("{scorer: llm, scorer_tier: smal}", "no such tier 'smal'; did you mean 'small'"),
+    ],
+)
+def test_what_a_scorer_lacks_and_what_lacks_a_scorer_is_told(route: str, told: str) -> None:
+    text = f"models: {{m: }}\ntiers: {{small: {{model: m}}, full: {{model: m}}}}\nroutes: {{auto: {route}}}\n"
+    with pytest.raises(SettingsError) as raised:
+        parse(text, "cluster.yaml")
+    assert told in str(raised.value)
