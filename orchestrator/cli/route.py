@@ -5,42 +5,57 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 from rich.markup import escape
 
+from orchestrator.app.explaining import Asking, explain
 from orchestrator.app.live_settings import Wish, resolve_settings
-from orchestrator.cli.output import console, hanging
+from orchestrator.cli.output import console
+from orchestrator.cli.route_explained import draw_explained
+from orchestrator.cli.status import endpoint_of, fetch_status
 from orchestrator.core.dialects.parse import Turn
-from orchestrator.core.difficulty import Difficulty, doubt_of, score
+from orchestrator.core.difficulty import doubt_of, score
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.core.privacy import classify, find
-from orchestrator.core.routing import RouteRule, choose_tier, tiers_to_try
-from orchestrator.settings import ClusterSettings
+from orchestrator.nodes.state_lock import read_holder
 
 
 class QuestionsError(OrchestratorError):
     """A file of questions that cannot be read; the text names file and line."""
 
 
-def run_explain(config: Path | None, question: str, route: str, *, as_json: bool) -> int:
-    """Print a question's difficulty, and the tier that each route, or the one named, would send it to."""
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The cluster whose limits and states are told: the one named, or that of the state folder."""
+
+    state: Path
+    endpoint: str | None
+    key: str = field(repr=False)
+
+
+def run_explain(config: Path | None, asking: Asking, route: str, where: Where, *, as_json: bool) -> int:
+    """Print a question's difficulty, and the targets that each route, or the one named, would send it to."""
     settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
     if route and route not in settings.routes:
         raise click.BadParameter(f"there is no route {route!r}; there are: {', '.join(settings.routes) or 'none'}")
-    judged = score((Turn("user", question),))
-    names = [route] if route else list(settings.routes)
-    decisions = {name: _decision(judged, settings, name) for name in names}
-    privacy = _privacy(question)
+    told = explain(settings, asking, _status(where))
+    if route:
+        told["routes"] = {route: told["routes"][route]}
     if as_json:
-        told = {**asdict(judged), "privacy": privacy, "routes": decisions}
         click.echo(json.dumps(told, ensure_ascii=False, indent=2))
     else:
-        _draw(judged, privacy, decisions)
+        draw_explained(told)
     return 0
+
+
+def _status(where: Where) -> dict[str, Any] | None:
+    """What the cluster says of itself that runs with the state folder, or the one named; None: none runs."""
+    if where.endpoint is None and ((holder := read_holder(where.state)) is None or not holder.endpoint):
+        return None
+    return asyncio.run(fetch_status(endpoint_of(where.state, where.endpoint), where.key))
 
 
 def run_score(questions: Path, scores: Path, *, after_answer: bool) -> int:
@@ -53,41 +68,6 @@ def run_score(questions: Path, scores: Path, *, after_answer: bool) -> int:
     if str(scores) != "-":
         console.print(f"{len(told)} scores in {escape(str(scores))}")
     return 0
-
-
-def _decision(judged: Difficulty, settings: ClusterSettings, name: str) -> dict[str, Any]:
-    route = settings.routes[name]
-    rule = RouteRule(route.small, route.full, route.chat_full_from, route.task_full_from)
-    chosen = choose_tier(judged, rule)
-    backups = {tier: told.backup for tier, told in settings.tiers.items()}
-    tiers = tiers_to_try(chosen.tier, backups)
-    return {
-        "tier": chosen.tier,
-        "rule": chosen.reasons[-1],
-        "tiers": [{"tier": tier, "model": settings.tiers[tier].model} for tier in tiers],
-    }
-
-
-def _privacy(question: str) -> dict[str, Any]:
-    """How far the question may go, and what in it says so; never the private matter itself."""
-    found = find(question)
-    return {"class": classify(found), "found": list(dict.fromkeys(each.kind for each in found))}
-
-
-def _draw(judged: Difficulty, privacy: dict[str, Any], decisions: dict[str, dict[str, Any]]) -> None:
-    console.print(f"difficulty  [bold]{judged.level}[/bold] of 10 ({judged.points:.2f})")
-    console.print(f"type        {judged.kind}, {judged.work}")
-    console.print(f"language    {judged.language or 'neither Turkish nor English was recognised'}")
-    hanging("because     ", escape("; ".join(judged.reasons)))
-    console.print(f"privacy     {privacy['class']}: {', '.join(privacy['found']) or 'nothing private was recognised'}")
-    for name, told in decisions.items():
-        first, *backups = told["tiers"]
-        console.print(f"route       [bold]{escape(name)}[/bold] → {escape(first['tier'])} ({escape(first['model'])})")
-        hanging("  rule      ", escape(told["rule"]))
-        backup = ", then ".join(f"{each['tier']} ({each['model']})" for each in backups)
-        hanging("  backup    ", escape(backup or "none"))
-    if not decisions:
-        console.print("route       none: the configuration has no routes")
 
 
 def _opened(path: Path, mode: str) -> TextIO:

@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 from orchestrator import telemetry
 from orchestrator.core.errors import CapacityError, InstanceError, StoreError
+from orchestrator.core.limits import nano_of
 from orchestrator.core.loads import loaded_in_s
 from orchestrator.core.model import Answer, Instance, InstanceId, LeaseId, Pool, PoolName
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Limits, Live
-from orchestrator.store import usage
+from orchestrator.store import routed, usage
 from orchestrator.store.admission import (
     AdmitRequest,
     Cached,
@@ -225,6 +226,14 @@ class Admission:
         )
         self._settle(grant, Outcome.OK, kept=kept, used=Usage(_today(), counts, tokens))
 
+    def doubted(self, grant: Grant, tier: str, caller: str, tokens: tuple[int, int], *, is_answering: bool) -> None:
+        """The instance kept its promise, and another tier answers the call. `is_answering`: it was cut short."""
+        counts = usage.fields(
+            tier=tier, caller=caller, instance=grant.instance.id, prompt_tokens=tokens[0], completion_tokens=tokens[1]
+        )
+        hold_s = HOLD_ANSWERING_S if is_answering else 0.0
+        self._settle(grant, Outcome.OK, hold_s=hold_s, used=Usage(_today(), counts, tokens))
+
     def failed(self, grant: Grant, *, is_dead: bool = False, is_hung: bool = False) -> None:
         """The instance broke its promise; a dead one refused the connection, a hung one was silent for too long."""
         self._settle(grant, Outcome.DEAD if is_dead else Outcome.HUNG if is_hung else Outcome.FAILED)
@@ -282,6 +291,28 @@ class Admission:
             completion_tokens=answer.completion_tokens,
         )
         self._uncounted.setdefault((route, _today()), Counter()).update(counts)
+
+    def count_outside(
+        self, route: str, tier: str, caller: str, instance: str, tokens: tuple[int, int, int], usd: float
+    ) -> None:
+        """Count an answer of a provider's; `tokens`: of the prompt, of the answer, of that by thinking."""
+        counts = usage.fields(
+            tier=tier,
+            caller=caller,
+            instance=instance,
+            prompt_tokens=tokens[0],
+            completion_tokens=tokens[1],
+            reasoning_tokens=tokens[2],
+            usd_nano=nano_of(usd),
+        )
+        self._uncounted.setdefault((route, _today()), Counter()).update(counts)
+
+    def count_routed(self, route: str, tier: str, escalated: str = "") -> None:
+        """Count a call of a route that `tier` answered; `escalated`: why a lower tier's answer was not good enough."""
+        telemetry.TALLY.count(telemetry.ROUTED, (route, tier))
+        if escalated:
+            telemetry.TALLY.count(telemetry.ESCALATED, (route, escalated))
+        self._uncounted.setdefault((route, _today()), Counter()).update(routed.fields(tier, escalated))
 
     async def flush_counts(self) -> None:
         """Every FLUSH_EVERY_S, until cancelled: write what was counted."""

@@ -28,6 +28,7 @@ from orchestrator.core.paraphrase.asked import Match, Question
 from orchestrator.core.paraphrase.plain import LETTERS_MAX, Judged
 from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.cache_words import hitless, in_numbers
+from orchestrator.gateway.discretion import Private
 from orchestrator.gateway.live import Live, Rules
 from orchestrator.gateway.other_words import OtherWords, Wording, wording
 from orchestrator.gateway.trace import Trace
@@ -73,6 +74,7 @@ class AnswerCache:
         self._books_of = AnswerBooks(connection)
         self._near = Near(connection, _near_bytes(live.rules))
         self._other_words = OtherWords(connection)
+        self._private = Private()
         self._noted: dict[str, Noted] = {}
         self._used: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
@@ -103,7 +105,7 @@ class AnswerCache:
             trace.cache, trace.cache_why = "miss", ANEW if wish.no_cache else ABSENT
         if why is not None:
             return ""
-        tenant, target = self._tenant(rules, name, trace), self._target(rules, name)
+        tenant, target = self._tenant(rules, name, trace, call), self._target(rules, name)
         question, folds = question_of(turns(call), call.body) or "", rules.takes_spellings_as_one(name)
         return answer_key(tenant=tenant, target=target, call=call, secret=self._secret, question=question, folds=folds)
 
@@ -177,7 +179,7 @@ class AnswerCache:
         question = question_of(turns(call), call.body)
         if question is None or len(question) > LETTERS_MAX:
             return None
-        tenant, target, secret = self._tenant(rules, name, trace), self._target(rules, name), self._secret
+        tenant, target, secret = self._tenant(rules, name, trace, call), self._target(rules, name), self._secret
         family = family_key(tenant=tenant, target=target, call=call, question=question, secret=secret)
         return wording(name, scope_key(tenant=tenant, secret=secret), key, family, question)
 
@@ -221,8 +223,9 @@ class AnswerCache:
     async def report_not_alike(self, tenant: str, route: str, given: str, asked: str) -> None:
         """The answer of one question was given to the other, wrongly. Raises StoreError."""
         rules = self._live.rules
-        scope = scope_key(tenant="" if rules.shares(route) else tenant, secret=self._secret)
-        await self._other_words.bar(route, scope, (given, asked), rules.freshness_of(route).kept_s)
+        for whose in {"" if rules.shares(route) else tenant, tenant}:  # its own questions are there in either case
+            scope = scope_key(tenant=whose, secret=self._secret)
+            await self._other_words.bar(route, scope, (given, asked), rules.freshness_of(route).kept_s)
         await self.report_wrong(PARAPHRASE, route_answer(route, given), "")
 
     async def match(self, asks: Wording) -> Match | None:
@@ -255,7 +258,7 @@ class AnswerCache:
         return Kept(asked.cache_key, kept, freshness.kept_s)
 
     def _note(self, asked: Asked, entry: Entry, size: int, rules: Rules) -> None:
-        tenant = self._tenant(rules, asked.name, asked.trace)
+        tenant = self._tenant(rules, asked.name, asked.trace, asked.call)
         about = About(asked.name, asked.is_route, tenant, tags_from(asked.request.header(TAGS)))
         place = _place(asked)
         self._noted[place] = Noted(place, size, int(entry.kept_at_s * 1e3), int(entry.ends_s * 1e3), about)
@@ -282,15 +285,22 @@ class AnswerCache:
         self._counts[f"misses:{layer}:{why}"] += 1
         telemetry.TALLY.count(telemetry.CACHE_MISSES, (layer, why))
 
-    def _tenant(self, rules: Rules, name: str, trace: Trace) -> str:
-        return "" if rules.shares(name) else trace.caller.name
+    def _tenant(self, rules: Rules, name: str, trace: Trace, call: Call) -> str:
+        """Whose alone the answer is; '' where it is everybody's: of a call with private matter it never is."""
+        if not rules.shares(name):
+            return trace.caller.name
+        if rules.keys.is_open:
+            return ""
+        is_private = trace.has_class or trace.caller.privacy is not None or self._private.has(call, rules.privacy)
+        return trace.caller.name if is_private else ""
 
     def _target(self, rules: Rules, name: str) -> str:
         return target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
 
     def _digest(self, name: str) -> str:
+        """What a pool's model is at this moment; of a provider's nobody knows more than its name."""
         pool = self._live.pool(name)
-        return str(pool.details.get("tags", {}).get("digest", "")) if pool is not None else ""
+        return str(pool.details.get("tags", {}).get("digest", "")) if pool is not None else name
 
     # --- the books ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from orchestrator.gateway.trace import Trace
 
 # What a caller may say of its place in the queue: class 0 to 9, 0 goes first; seconds to wait at most; "1" to be told.
 PRIORITY, QUEUE_TIMEOUT, QUEUE_UPDATES = b"x-priority", b"x-queue-timeout", b"x-queue-updates"
+# An evaluation's call: it says nothing of what users ask.
+REPLAY = b"x-replay"
 # Instances asked for one call at most: a call that fails three of them is more likely to be at fault than they are.
 TRIES = 3
 # Of a request's bytes, for a first guess at its prompt: texts have 3 to 5 a token.

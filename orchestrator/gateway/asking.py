@@ -9,23 +9,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 
 from orchestrator import telemetry
 from orchestrator.core.dialects.frames import body_type
 from orchestrator.core.dialects.outcome import read_answer
 from orchestrator.core.errors import CallerError, InstanceError
+from orchestrator.core.escalation import Doubt, Reason
 from orchestrator.core.model import Answer, Engine, Finish, Pool
 from orchestrator.gateway.admission import Admission, Grant, Hit
 from orchestrator.gateway.answer_cache import AnswerCache, Given
-from orchestrator.gateway.asked import TRIES, Asked, on_queued, wanted_of
+from orchestrator.gateway.asked import BYTES_A_TOKEN, TRIES, Asked, on_queued, wanted_of
 from orchestrator.gateway.counted import count_call
+from orchestrator.gateway.doubting import Escalated, Watch, Watching, in_time
 from orchestrator.gateway.joining import MadeElsewhere
-from orchestrator.gateway.live import Live
+from orchestrator.gateway.live import Live, Tier
 from orchestrator.gateway.making import Refusal
 from orchestrator.gateway.orders import order_for
 from orchestrator.gateway.patience import Attempt, Patience
 from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, drain, relay
 from orchestrator.gateway.replies import Reply, whole
+from orchestrator.gateway.story import QUEUE, Whom
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections, Exchange
 from orchestrator.store.admission import Joined
@@ -59,12 +64,14 @@ class Asking:
         if self._draining:
             await asyncio.wait(self._draining)
 
-    async def serve_from(self, asked: Asked, pool: Pool) -> Reply | None:
-        """Ask instances of a pool until one has answered."""
+    async def serve_from(self, asked: Asked, pool: Pool, watch: Watch | None = None) -> Reply | None:
+        """Ask instances of a pool until one has answered. Raises Escalated where `watch` finds its answer wanting."""
         trace = asked.trace
         failed: list[str] = []
         wanted, tell = wanted_of(asked, pool), on_queued(asked)
         while True:
+            if trace.story is not None:
+                trace.story.begin(QUEUE, pool=pool.name)
             admitted = await self._admission.admit(pool, wanted, tell)
             if isinstance(admitted, Hit):
                 if (given := self._cache.given(asked, admitted.kept)) is not None:
@@ -77,9 +84,11 @@ class Asking:
                 asked.making.begin()
             trace.queue_s += admitted.waited_s
             trace.queued_behind = admitted.queued_behind
+            if trace.story is not None:
+                trace.story.end(QUEUE, instance=admitted.instance.id, queue_behind=admitted.queued_behind or 0)
             telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
             try:
-                return await self._ask(asked, pool, admitted)
+                return await self._ask(asked, pool, admitted, watch)
             except InstanceError as why:
                 log.warning("%s: %s", trace.request_id, why)
                 failed.append(admitted.instance.id)
@@ -89,7 +98,7 @@ class Asking:
                 telemetry.TALLY.count(telemetry.RETRIES, (pool.name,))
                 wanted = wanted._replace(excluded=tuple(failed))
 
-    async def _ask(self, asked: Asked, pool: Pool, grant: Grant) -> Reply | None:
+    async def _ask(self, asked: Asked, pool: Pool, grant: Grant, watch: Watch | None) -> Reply | None:
         """One instance asked, and its slot given back whatever happens."""
         call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
@@ -99,23 +108,30 @@ class Asking:
         attempt = self._patience.begin(grant.pool, grant.instance, call, len(asked.raw), trace.failures, is_last)
         try:
             keep = rules.cache.max_answer_bytes if asked.cache_key else 0
-            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep, trace.caller.name)
+            watching = None if watch is None else watching_of(watch, asked, rules.tiers.get(trace.tier))
+            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep, trace.caller.name, watching)
+            if trace.story is not None:
+                order = order._replace(traced=trace.story.ask(call.endpoint, _whom(grant), trace))
             # llama.cpp's server sees that its client has left, and frees the slot for certain.
             on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
 
             def on_answer() -> None:
                 _first_byte(trace, grant.pool, began_s, attempt)
 
-            relayed = await relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
+            relaying = relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
+            relayed = await (relaying if watching is None else in_time(watching, relaying))
         except BaseException as why:
             is_started = client is not None and client.is_started
-            if not is_started:
+            if not is_started and not attempt.is_answered:
                 trace.waited_s += time.perf_counter() - began_s
+            if isinstance(why, Escalated):
+                self._escalate(asked, grant, why, left)
+                raise
             if left:
-                self._drain(grant, left[0], rules.limits.drain_s)
+                self._drain(left[0], partial(self._left, grant), grant)
                 count_call(trace, "gone")
             else:
-                self._give_back(grant, why, trace, is_answering=is_started)
+                self._give_back(grant, why, trace, is_answering=is_started or attempt.is_answered)
             if client is None or not is_started or isinstance(why, asyncio.CancelledError):
                 raise
             if asked.making is not None:
@@ -124,7 +140,12 @@ class Asking:
             return None
         finally:
             attempt.ended()
-        self._settle(asked, grant, relayed)
+        self._settle(asked, grant, relayed, None if watching is None else watching.late)
+        return await self._tell(asked, relayed)
+
+    async def _tell(self, asked: Asked, relayed: Relayed | Refused) -> Reply | None:
+        """What is left to be told: all of a whole answer or a refusal, of a stream its end."""
+        call, trace, client = asked.call, asked.trace, asked.client
         if isinstance(relayed, Refused):
             if client is not None and client.is_open:
                 raise CallerError(relayed.status, relayed.body[:300].decode("utf-8", "replace").strip())
@@ -132,27 +153,48 @@ class Asking:
         if client is None:
             return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
         if relayed.end.is_whole:
-            await client.finish(rules.limits.between_bytes_s)
+            await client.finish(self._live.rules.limits.between_bytes_s)
         else:
             client.abandon()
         return None
 
-    def _drain(self, grant: Grant, exchange: Exchange, within_s: float) -> None:
-        """Keep the slot of a stream whose client left until the instance is done with it, proven by its last byte."""
+    def _drain(self, exchange: Exchange, settle: Callable[[bool], None], grant: Grant) -> None:
+        """Keep the slot of a stream that nobody wants until the instance is done with it, proven by its last byte."""
+        within_s = self._live.rules.limits.drain_s
 
         async def drained() -> None:
             is_done = False
             try:
                 is_done = await drain(self._connections, grant.instance, exchange, within_s)
             finally:
-                if is_done:
-                    self._admission.unused(grant)
-                else:
-                    self._admission.gone(grant, is_answering=True)
+                settle(is_done)
 
         task = asyncio.get_running_loop().create_task(drained())
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
+
+    def _left(self, grant: Grant, is_done: bool) -> None:
+        """The client left; whether the instance has come to its end all the same."""
+        if is_done:
+            self._admission.unused(grant)
+        else:
+            self._admission.gone(grant, is_answering=True)
+
+    def _escalate(self, asked: Asked, grant: Grant, why: Escalated, left: list[Exchange]) -> None:
+        """An answer that is not good enough: its slot given back, what it cost counted, nothing of it kept."""
+        trace, tier = asked.trace, asked.trace.tier  # by the time a stream is drained, the next one's name stands there
+        log.info("%s: escalated from %s: %s", trace.request_id, trace.tier, why.reason)
+
+        def settle(is_done: bool) -> None:
+            self._admission.doubted(grant, tier, trace.caller.name, why.tokens, is_answering=not is_done)
+
+        if left:
+            self._drain(left[0], settle, grant)
+        elif why.doubt.reason is Reason.TIMEOUT:
+            self._admission.gone(grant, is_answering=False)
+        else:
+            settle(why.is_over)
+        count_call(trace, "escalated", why.tokens)
 
     def _give_back(self, grant: Grant, why: BaseException, trace: Trace, *, is_answering: bool) -> None:
         """The slot of a call that was not answered, with a word on whose fault it was."""
@@ -172,7 +214,8 @@ class Asking:
             self._admission.gone(grant, is_answering=is_answering)
             count_call(trace, "error")
 
-    def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused) -> None:
+    def _settle(self, asked: Asked, grant: Grant, relayed: Relayed | Refused, doubt: Doubt | None) -> None:
+        """`doubt`: of an answer that was shown already; it is for nobody else."""
         trace = asked.trace
         if isinstance(relayed, Refused):
             self._admission.unused(grant)
@@ -183,14 +226,19 @@ class Asking:
         if not relayed.end.is_whole:
             self._admission.failed(grant)
             if asked.making is not None:
-                told = relayed.end.error or "ended before it was whole"
-                asked.making.fail(InstanceError(grant.instance.id, told, answered=True), trace.failures + 1)
+                told = relayed.end.error or ""
+                why = InstanceError(
+                    grant.instance.id, "" if told else "ended before it was whole", answered=True, quoted=told
+                )
+                asked.making.fail(why, trace.failures + 1)
             count_call(trace, "cut")
             return
-        answer = _answer_of(asked, relayed)
+        answer = answer_of(asked, relayed)
         limit = self._live.rules.cache.max_answer_bytes
         is_kept = answer is not None and relayed.body is not None and len(relayed.body) <= limit
-        kept = self._cache.kept(asked, answer) if answer is not None and is_kept else None
+        kept = self._cache.kept(asked, answer) if answer is not None and is_kept and doubt is None else None
+        if doubt is not None:
+            telemetry.TALLY.count(telemetry.DOUBTED_LATE, (asked.name, str(doubt.reason)))
         tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)
         self._admission.served(grant, trace.tier, trace.caller.name, None if asked.is_route else kept, tokens)
         if kept is not None and asked.is_route:
@@ -204,7 +252,7 @@ class Asking:
                 asked.making.fail(None)
 
 
-def _answer_of(asked: Asked, relayed: Relayed) -> Answer | None:
+def answer_of(asked: Asked, relayed: Relayed) -> Answer | None:
     """What a whole answer said, for the cache and for those who wait for it; None where nobody may have it."""
     if not asked.cache_key:
         return None
@@ -217,8 +265,34 @@ def _answer_of(asked: Asked, relayed: Relayed) -> Answer | None:
     return Answer(text, Finish(end.finish), thinking, (), end.prompt_tokens, end.completion_tokens)
 
 
+def watching_of(watch: Watch | None, asked: Asked, tier: Tier | None) -> Watching | None:
+    """What judges the answer to come, by what is known of the tier's model; None: it is taken as it is.
+
+    The time for which it is held back counts as waited for.
+    """
+    if watch is None or not asked.call.endpoint.is_answered_in_words:
+        return None
+    if tier is not None and tier.calibration is not None:
+        watch = replace(watch, calibration=tier.calibration)
+
+    def held(seconds: float) -> None:
+        asked.trace.waited_s += seconds
+
+    watching = Watching(watch, asked.call, len(asked.raw) // BYTES_A_TOKEN)
+    watching.on_held = held
+    return watching
+
+
+def _whom(grant: Grant) -> Whom:
+    """An instance, as traces tell of it."""
+    there = grant.instance
+    return Whom(there.engine.value, there.pool, there.host, there.port)
+
+
 def _first_byte(trace: Trace, pool: str, began_s: float, attempt: Attempt) -> None:
     attempt.answered()
+    if trace.story is not None:
+        trace.story.first_byte()
     waited_s = time.perf_counter() - began_s
     trace.waited_s += waited_s
     telemetry.TALLY.observe(telemetry.FIRST_BYTE_SECONDS, (pool,), waited_s)

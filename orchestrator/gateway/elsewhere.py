@@ -224,7 +224,7 @@ def _broken(why: BaseException | None, failures: int, refused: Refusal | None) -
     elif isinstance(why, CapacityError):
         told |= {"why": "capacity", "number": why.retry_after_s}
     elif isinstance(why, InstanceError):
-        told |= {"why": "instance", "text": why.message, "instance": why.instance}
+        told |= {"why": "instance", "text": why.said, "quoted": why.quoted, "instance": why.instance}
     elif why is not None:
         told["why"] = "gone"
     return told
@@ -237,7 +237,7 @@ def _failure_from(told: dict[str, Any]) -> BaseException | None:
     if kind == "capacity":
         return CapacityError(text, told["number"])
     if kind == "instance":
-        return InstanceError(told["instance"], text)
+        return InstanceError(told["instance"], text, quoted=told["quoted"])
     return MakerGoneError() if kind == "gone" else None
 
 

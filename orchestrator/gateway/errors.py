@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.core.dialects.errors import MalformedCall, error_response
+from orchestrator.core.dialects.errors import MalformedCall, error_response, kind_of
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError, StoreError
 from orchestrator.core.model import Dialect
 from orchestrator.gateway.replies import Reply, field, whole
@@ -21,7 +21,8 @@ def http_error(path: str, why: OrchestratorError, fields: str, request_id: str =
     if isinstance(why, CallerError):
         status, kind = why.status, why.kind
     elif isinstance(why, CapacityError):
-        status, kind, retry_after_s = why.status, "overloaded_error", why.retry_after_s
+        status, retry_after_s = why.status, why.retry_after_s
+        kind = kind_of(status) if status == 429 else "overloaded_error"
     elif isinstance(why, InstanceError):
         status = 502
     elif isinstance(why, StoreError):

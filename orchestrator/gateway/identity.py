@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.core.errors import CallerError
+from orchestrator.core.privacy import Privacy
+from orchestrator.core.target import Budget
 
 ANONYMOUS = "anonymous"
 
@@ -17,6 +19,8 @@ class Caller:
 
     name: str
     is_admin: bool
+    privacy: Privacy | None = None  # class of its calls, if they are of no stricter one
+    budget: Budget | None = None  # what it may use; None: as much as it likes
 
 
 ANYBODY = Caller(ANONYMOUS, is_admin=True)
@@ -25,9 +29,9 @@ ANYBODY = Caller(ANONYMOUS, is_admin=True)
 class Keys:
     """The keys of the settings. With none, whoever reaches the endpoint may ask and see the status."""
 
-    def __init__(self, keys: Iterable[tuple[str, str, bool]]) -> None:
+    def __init__(self, keys: Iterable[tuple[str, Caller]]) -> None:
         # Looked up by digest: how long that takes tells nothing of a secret, and 500 keys cost what one does.
-        self._callers = {_digest(secret): Caller(name, admin) for name, secret, admin in keys}
+        self._callers = {_digest(secret): caller for secret, caller in keys}
 
     @property
     def is_open(self) -> bool:

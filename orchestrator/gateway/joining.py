@@ -84,6 +84,8 @@ class Joining:
             except MadeElsewhere:
                 pass  # and so `making` is what is said there
         following = Following(asked)
+        if asked.trace.story is not None:
+            asked.trace.story.follow(making.leader.story)
         try:
             return await self._follow(asked, making, following)
         except asyncio.CancelledError:
@@ -137,7 +139,7 @@ class Joining:
 
     def _lead_unheard(self, asked: Asked) -> Making:
         """Have the answer made anew, for a call that has told a part of it and for all others who wait."""
-        trace = replace(asked.trace, cache="anew", cache_why="", failures=asked.trace.failures)
+        trace = replace(asked.trace, cache="anew", cache_why="", failures=asked.trace.failures, story=None)
         client = Unheard(asked.request, asked.connection, trace.fields)
         making = self._new(asked, trace)
 

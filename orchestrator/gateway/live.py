@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from orchestrator.core.breaker import BreakerTerms
 from orchestrator.core.cache_policy import Freshness
+from orchestrator.core.confidence import Calibration
 from orchestrator.core.dialects.parse import canonical_model_name
+from orchestrator.core.escalation import Watch
 from orchestrator.core.faq import Faq
+from orchestrator.core.matching import Match
 from orchestrator.core.model import Pool, Snapshot
 from orchestrator.core.privacy import Privacy
-from orchestrator.core.routing import RouteRule
-from orchestrator.core.target import Budget, Price, Provider
+from orchestrator.core.privacy import Rules as PrivacyRules
+from orchestrator.core.routing import RouteRule, tiers_to_try
+from orchestrator.core.target import ENDLESS, Budget, Price, Provider
 from orchestrator.gateway.identity import Keys
 from orchestrator.store.sealing import Seal
 
@@ -27,13 +32,34 @@ class Tier:
     backup: str | None
     provider: Provider | None = None
     model: str = ""  # as the provider names it
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget = ENDLESS
     price: Price | None = None  # None: it costs nothing by the token
     accepts: Privacy = Privacy.LOCAL  # the strictest class of texts that may go there; a pool's: every one
+
+    breaker: BreakerTerms = field(default_factory=BreakerTerms)
+    calibration: Calibration | None = None  # of its model's confidence; None: the one that ships
 
     @property
     def is_outside(self) -> bool:
         return self.provider is not None
+
+    @property
+    def is_counted(self) -> bool:
+        """A budget says how much may be used of it, or its provider may."""
+        return self.provider is not None or not self.budget.is_endless
+
+    @property
+    def target(self) -> str:
+        """What answers, for people and for keys of answers: a pool, or a provider and its model."""
+        return self.pool if self.provider is None else f"{self.provider.name}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A model of the cluster that says how hard questions are, and how long it may take."""
+
+    pool: str
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +73,12 @@ class Route:
     freshness: Freshness | None = None  # None: as all answers
     has_paraphrases: bool = False  # its answers are given to questions in other words, too
     has_spellings: bool = False  # a plain question is the same however it is typed
+    privacy: Privacy | None = None  # class of its calls, if they are of no stricter one
+    match: Match | None = None  # calls that take it though they ask for another name
+    unsure_rpm: int = 60  # questions a minute of one API key that go up for doubt alone
+    escalate_to: str = ""  # tier that answers where another one's answer is doubted
+    watch: Watch | None = None  # what an answer is doubted for
+    scorer: Scorer | None = None  # None: the trained weights say how hard a question is
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +110,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceRules:
+    """Where OpenTelemetry's spans of calls are sent to, and of which part of them."""
+
+    url: str
+    share: float
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # what opens it
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """The settings as the gateway needs them."""
 
@@ -87,6 +128,12 @@ class Rules:
     limits: Limits
     keys: Keys
     faq: Faq
+    keeps_records: bool = True  # of each call, in the request log
+    traces: TraceRules | None = None  # None: no call is traced
+    privacy: PrivacyRules = field(default_factory=PrivacyRules)
+    backups: Mapping[str, str | None] = field(default_factory=dict)  # of tiers
+    matches: tuple[tuple[str, Match], ...] = ()  # of routes, in the order in which they are tried
+    budgets: Mapping[str, Budget] = field(default_factory=dict)  # by scope: of tiers, accounts and API keys
 
     def freshness_of(self, name: str) -> Freshness:
         """How long answers of a pool or route are given."""
@@ -106,11 +153,15 @@ class Rules:
         return name in self.routes and self.routes[name].has_spellings
 
     def pools_of(self, name: str) -> tuple[str, ...]:
-        """The pools that may answer what is asked under this name."""
+        """The pools, and models of providers, that may answer what is asked under this name."""
         route = self.routes.get(name)
         if route is None:
             return (name,)
-        return tuple(self.tiers[each].pool for each in (route.rule.small, route.rule.full))
+        return tuple(self.tiers[each].target for each in route.rule.tiers)
+
+    def chain(self, tier: str) -> tuple[Tier, ...]:
+        """A tier, its backup, that one's backup, and so on."""
+        return tuple(self.tiers[each] for each in tiers_to_try(tier, self.backups))
 
     def tier_of_pool(self, pool: str) -> Tier:
         """The first tier that a pool answers for, or one of the pool's own name, without a backup: this very model

@@ -13,16 +13,19 @@ from orchestrator import telemetry
 from orchestrator.core.dialects.checks import CHAT_ABILITIES
 from orchestrator.core.dialects.counting import CountReader, ollama_count_body
 from orchestrator.core.dialects.frames import stream_type
+from orchestrator.core.dialects.from_ollama import FromOllama, as_own
 from orchestrator.core.dialects.gather import Gatherer
 from orchestrator.core.dialects.llama_request import to_count, to_llama_cpp
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.dialects.translate import Translator
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Dialect, Endpoint, Engine, Instance, Pool
+from orchestrator.gateway.doubting import Watching
+from orchestrator.gateway.hidden_logprobs import TOLD_ON, asking_for_logprobs
 from orchestrator.gateway.hidden_usage import asking_for_usage
 from orchestrator.gateway.identity import ANONYMOUS
 from orchestrator.gateway.live import Limits
-from orchestrator.gateway.relay import Order, Translation
+from orchestrator.gateway.relay import Order, Translation, is_callers_mistake
 
 # Each of these makes Ollama load the model anew, for this client and back again for the next (OLLAMA.md 1.9).
 _RELOADING_OPTIONS = frozenset(
@@ -40,19 +43,27 @@ def order_for(
     limits: Limits,
     keep_bytes: int,
     caller: str = ANONYMOUS,
+    watching: Watching | None = None,
 ) -> Order:
     """The request to `instance`. Raises CallerError for what its engine cannot do.
 
-    What `caller` asked for that would have had the model loaded anew is left out, and counted under its name.
+    What `caller` asked for that would have had the model loaded anew is left out, and counted under its name. What
+    `watching` judges by is asked for, too.
     """
     counted = asking_for_usage(call)
+    judged = watching if watching is not None and watching.needs_logprobs else None
     path, translation = call.endpoint.value, None
     if call.endpoint is Endpoint.ANTHROPIC_COUNT:
         path, body, translation = _to_count(call, pool, instance)
     elif instance.engine is Engine.LLAMA_CPP:
-        path, body, translation = _to_translate(call, counted, pool, instance)
+        path, body, translation = _to_translate(call, counted, pool, instance, judged)
+    elif judged is not None and call.endpoint not in TOLD_ON:
+        path, body, translation = _to_judge(counted, instance, caller, judged)
     else:
-        changed = _for_ollama(counted, instance, caller, is_changed=counted is not call)
+        asked = counted if judged is None else asking_for_logprobs(counted)
+        if judged is not None:
+            judged.strips = asked is not counted
+        changed = _for_ollama(asked, instance, caller, is_changed=asked is not call)
         body = raw if changed is None else dumped(changed)
     return Order(
         call=call,
@@ -65,16 +76,35 @@ def order_for(
         between_bytes_s=limits.between_bytes_s,
         keep_bytes=keep_bytes,
         hides_usage=counted is not call,
+        watching=watching,
     )
 
 
-def _to_translate(call: Call, counted: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, Translation]:
+def _to_translate(
+    call: Call, counted: Call, pool: Pool, instance: Instance, judged: Watching | None
+) -> tuple[str, bytes, Translation]:
     """Path, body and translation for an engine that speaks OpenAI's API only."""
     # Always asked to stream: otherwise it works on for a client that has left (`gather`).
     asked = call if call.endpoint.is_embedding else replace(call, is_stream=True)
-    path, body = to_llama_cpp(asked, instance.upstream_model, _llama_cpp_abilities(pool))
+    path, body = to_llama_cpp(
+        asked, instance.upstream_model, _llama_cpp_abilities(pool), with_logprobs=judged is not None
+    )
     kind = Translator if call.is_stream or call.endpoint.is_embedding else Gatherer
-    return path, body, kind(counted, _told_model(call, instance), _now)
+    translation = kind(counted, _told_model(call, instance), _now)
+    if judged is not None:
+        judged.hears_apart = True
+        translation.on_logprobs = judged.hear
+    return path, body, translation
+
+
+def _to_judge(call: Call, instance: Instance, caller: str, judged: Watching) -> tuple[str, bytes, Translation]:
+    """Path, body and translation for an Ollama whose answer is judged by what this API of its own does not tell."""
+    own = as_own(call)
+    changed = _for_ollama(own, instance, caller, is_changed=True)
+    translation = FromOllama(call, _told_model(call, instance), _now, is_callers_mistake)
+    judged.hears_apart = True
+    translation.on_logprobs = judged.hear
+    return own.endpoint.value, dumped(dict(own.body) if changed is None else changed), translation
 
 
 def _to_count(call: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, Translation]:

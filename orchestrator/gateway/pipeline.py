@@ -12,28 +12,35 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from orchestrator.core.cache_policy import Standing, Wish, wish_from
-from orchestrator.core.dialects.conversation import wants_format
-from orchestrator.core.dialects.frames import Stats, stream_type
-from orchestrator.core.dialects.parse import is_load_request, is_unload_request, turns, unknown_model
-from orchestrator.core.dialects.render import render_body, render_frames, render_load
-from orchestrator.core.difficulty import score
+from orchestrator.core.dialects.frames import Stats
+from orchestrator.core.dialects.parse import is_load_request, is_unload_request, unknown_model
+from orchestrator.core.dialects.render import render_load
 from orchestrator.core.errors import CapacityError, OrchestratorError
+from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Call, Endpoint
-from orchestrator.core.routing import choose_tier, tiers_to_try
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.answer_cache import AnswerCache, Given
-from orchestrator.gateway.asked import Asked, client_of
+from orchestrator.gateway.asked import REPLAY, Asked, client_of
 from orchestrator.gateway.asking import Asking
 from orchestrator.gateway.bodies import parse
+from orchestrator.gateway.breakers import Breakers
+from orchestrator.gateway.budgets import Budgets
+from orchestrator.gateway.choosing import Choosing, route_by_rules
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.counted import count_call
+from orchestrator.gateway.discretion import PRIVACY
+from orchestrator.gateway.feedback import make_ratable
 from orchestrator.gateway.joining import Joining
 from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import dumped, note_kept_from_reloading
+from orchestrator.gateway.outside import Outside
 from orchestrator.gateway.patience import Patience
 from orchestrator.gateway.replies import Reply, whole
 from orchestrator.gateway.request import Request
-from orchestrator.gateway.targets import Targets
+from orchestrator.gateway.scoring import Scoring
+from orchestrator.gateway.story import CACHE, JOIN, ROUTE
+from orchestrator.gateway.targets import Sides, Targets
+from orchestrator.gateway.telling import tell
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections
 
@@ -44,11 +51,20 @@ class Pipeline:
     """The gateway's calls."""
 
     def __init__(
-        self, live: Live, admission: Admission, connections: Connections, patience: Patience, cache: AnswerCache
+        self,
+        live: Live,
+        admission: Admission,
+        connections: Connections,
+        patience: Patience,
+        cache: AnswerCache,
+        budgets: Budgets,
     ) -> None:
-        self._live, self._admission, self._cache = live, admission, cache
+        self._live, self._admission, self._cache, self._budgets = live, admission, cache, budgets
         self._asking = Asking(live, admission, connections, patience, cache, self._from_kept)
-        self._targets = Targets(live, self._asking, self._from_kept)
+        self._outside = Outside(live, admission, cache, budgets.correct)
+        self.breakers = Breakers(live)
+        self._targets = Targets(live, Sides(self._asking, self._outside), budgets, self.breakers, self._from_kept)
+        self._choosing = Choosing(budgets.may_go_up, Scoring(live, admission, connections))
         self._revalidating: dict[str, asyncio.Task[None]] = {}
         self._joining = Joining(live, admission, self._make, count_call, cache.count_join)
 
@@ -64,6 +80,7 @@ class Pipeline:
             each.cancel()
         if self._revalidating:
             await asyncio.wait(self._revalidating.values())
+        self._outside.close()
 
     async def answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
         """Answer one inference call; None where it was streamed.
@@ -79,7 +96,8 @@ class Pipeline:
         rules = self._live.rules
         raw = await request.body(rules.limits.body_bytes, rules.limits.between_bytes_s)
         call = await parse(endpoint, raw)
-        name = self._known(call, rules)
+        trace.model, trace.is_stream = call.model, call.is_stream
+        name = self._known(call, request, trace, rules)
         if is_load_request(call):
             # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.
             is_unload = is_unload_request(call)
@@ -88,43 +106,90 @@ class Pipeline:
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload)
             return whole(content_type, body, trace.fields())
         wish = wish_from(request.header(b"cache-control"))
+        trace.has_class = PRIVACY in request.headers
         key = self._cache.key(call, name, trace, wish, is_alone=self._admission.is_alone)
         client = client_of(request, connection, call, trace) if call.is_stream else None
-        if name not in rules.routes:
-            tiers: tuple[Tier, ...] = (rules.tier_of_pool(name),)
-            asked = Asked(request, connection, call, raw, name, tiers, key, False, trace, client, wish)
-        else:
-            asked = Asked(request, connection, call, raw, name, (), key, True, trace, client, wish)
-            if wish.may_read and (curated := self._cache.curated(call, trace)) is not None:
+        is_route = name in rules.routes
+        if is_route:
+            trace.route = name
+            make_ratable(trace, self._cache, name)
+        tiers: tuple[Tier, ...] = () if is_route else (rules.tier_of_pool(name),)
+        asked = Asked(request, connection, call, raw, name, tiers, key, is_route, trace, client, wish)
+        return await (self._answered(asked) if trace.caller.budget is None else self._answered_within_budget(asked))
+
+    async def _answered_within_budget(self, asked: Asked) -> Reply | None:
+        """One more request of the caller's key. Raises CapacityError 429 where that is one too many."""
+        reserved = await self._budgets.reserve_key(asked)
+        if isinstance(reserved, Exhausted):
+            raise reserved.as_error()
+        try:
+            return await self._answered(asked)
+        finally:
+            self._budgets.settle(reserved, asked.trace.tokens, asked.trace.usd)
+
+    async def _answered(self, asked: Asked) -> Reply | None:
+        """By what is kept, by what is being made, or by a target."""
+        if asked.trace.story is not None and (asked.is_route or asked.may_be_kept):
+            asked.trace.story.begin(CACHE)
+        if asked.is_route and asked.wish.may_read:
+            curated = self._cache.curated(asked.call, asked.trace)
+            if curated is not None:
                 return await self._from_cache(asked, curated)
         if asked.may_be_kept and (near := self._cache.near(asked)) is not None:
             return await self._from_kept(asked, near)
-        if key and rules.cache.joins and wish.may_read:
+        if asked.cache_key and self._live.rules.cache.joins and asked.wish.may_read and not asked.trace.has_class:
             return await self._joining.answer(asked)
         return await self._make(asked)
 
     async def _make(self, asked: Asked) -> Reply | None:
         """Answer a call by itself: from the cache or an instance."""
+        if asked.trace.story is not None:
+            asked.trace.story.end(JOIN)
         if not asked.is_route:
+            if asked.trace.story is not None:
+                asked.trace.story.end(CACHE, cache_hit=False)
             return await self._targets.serve(asked)
         kept = await self._admission.answer(asked.name, asked.cache_key) if asked.may_be_kept else None
         if kept is not None and (given := self._cache.given(asked, kept)) is not None:
             return await self._from_kept(asked, given)
         if not self._admission.is_alone and (alike := await self._cache.alike(asked)) is not None:
             return await self._from_cache(asked, self._cache.give_alike(asked, alike))
-        return await self._targets.serve(
-            asked._replace(tiers=_route(asked.call, asked.name, self._live.rules, asked.trace))
-        )
+        reply = await self._targets.serve(await self._routed(asked))
+        self._count_routed(asked)
+        return reply
+
+    def _count_routed(self, asked: Asked) -> None:
+        """What a tier has answered whole, of what users ask."""
+        trace = asked.trace
+        if trace.outcome == "ok" and trace.tier != "cache" and REPLAY not in asked.request.headers:
+            self._admission.count_routed(asked.name, trace.tier, trace.escalated)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
-    def _known(self, call: Call, rules: Rules) -> str:
+    def _known(self, call: Call, request: Request, trace: Trace, rules: Rules) -> str:
+        """The pool or route that answers. Raises CallerError 404."""
         if not self._live.is_known:
             raise CapacityError("no cluster has been published yet", retry_after_s=1)
         name = self._live.model(call.model)
+        if rules.matches:
+            name = route_by_rules(call, request, trace, name, rules) or name
         if name is None or (name in rules.routes and call.endpoint.is_embedding):
             raise unknown_model(call.endpoint, call.model)
         return name
+
+    async def _routed(self, asked: Asked) -> Asked:
+        """A call of a route, with the tiers that may answer it."""
+        if asked.trace.story is not None:
+            asked.trace.story.end(CACHE, cache_hit=False)
+            asked.trace.story.begin(ROUTE, route=asked.name)
+        rules = self._live.rules
+        route = rules.routes.get(asked.name)
+        if route is None:  # the settings have changed since it was asked for
+            raise unknown_model(asked.call.endpoint, asked.call.model)
+        decision = await self._choosing.decide(asked, route)
+        if asked.trace.story is not None:
+            asked.trace.story.end(ROUTE, tier=decision.tier)
+        return asked._replace(tiers=rules.chain(decision.tier))
 
     # --- from the cache -----------------------------------------------------------------------------------------------
 
@@ -141,12 +206,10 @@ class Pipeline:
         call, of = asked.call, asked.trace
         body = {**call.body, "stream": False}
         trace = Trace(f"{of.request_id}-anew", time.perf_counter(), of.caller, cache="anew")
-        tiers = asked.tiers or _route(call, asked.name, self._live.rules, trace)
         whole_call = replace(call, is_stream=False, body=body)
         anew = asked._replace(
             call=whole_call,
             raw=dumped(body),
-            tiers=tiers,
             trace=trace,
             client=None,
             wish=Wish(no_cache=True),
@@ -155,7 +218,7 @@ class Pipeline:
 
         async def make() -> None:
             try:
-                await self._targets.serve(anew)
+                await self._targets.serve(await self._routed(anew) if anew.is_route else anew)
             except OrchestratorError as why:
                 log.warning("%s: the answer that is kept stays: %s", trace.request_id, why)
             finally:
@@ -165,34 +228,18 @@ class Pipeline:
 
     async def _from_cache(self, asked: Asked, answer: Answer) -> Reply | None:
         """A kept or curated answer, in the form that was asked for."""
-        call, trace = asked.call, asked.trace
+        trace = asked.trace
         trace.tier, trace.instance = "cache", ""
+        if trace.story is not None:
+            trace.story.given(trace.cache_layer if trace.cache == "hit" else trace.cache, trace.cache_why)
         if asked.making is not None:
             asked.making.end(answer)
         self._admission.count_cached(asked.name, trace.caller.name, answer)
         took_ns = int((time.perf_counter() - trace.began_s) * 1e9)
         stats = Stats(total_ns=took_ns, cached_tokens=answer.prompt_tokens)
         count_call(trace, "ok")
-        if not call.is_stream:
-            content_type, body = render_body(call, call.model, answer, _now(), stats)
-            return whole(content_type, body, trace.fields())
-        client = asked.client
-        assert client is not None, "made for each call that is to be streamed"
-        client.start(stream_type(call.endpoint))
-        client.write([*render_frames(call, call.model, answer, _now(), stats)])
-        await client.finish(self._live.rules.limits.between_bytes_s)
-        return None
-
-
-def _route(call: Call, name: str, rules: Rules, trace: Trace) -> tuple[Tier, ...]:
-    """The tier that the question's difficulty asks for, and its backup."""
-    began_s = time.perf_counter()
-    difficulty = score(turns(call), has_tools=bool(call.body.get("tools")), has_schema=wants_format(call))
-    decision = choose_tier(difficulty, rules.routes[name].rule)
-    backups = {tier.name: tier.backup for tier in rules.tiers.values()}
-    trace.route_reasons = decision.reasons
-    trace.route_s = time.perf_counter() - began_s
-    return tuple(rules.tiers[tier] for tier in tiers_to_try(decision.tier, backups))
+        trace.tokens, trace.cached_tokens = (answer.prompt_tokens, answer.completion_tokens), answer.prompt_tokens
+        return await tell(asked, answer, stats, self._live.rules.limits.between_bytes_s)
 
 
 def _now() -> datetime:

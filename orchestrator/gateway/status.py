@@ -1,17 +1,19 @@
-"""The status page and the JSON behind it: what `ollamactl status` prints too. Nothing of any call's text is in it."""
+"""The state of the cluster as JSON: what the page draws, and `ollamactl status`. No text of any call is in it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
-from importlib.resources import files
+from functools import cache
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.core import providers
+from orchestrator.core.breaker import State
 from orchestrator.core.model import Instance, Pool
 from orchestrator.gateway import cache_words
-from orchestrator.gateway.live import Live, Rules
+from orchestrator.gateway.live import Live, Rules, Tier
 
 # What Redis knows of load and use: in flight by instance, queue by pool, calls and tokens by tier today.
 ReadCounts = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -20,18 +22,20 @@ ReadCounts = Callable[[], Awaitable[Mapping[str, Any]]]
 class StatusPage:
     """Reads the cluster's state for people. `read_counts` is the store's part."""
 
-    def __init__(self, live: Live, read_counts: ReadCounts, read_cache: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        live: Live,
+        read_counts: ReadCounts,
+        read_cache: Callable[[], Mapping[str, Any]],
+        read_breakers: Callable[[], Mapping[str, Mapping[str, Any]]],
+    ) -> None:
         self._live, self._read_counts, self._read_cache = live, read_counts, read_cache
-        self._page = (files("orchestrator") / "data" / "status.html").read_text(encoding="utf-8")
-
-    def page(self) -> str:
-        """The page itself: static, it fetches `status.json` each second."""
-        return self._page
+        self._read_breakers = read_breakers
 
     async def read(self) -> dict[str, Any]:
         """The whole state as JSON."""
-        snapshot, rules = self._live.snapshot, self._live.rules
         counts = await self._read_counts()
+        snapshot, rules, breakers = self._live.snapshot, self._live.rules, self._read_breakers()
         age_s = time.time() - snapshot.published_at_unix_ms / 1e3 if snapshot.published_at_unix_ms else None
         return {
             "version": __version__,
@@ -39,15 +43,45 @@ class StatusPage:
             "cache": _cache(rules) | (cached := dict(self._read_cache())),
             "keys": "none: whoever reaches the endpoint may ask" if rules.keys.is_open else "needed",
             "is_simulated": any(each.is_simulated for pool in snapshot.pools for each in pool.instances),
-            "tiers": {name: {"model": tier.pool, "backup": tier.backup} for name, tier in rules.tiers.items()},
+            "tiers": {name: {**_tier(tier), **breakers[name]} for name, tier in rules.tiers.items()},
             "routes": sorted(rules.routes),
             "pools": [_pool(pool, counts) for pool in snapshot.pools],
             "nodes": [asdict(node) for node in snapshot.nodes],
             "given": [asdict(each) for each in snapshot.given],
             "usage": counts.get("usage", {}),
+            "routed": counts.get("routed", {}),
+            "replayed": counts.get("replayed", {}),
+            "limits": counts.get("limits", []),
+            "prices": prices(),
             "store": counts.get("store", "up"),
-            "notes": [*counts.get("progress", []), *snapshot.notes, *filter(None, [cached.get("warning")])],
+            "notes": [
+                *counts.get("progress", []),
+                *snapshot.notes,
+                *filter(None, [cached.get("warning")]),
+                *_left_alone(breakers),
+            ],
         }
+
+
+@cache
+def prices() -> list[dict[str, Any]]:
+    """What the models of the catalogue cost outside, US dollars for a million tokens."""
+    priced = ((each.name, *told) for each in providers.table().providers.values() for told in each.prices.items())
+    return [{"name": f"{name} {model}", **asdict(price)} for name, model, price in priced if "*" not in model]
+
+
+def _tier(tier: Tier) -> dict[str, Any]:
+    return {"model": tier.target, "backup": tier.backup, "provider": tier.provider.name if tier.provider else ""}
+
+
+def _left_alone(breakers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The tiers that this worker leaves alone, each with the way out."""
+    for name, each in breakers.items():
+        if each["state"] != State.CLOSED:
+            until = (
+                f"for {each['opens_in_s']:.0f} s" if each["state"] == State.OPEN else "but for one call that tries it"
+            )
+            yield f"tier {name} failed or was slow and is left to its backup, {until}: its target's logs say why"
 
 
 def _cache(rules: Rules) -> dict[str, Any]:
@@ -72,6 +106,7 @@ def _pool(pool: Pool, counts: Mapping[str, Any]) -> dict[str, Any]:
         "expected_wait_s": waiting.get("expected_s"),
         "service_s": waiting.get("service_s"),
         "keys": waiting.get("keys", []),
+        "followed": None if pool.followed is None else asdict(pool.followed),
         "instances": [_instance(each, counts) for each in pool.instances],
     }
 

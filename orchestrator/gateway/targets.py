@@ -1,19 +1,39 @@
-"""Which target answers a call: the tiers of its route in turn, and how long it waits where none can at this moment."""
+"""Which target answers a call: the tiers of its route in turn, and how long it waits where none can at this moment.
+
+A call that names a pool goes there and nowhere else. One of a route goes down its chain: past tiers it may not go to,
+that are left alone or used up, to the first that answers; and up once more where that one's answer is not good enough.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from typing import NamedTuple
 
+from orchestrator import telemetry
+from orchestrator.core import limits
+from orchestrator.core.breaker import Ended, Permit
 from orchestrator.core.cache_policy import Standing
 from orchestrator.core.dialects.errors import error_frame
+from orchestrator.core.dialects.frames import Stats
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError
-from orchestrator.core.model import InstanceState
+from orchestrator.core.escalation import Watch
+from orchestrator.core.limits import Exhausted
+from orchestrator.core.model import Answer, InstanceState, Pool
+from orchestrator.gateway import discretion
 from orchestrator.gateway.answer_cache import Given
 from orchestrator.gateway.asked import TRIES, Asked
 from orchestrator.gateway.asking import Asking, GiveKept
-from orchestrator.gateway.live import Live
+from orchestrator.gateway.breakers import UNCOUNTED, Breakers
+from orchestrator.gateway.budgets import Budgets, Reserved
+from orchestrator.gateway.counted import count_call
+from orchestrator.gateway.doubting import Escalated
+from orchestrator.gateway.handing import FAILED_S, Gone
+from orchestrator.gateway.live import Live, Route, Tier
+from orchestrator.gateway.outside import Outside
 from orchestrator.gateway.replies import Reply
+from orchestrator.gateway.telling import tell
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +43,50 @@ ASK_AGAIN_S = 1.0
 # Between the end of a pool's only instance and the start of the one in its place there is none; a pool that could not
 # be placed has none either, and its callers are told so after this.
 WITHOUT_INSTANCES_S = 10.0
+# How a call ended that was begun to be answered, and not answered whole.
+_CUT = ("failed", "cut")
+# How one ended that was answered, well or not.
+_ANSWERED = ("ok", "cut", "refused")
+
+
+class _Step(NamedTuple):
+    """A tier to be asked, and what its answer is doubted for; None: it is taken as it is."""
+
+    tier: Tier
+    watch: Watch | None = None
+
+
+class _Way(NamedTuple):
+    """Leave to ask a tier, of its breaker and of its budgets."""
+
+    permit: Permit
+    reserved: Reserved
+
+
+class _Doubted(NamedTuple):
+    """Whose answer was not good enough, and what it said, where that was whole."""
+
+    tier: str
+    instance: str
+    answer: Answer | None
+
+
+class Sides(NamedTuple):
+    """What answers calls: the cluster's own pools, and providers outside."""
+
+    inside: Asking
+    outside: Outside
 
 
 class Targets:
     """The tiers of the settings, asked for calls."""
 
-    def __init__(self, live: Live, asking: Asking, give_kept: GiveKept) -> None:
-        self._live, self._asking, self._give_kept = live, asking, give_kept
+    def __init__(self, live: Live, sides: Sides, budgets: Budgets, breakers: Breakers, give_kept: GiveKept) -> None:
+        self._live, self._sides, self._budgets, self._breakers = live, sides, budgets, breakers
+        self._give_kept = give_kept
 
     async def serve(self, asked: Asked) -> Reply | None:
-        """Have an instance answer. An error is raised, or told within the stream where its head is out."""
+        """Have a target answer. An error is raised, or told within the stream where its head is out."""
         try:
             return await self._serve_patiently(asked)
         except OrchestratorError as why:
@@ -52,14 +106,18 @@ class Targets:
     async def _serve_patiently(self, asked: Asked) -> Reply | None:
         """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
         came_s = time.perf_counter()
+        gone = Gone(asked.name, asked.trace) if asked.is_route else None
         while True:
             try:
-                return await self._serve_by_tiers(asked)
+                return await (self._serve_pool(asked) if gone is None else self._serve_route(asked, gone))
             except (CapacityError, InstanceError) as why:
                 waited_s = time.perf_counter() - came_s
                 left_s = self._live.rules.limits.queue_wait_s - waited_s
                 if left_s <= 0 or not self._may_pass(asked, why, waited_s):
-                    raise
+                    is_last_word = isinstance(why, CapacityError) and not why.is_passing
+                    if gone is None or is_last_word:
+                        raise
+                    raise gone.error() from why
             began_s = time.perf_counter()
             await self._live.until_changed(min(ASK_AGAIN_S, left_s))
             asked.trace.queue_s += time.perf_counter() - began_s
@@ -75,16 +133,174 @@ class Targets:
             return True
         return any(each.state is not InstanceState.DOWN for pool in pools for each in pool.instances)
 
-    async def _serve_by_tiers(self, asked: Asked) -> Reply | None:
-        """Ask the tiers in turn until one answers."""
+    async def _serve_pool(self, asked: Asked) -> Reply | None:
+        """A pool that was asked for by its name."""
+        (tier,) = asked.tiers
+        pool = self._live.pool(tier.pool)
+        if pool is None:
+            raise CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
+        asked.trace.tier = tier.name
+        if asked.trace.caller.budget is None:
+            return await self._sides.inside.serve_from(asked, pool)
+        return await self._serve_counted(asked, tier, pool)
+
+    async def _serve_counted(self, asked: Asked, tier: Tier, pool: Pool) -> Reply | None:
+        """The same for a key whose tokens or dollars are counted. Raises CapacityError 429 where they are used up."""
+        reserved = await self._budgets.reserve(asked, tier)
+        if isinstance(reserved, Exhausted):
+            raise reserved.as_error()
+        asked.trace.outcome, asked.trace.tokens = "", (0, 0)
+        try:
+            return await self._sides.inside.serve_from(asked, pool)
+        finally:
+            self._settle(asked, tier, reserved, None)
+
+    # --- a route ------------------------------------------------------------------------------------------------------
+
+    async def _serve_route(self, asked: Asked, gone: Gone) -> Reply | None:
+        """Ask the tiers of a route in turn until one answers. Raises CapacityError, InstanceError: where some instance
+        may be back in a moment what the last tier said, otherwise that all are gone."""
+        route = self._live.rules.routes.get(asked.name)  # None: no more, since the call came
         last: CapacityError | InstanceError | None = None
-        for tier in asked.tiers:
-            pool = self._live.pool(tier.pool)
-            if pool is None:
+        doubted: _Doubted | None = None
+        tiers = await discretion.allowed(asked, self._live.rules, asked.tiers)
+        ahead = deque(_Step(tier, _watch_of(tier, route)) for tier in tiers)
+        has_backups = len(ahead) > 1
+        while ahead:
+            step = ahead.popleft()
+            way = await self._way_to(asked, step.tier, gone, is_spared=has_backups or step.tier.is_outside)
+            if way is None:
                 continue
-            asked.trace.tier = tier.name
+            if doubted is not None and doubted.tier == step.tier.name:
+                asked.trace.escalated = ""  # nobody higher was there
             try:
-                return await self._asking.serve_from(asked, pool)
+                return await self._ask(asked, step, way)
+            except Escalated as why:
+                doubted = _Doubted(step.tier.name, asked.trace.instance, why.answer)
+                ahead = await self._upwards(asked, step, why, gone)
+                has_backups = True
             except (CapacityError, InstanceError) as why:
+                gone.failed(step.tier.name, why)
                 last = why
-        raise last or CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
+        if doubted is not None and doubted.answer is not None:
+            return await self._tell_doubted(asked, doubted, doubted.answer)
+        if last is None or (isinstance(last, CapacityError) and not last.is_passing):
+            raise gone.error()
+        raise last
+
+    async def _upwards(self, asked: Asked, step: _Step, why: Escalated, gone: Gone) -> deque[_Step]:
+        """Who answers in place of a tier whose answer is doubted; at last that tier, if it has said nothing whole."""
+        trace, rules = asked.trace, self._live.rules
+        itself = [] if why.answer is not None else [_Step(step.tier)]
+        route = rules.routes.get(asked.name)
+        if route is None:
+            return deque(itself)
+        if not await self._budgets.may_go_up(asked, route):
+            used_up = f"the {route.unsure_rpm} a minute of {trace.caller.name} are used up"
+            gone.doubted(step.tier.name, f"{why}, and {used_up}")
+            return deque(itself)
+        trace.escalated = why.reason
+        gone.doubted(step.tier.name, str(why))
+        higher = [tier for tier in rules.chain(route.escalate_to) if tier.name != step.tier.name]
+        discreet = trace.discretion
+        if any(tier.is_outside for tier in higher):
+            discreet = await discretion.discretion_of(asked, rules)
+        may = [tier for tier in higher if discreet is None or discretion.may_go(discreet, tier)]
+        return deque([*(_Step(tier) for tier in may), *itself])
+
+    async def _tell_doubted(self, asked: Asked, doubted: _Doubted, said: Answer) -> Reply | None:
+        """A doubted answer is better than none."""
+        trace = asked.trace
+        trace.tier, trace.instance, trace.escalated = doubted.tier, doubted.instance, ""
+        if asked.making is not None:
+            asked.making.end(said)
+        count_call(trace, "ok")  # its tokens were counted when it was made
+        trace.tokens = (said.prompt_tokens, said.completion_tokens)
+        stats = Stats(prompt_tokens=said.prompt_tokens)
+        return await tell(asked, said, stats, self._live.rules.limits.between_bytes_s)
+
+    async def _way_to(self, asked: Asked, tier: Tier, gone: Gone, *, is_spared: bool) -> _Way | None:
+        """Leave to ask this tier; None: not now. Raises CapacityError 429 where the caller's own budget is used up."""
+        if not tier.is_outside and self._live.pool(tier.pool) is None:
+            gone.add(tier.name, "gone", FAILED_S)
+            return None
+        permit = self._breakers.ask(tier) if is_spared else UNCOUNTED
+        if permit is None:
+            gone.add(tier.name, "left alone", self._breakers.opens_in_s(tier))
+            return None
+        try:
+            reserved = await self._budgets.reserve(asked, tier)
+        except BaseException:
+            self._breakers.end(tier, permit, Ended.UNASKED)
+            raise
+        if not isinstance(reserved, Exhausted):
+            return _Way(permit, reserved)
+        self._breakers.end(tier, permit, Ended.UNASKED)
+        if reserved.ends_call:
+            raise reserved.as_error()
+        gone.used_up(tier.name, reserved)
+        return None
+
+    async def _ask(self, asked: Asked, step: _Step, way: _Way) -> Reply | None:
+        """One tier asked; its breaker and its budgets told what came of that."""
+        tier, trace = step.tier, asked.trace
+        trace.tier, trace.outcome, trace.tokens = tier.name, "", (0, 0)
+        if trace.story is not None:
+            trace.story.begin(f"tier {tier.name}", tier=tier.name)
+        ended, before_s, began_s = Ended.UNASKED, trace.queue_s + trace.waited_s, time.perf_counter()
+        first_byte_s, tokens = 0.0, None
+        try:
+            reply = await self._answer_from(asked, step)
+            ended = Ended.BADLY if trace.outcome in _CUT else Ended.WELL
+            first_byte_s = trace.queue_s + trace.waited_s - before_s
+            return reply
+        except Escalated as why:
+            ended, tokens = Ended.WELL, why.tokens
+            raise
+        except InstanceError:
+            ended = Ended.BADLY
+            raise
+        except CapacityError:
+            # Waiting in vain is slow; how long a caller is ready to wait at all is no matter of the tier.
+            slow_s = tier.breaker.slow_s
+            ended = Ended.BADLY if slow_s is not None and time.perf_counter() - began_s > slow_s else Ended.UNASKED
+            raise
+        finally:
+            self._breakers.end(tier, way.permit, ended, first_byte_s)
+            self._settle(asked, tier, way.reserved, tokens)
+            if trace.story is not None:
+                trace.story.end(f"tier {tier.name}", outcome=trace.outcome)
+
+    async def _answer_from(self, asked: Asked, step: _Step) -> Reply | None:
+        if step.tier.is_outside:
+            return await self._sides.outside.serve(asked, step.tier, step.watch)
+        pool = self._live.pool(step.tier.pool)
+        if pool is None:  # unpublished while its budget was asked for
+            raise CapacityError(f"no instance serves {step.tier.pool} now", retry_after_s=5, is_passing=True)
+        return await self._sides.inside.serve_from(asked, pool, step.watch)
+
+    def _settle(self, asked: Asked, tier: Tier, reserved: Reserved, tokens: tuple[int, int] | None) -> None:
+        """What the call truly used, as far as anybody counted it. `tokens`: of an answer that was doubted."""
+        trace = asked.trace
+        if trace.tier == "cache":  # found by whoever was to lease a slot: the tier was not asked
+            self._budgets.release(reserved)
+            return
+        if tokens is None:
+            if trace.outcome == "gone" and not any(trace.tokens):
+                tokens = (limits.prompt_tokens(len(asked.raw)), 0)  # read at least, whoever left
+            elif trace.outcome in _ANSWERED or any(trace.tokens):
+                tokens = trace.tokens
+            else:
+                self._budgets.release(reserved)
+                return
+        usd = 0.0 if tier.price is None else tier.price.of(*tokens)
+        if not tier.is_outside:  # `Outside` has counted its own
+            trace.usd += usd
+            if usd:
+                telemetry.TALLY.count(telemetry.USD, (tier.name,), usd)
+        self._budgets.settle(reserved, tokens, usd)
+
+
+def _watch_of(tier: Tier, route: Route | None) -> Watch | None:
+    """What the tier's answer is doubted for; that of the tier which has the last word is not."""
+    return None if route is None or tier.name == route.escalate_to else route.watch

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import main
+from orchestrator.settings import ClusterSettings
+from tests.gateway.asking import ask
+from tests.gateway.played import played, pool_of
+from tests.gateway.stand_in import standing_in
 
 CLUSTER = """
 models:
@@ -22,14 +28,54 @@ routes:
 """
 
 
+ROUTER = """
+models:
+  slm: {}
+  big: {}
+providers:
+  groq: {key: env:GROQ_KEY, plan: free}
+tiers:
+  tongue: {model: slm, backup: worker, limits: {concurrent: 1, tpd: 300000}}
+  worker: {model: big}
+  deep: {provider: groq, model: openai/gpt-oss-120b, backup: worker}
+routes:
+  roles: {chat: tongue, task: worker, deep: deep, deep_from: {code: 5}}
+  turkish: {match: {model: "gpt-*", language: tr}, primary: worker}
+  support:
+    match: {header: {X-Team: "support*"}, key: sup*, tools: true}
+    primary: tongue
+    escalate_to: deep
+    escalate_if: [{confidence_below: 0.85}, {tools_needed: "> 1"}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs(tmp_path, monkeypatch):
+    """No cluster of this machine is asked."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("GROQ_KEY", "gsk-an-entirely-made-up-key")
+
+
 def run(*arguments: str, given: str = ""):
     return CliRunner().invoke(main, ["route", *arguments], input=given)
+
+
+def lines_of(told) -> list[str]:
+    assert told.exit_code == 0, told.output
+    return [" ".join(line.split()) for line in told.output.splitlines()]
 
 
 @pytest.fixture
 def cluster(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text(CLUSTER)
+    return str(path)
+
+
+@pytest.fixture
+def router(tmp_path):
+    path = tmp_path / "router.yaml"
+    path.write_text(ROUTER)
     return str(path)
 
 
@@ -59,6 +105,76 @@ def test_a_route_that_is_not_there_is_a_wrong_command_line_and_those_there_are_n
     told = run("explain", "--config", cluster, "--route", "other", "hi")
     assert told.exit_code == 2
     assert "auto, careful" in told.output
+
+
+def test_the_route_that_takes_a_call_is_told_and_what_fails_of_the_others(router):
+    lines = lines_of(run("explain", "--config", router, "--model", "gpt-4o", "Türkiye'nin başkenti neresi?"))
+    assert "call asks for gpt-4o → turkish" in lines
+    assert "match turkish (model, language): holds" in lines
+    assert "match support (key, header, tools): not its model" in lines
+
+
+def test_a_call_may_be_given_a_key_a_header_and_tools(router):
+    asked = ("explain", "--config", router, "--header", "X-Team: Support EU", "--caller", "sup-1", "what is it")
+    assert "call asks for roles → support" in lines_of(run(*asked, "--tools"))
+    assert "match support (key, header, tools): not its tools" in lines_of(run(*asked))
+    told = run("explain", "--config", router, "--header", "X-Team", "what is it")
+    assert (told.exit_code, "write `Name: value`" in told.output) == (2, True)
+
+
+def test_limits_backups_and_the_tier_above_are_told_and_who_may_not_have_the_call(router):
+    asked = "Write a Python function that mails ali@example.com his IBAN TR330006100519786457841326"
+    lines = lines_of(run("explain", "--config", router, asked))
+    assert "privacy local: e-mail address, IBAN" in lines or any(line.startswith("privacy local") for line in lines)
+    assert "route roles → deep (groq/openai/gpt-oss-120b)" in lines
+    assert "backup worker (big)" in lines
+    assert "answers worker" in lines
+    outside = [line for line in lines if line.startswith("target deep: is outside")]
+    assert outside
+    assert outside[0].endswith("takes public calls at most, and may not have this one")
+    assert "target tongue: 300,000 tokens a day; 1 at once" in lines
+    assert (
+        "above deep (groq/openai/gpt-oss-120b), then worker (big) if confidence_below 0.85, tools_needed > 1" in lines
+    )
+
+
+def test_as_json_it_has_matches_chains_limits_and_doubt(router):
+    found = json.loads(run("explain", "--config", router, "--json", "Zwyrp qlox the frindle grobbing").output)
+    assert found["taken_by"] == "roles"
+    assert found["matches"][0] == {"route": "turkish", "says": ["model", "language"], "fails_on": "model"}
+    roles = found["routes"]["roles"]
+    assert [each["tier"] for each in roles["tiers"]] == ["worker"]
+    assert found["routes"]["support"]["escalates_if"] == ["confidence_below 0.85", "tools_needed > 1"]
+    (limits,) = found["routes"]["support"]["tiers"][0]["limits"]
+    assert limits["allowed"] == {"tpd": 300000, "concurrent": 1}
+
+
+def test_a_question_of_which_nothing_is_known_says_who_answers_once_the_quota_is_used(cluster):
+    lines = lines_of(run("explain", "--config", cluster, "--route", "auto", "Zwyrp qlox the frindle grobbing plof"))
+    assert "route auto → full (llama3.1:8b)" in lines
+    assert "doubt small answers, once its API key has sent 60 such questions up in a minute" in lines
+
+
+async def test_where_a_cluster_runs_its_use_and_who_is_left_alone_are_told(tmp_path):
+    tiers = {
+        "small": {"model": "slm", "backup": "full", "limits": {"rpd": 3}, "breaker": {"at_least": 1, "open_s": 300}},
+        "full": {"model": "big", "limits": {"rpm": 9}},
+    }
+    settings = {"models": {"slm": {}, "big": {}}, "tiers": tiers, "routes": {"auto": {}}, "cache": {"enabled": False}}
+    path = tmp_path / "live.yaml"
+    path.write_text(json.dumps(settings))
+    async with standing_in(2) as instances:
+        pools = [pool_of(name, [each.port]) for name, each in zip(("slm", "big"), instances, strict=True)]
+        async with played(tmp_path, ClusterSettings.model_validate(settings), pools) as world:
+            await ask(world.url, "/api/chat", "hello", model="auto", stream=False)
+            instances[0].does = "own-500"
+            await ask(world.url, "/api/chat", "hello", model="auto", stream=False)
+            endpoint = world.url.removeprefix("http://")
+            told = await asyncio.to_thread(run, "explain", "--config", str(path), "--endpoint", endpoint, "hello")
+    lines = lines_of(told)
+    assert any(re.fullmatch(r"target small: fails or is slow, left alone for (299|300) s", line) for line in lines)
+    assert "target small: 1 of 3 requests a day" in lines
+    assert "target full: 1 of 9 requests a minute" in lines
 
 
 def test_each_question_of_a_file_gets_a_score_and_the_harder_one_the_higher(tmp_path):

@@ -62,6 +62,7 @@ def test_every_path_shown_is_served(page):
 @pytest.mark.parametrize("page", [each for each in SHOWN if blocks(each, "yaml")], ids=lambda each: each.stem)
 def test_every_settings_file_shown_is_valid(page, tmp_path, monkeypatch):
     monkeypatch.setenv("SUPPORT_KEY", "fedcba9876543210fedcba9876543210")
+    monkeypatch.setenv("GROQ_KEY", "gsk-an-entirely-made-up-key")
     for name, text in _FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
         (tmp_path / name).chmod(0o600)
