@@ -17,6 +17,7 @@ need sudo sudo
 need pgrep procps
 need unshare util-linux
 need promtool prometheus
+need chromium chromium
 for each; do PATH=$PATH:/usr/sbin need "$each" "$each"; done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

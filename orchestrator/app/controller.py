@@ -14,11 +14,15 @@ import click
 from orchestrator import telemetry
 from orchestrator.app import settings_in_use
 from orchestrator.app.loop import run, until
+from orchestrator.app.measuring import Measuring
 from orchestrator.app.own_fleet import OwnFleet
+from orchestrator.app.packing import keep_packed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.published import PublishedCluster
+from orchestrator.app.replaying import Replaying
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.fleet.given import GivenFleet
+from orchestrator.fleet.tasks import raise_first
 from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.store import cluster
 from orchestrator.store.connection import Connection
@@ -58,12 +62,26 @@ class Controller:
         fleet = self._fleet()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, fleet)
         try:
-            await until(stop, fleet.run(await cluster.read(self._connection)))
+            await until(stop, self._keep(fleet))
         finally:
             await fleet.close()
             await self._store.resign()
             await self._connection.close()
         return 0
+
+    async def _keep(self, fleet: OwnFleet | GivenFleet) -> None:
+        published = await cluster.read(self._connection)
+        settings, leads = (lambda: self._settings), (lambda: self._store.leads)
+        measuring = Measuring(self._connection, settings, leads)
+        replaying = Replaying(self._paths, self._connection, settings, leads)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fleet.run(published), name="fleet")
+                group.create_task(measuring.run(), name="measuring")
+                group.create_task(replaying.run(), name="replaying")
+                group.create_task(keep_packed(self._paths), name="keep the request log packed")
+        except BaseExceptionGroup as several:
+            raise_first(several)
 
     def _fleet(self) -> OwnFleet | GivenFleet:
         """Who keeps instances of our own, or who watches those of others."""

@@ -16,10 +16,12 @@ import click
 
 from orchestrator import telemetry
 from orchestrator.app import settings_in_use
+from orchestrator.app.acts import Acts
 from orchestrator.app.counts import read_counts
 from orchestrator.app.loop import run
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.rules import rules_from
+from orchestrator.app.recent_calls import recent_calls
+from orchestrator.app.rules import rules_from, texts_in_logs
 from orchestrator.core.admission import Share
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.model import PoolName, Snapshot
@@ -27,13 +29,18 @@ from orchestrator.gateway import cache_words
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.answer_cache import AnswerCache
+from orchestrator.gateway.budgets import Budgets
+from orchestrator.gateway.exporting import SpanExporter
 from orchestrator.gateway.feedback import Feedback
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.page import Page
 from orchestrator.gateway.patience import Patience
 from orchestrator.gateway.pipeline import Pipeline
+from orchestrator.gateway.request_log import RequestLog
 from orchestrator.gateway.server import Server
 from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.gateway.status import StatusPage
+from orchestrator.gateway.tracing import Tracing
 from orchestrator.gateway.upstream import Connections
 from orchestrator.settings.syntax import host_and_port
 from orchestrator.store import suspicion
@@ -54,7 +61,7 @@ REDIS_WAIT_S = 10.0
 @click.option("--workers", type=int, required=True)
 def main(state: Path, listen: str, index: int, workers: int) -> None:
     """Serve until SIGTERM; SIGHUP reads the settings in use again."""
-    telemetry.log_to_stderr(f"gateway-{index}")
+    telemetry.log_to_stderr(f"gateway-{index}", has_calls=True)
     sys.exit(run(Worker(StatePaths(state), listen, index, workers).run))
 
 
@@ -65,6 +72,7 @@ class Worker:
         self._paths, self._listen, self._index = paths, listen, index
         settings = settings_in_use.read(paths)
         self._live = Live(rules_from(settings))
+        telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
         # The holder names this worker's place and its life: a later life gives back what an earlier one held.
         self._place = f"gw{index}."
         self._connection = Connection(os.environ["OLM_REDIS"], name=f"gateway-{index}")
@@ -77,9 +85,18 @@ class Worker:
         self._patience = Patience(self._live, partial(suspicion.suspect, self._connection))
         secret = settings_in_use.cache_secret(paths)
         self._cache = AnswerCache(self._live, self._connection, secret)
-        self._pipeline = Pipeline(self._live, self._admission, self._upstream, self._patience, self._cache)
-        status = StatusPage(self._live, self._read_counts, self._cache.told)
-        self._server = Server(self._live, self._pipeline, status, Feedback(self._cache))
+        self._budgets = Budgets(self._live, self._connection, Share(index, workers), settings.limits.lease_ttl_s)
+        self._pipeline = Pipeline(
+            self._live, self._admission, self._upstream, self._patience, self._cache, self._budgets
+        )
+        status = StatusPage(self._live, self._read_counts, self._cache.told, self._pipeline.breakers.told)
+        self._records = RequestLog(paths.calls, f"gw{index}", lambda: self._live.rules.keeps_records)
+        acts = Acts(paths, self._connection, lambda: self._live.snapshot)
+        page = Page(self._live, status, partial(recent_calls, paths.calls), acts.act)
+        feedback = Feedback(self._cache, self._connection)
+        self._spans = SpanExporter(lambda: self._live.rules.traces, f"gateway-{index}")
+        tracing = Tracing(self._spans.take)
+        self._server = Server(self._live, self._pipeline, status, feedback, self._records, page, tracing)
         self._dropped: set[str] = set()
         self._dropping: set[asyncio.Task[None]] = set()
 
@@ -91,8 +108,11 @@ class Worker:
         except OrchestratorError as why:
             log.error("%s", why)
         await self._leases.start()
+        await self._budgets.start()
         await self._pipeline.start()
         self._cache.start()
+        self._records.start()
+        self._spans.start()
         watching = await watch(self._connection, self._published)
         flushing = asyncio.create_task(self._admission.flush_counts())
         reckoning = asyncio.create_task(self._cache.keep_reckoning())
@@ -105,10 +125,13 @@ class Worker:
         await stop.wait()
         await self._server.stop()
         await self._pipeline.close()
+        await self._records.close()
+        await self._spans.close()
         flushing.cancel()
         reckoning.cancel()
         watching_silence.cancel()
         await self._admission.flush()
+        await self._budgets.close()
         await self._cache.reckon()
         await watching.close()
         await self._leases.close()
@@ -119,10 +142,12 @@ class Worker:
 
     def _reload(self) -> None:
         try:
-            self._live.rules = rules_from(settings_in_use.read(self._paths))
+            settings = settings_in_use.read(self._paths)
+            self._live.rules = rules_from(settings)
         except OrchestratorError as why:
             log.error("settings not taken over: %s", why)
             return
+        telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
         log.info("settings taken over")
         self._cache.begin_anew()
         self._say_cache()
@@ -154,7 +179,7 @@ class Worker:
             log.warning("%s: gave back %d leases and %d tickets of an earlier life", pool, leases, tickets)
 
     async def _read_counts(self) -> dict[str, object]:
-        return await read_counts(self._connection)
+        return await read_counts(self._connection, self._live.rules.budgets)
 
 
 def _keep_for_good() -> None:

@@ -47,6 +47,21 @@ class StatePaths:
         return self.root / "logs"
 
     @property
+    def calls(self) -> Path:
+        """The request log."""
+        return self.root / "calls"
+
+    @property
+    def replays(self) -> Path:
+        """Answers of the evaluation that is under way, and of the last one."""
+        return self.root / "replays"
+
+    @property
+    def audit(self) -> Path:
+        """Who had what done."""
+        return self.root / "audit.jsonl"
+
+    @property
     def events(self) -> Path:
         """What happened to the fleet."""
         return self.root / "events.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from orchestrator.app import settings_in_use
@@ -45,9 +45,21 @@ async def tell_controller(paths: StatePaths) -> None:
 
     Raises HostError where no cluster runs.
     """
-    for unit in await KeeperClient(paths.keeper_socket).list():
-        if unit.name == "controller" and unit.pid is not None:
-            os.kill(unit.pid, signal.SIGHUP)
+    (await controller_here(paths, is_needed=False))()
+
+
+async def controller_here(paths: StatePaths, *, is_needed: bool = True) -> Callable[[], None]:
+    """How to tell the controller of this state folder. Raises HostError where there is none and one `is_needed`."""
+    units = [each for each in await KeeperClient(paths.keeper_socket).list() if each.name == "controller"]
+    if not units and is_needed:
+        raise HostError("no controller is kept beside this gateway; ask where `ollamactl up` runs")
+
+    def tell() -> None:
+        for each in units:
+            if each.pid is not None:
+                os.kill(each.pid, signal.SIGHUP)
+
+    return tell
 
 
 def read_settings_again(paths: StatePaths) -> None:

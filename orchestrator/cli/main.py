@@ -9,14 +9,17 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli.commands.cache import cache
-from orchestrator.cli.commands.cluster import ask, doctor, down, gateway, queue, status, up
+from orchestrator.cli.commands.cluster import ask, doctor, down, gateway, queue, status, top, up
 from orchestrator.cli.commands.configuration import config
-from orchestrator.cli.commands.evaluate import evaluate
+from orchestrator.cli.commands.evaluate import drift, evaluate
 from orchestrator.cli.commands.faq import faq
 from orchestrator.cli.commands.fleet import deploy, destroy, drain, events, exec_, logs, restart, rollback
 from orchestrator.cli.commands.hosts import gpus, nodes
+from orchestrator.cli.commands.limits import limits
 from orchestrator.cli.commands.nginx import nginx
 from orchestrator.cli.commands.planning import capacity, plan
+from orchestrator.cli.commands.providers import providers
+from orchestrator.cli.commands.records import calls, report
 from orchestrator.cli.commands.route import route
 from orchestrator.cli.options import JSON
 from orchestrator.cli.output import console, fail
@@ -70,11 +73,12 @@ def version(as_json: bool) -> None:
 
 
 for command in (
-    *(up, gateway, down, status, doctor, queue, ask),
+    *(up, gateway, down, status, top, doctor, queue, limits, ask),
     *(plan, capacity),
     *(nodes, gpus),
     *(deploy, rollback, destroy, drain, restart, logs, exec_, events),
-    *(route, evaluate, nginx, config, faq, cache),
+    *(route, providers, evaluate, drift, nginx, config, faq, cache),
+    *(calls, report),
     *(completion, version),
 ):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import asyncssh
 import click
 from rich.markup import escape
 
-from orchestrator.app import settings_in_use
+from orchestrator.app import audit, settings_in_use
 from orchestrator.app.operating import drain, node_of, restart
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.visits import BRINGS_NONE, Visits, visits
@@ -35,7 +36,9 @@ LOOK_S = 0.5
 
 def run_drain(state: Path, name: str, *, is_undone: bool) -> int:
     """Have an instance, or all of a node, get nothing new; or take that back. Raises OrchestratorError."""
-    asyncio.run(drain(StatePaths(state.absolute()), name, is_undone=is_undone))
+    paths = StatePaths(state.absolute())
+    asyncio.run(drain(paths, name, is_undone=is_undone))
+    audit.record(paths.audit, getpass.getuser(), "command", "undrain" if is_undone else "drain", name)
     told = "has calls again" if is_undone else "finishes what it has and gets no new calls"
     console.print(f"{escape(name)} {told}")
     return 0
@@ -43,7 +46,9 @@ def run_drain(state: Path, name: str, *, is_undone: bool) -> int:
 
 def run_restart(state: Path, name: str) -> int:
     """Have an instance finish what it has, and start anew. Raises OrchestratorError."""
-    asyncio.run(restart(StatePaths(state.absolute()), name))
+    paths = StatePaths(state.absolute())
+    asyncio.run(restart(paths, name))
+    audit.record(paths.audit, getpass.getuser(), "command", "restart", name)
     console.print(f"{escape(name)} was started anew and serves")
     return 0
 
@@ -146,6 +151,17 @@ def run_events(state: Path, *, follow: bool, as_json: bool, last: int) -> int:
                 _print_event(event, as_json=as_json)
     except OSError as why:
         raise HostError(f"{path} cannot be read: {why.strerror}") from why
+    return 0
+
+
+def run_audit(state: Path, *, as_json: bool, last: int) -> int:
+    """Who had what done, the oldest first. Raises HostError."""
+    for act in audit.read(StatePaths(state.absolute()).audit)[-last:]:
+        if as_json:
+            click.echo(json.dumps(asdict(act), ensure_ascii=False))
+            continue
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(act.at_ms / 1000))
+        console.print(f"{at}  {escape(act.who):<20} {act.by:<8} {act.act:<8} {escape(act.what)}", soft_wrap=True)
     return 0
 
 

@@ -79,6 +79,17 @@ def status(state: Path, endpoint: str | None, key: str, as_json: bool) -> None:
 
 @click.command()
 @STATE
+@ENDPOINT
+@KEY
+def top(state: Path, endpoint: str | None, key: str) -> None:
+    """The cluster each second, until Ctrl-C; into a pipe, once."""
+    from orchestrator.cli.top import run_top
+
+    sys.exit(run_top(state, endpoint, key))
+
+
+@click.command()
+@STATE
 @CONFIG
 @KEY
 @JSON

@@ -39,3 +39,15 @@ def evaluate_run(**given: Any) -> None:
     from orchestrator.cli.evaluate import run_evaluation
 
     sys.exit(run_evaluation(**given))
+
+
+@click.command()
+@STATE
+@click.option("--days", type=click.IntRange(1, 40), default=7, show_default=True, help="How many, today among them.")
+@click.option("--accept", "route", default="", metavar="ROUTE", help="Learn anew what is usual for ROUTE.")
+@JSON
+def drift(state: Path, days: int, route: str, as_json: bool) -> None:
+    """What each route escalated day by day and whether that is as usual; exit code 1 where it is not."""
+    from orchestrator.cli.drift import run_accept, run_drift
+
+    sys.exit(run_accept(state, route) if route else run_drift(state, days=days, as_json=as_json))

@@ -111,8 +111,13 @@ def exec_(node: str, command: tuple[str, ...], state: Path, config: Path | None,
 @JSON
 @click.option("-n", "--last", type=click.IntRange(1, 100_000), default=100, show_default=True, help="So many.")
 @click.option("-f", "--follow", is_flag=True, help="Stay, and print what happens.")
-def events(state: Path, as_json: bool, last: int, follow: bool) -> None:
+@click.option("--audit", is_flag=True, help="Who had what done instead.")
+def events(state: Path, as_json: bool, last: int, follow: bool, audit: bool) -> None:
     """What happened to instances and hosts; with --json, one object a line."""
-    from orchestrator.cli.operate import run_events
+    from orchestrator.cli.operate import run_audit, run_events
 
+    if audit and follow:
+        raise click.UsageError("--audit prints what was done so far; leave --follow out")
+    if audit:
+        sys.exit(run_audit(state, as_json=as_json, last=last))
     sys.exit(run_events(state, follow=follow, as_json=as_json, last=last))

@@ -1,0 +1,141 @@
+"""The request log as a gateway writes it: one record a call, gathered in memory and written once a second.
+
+A call pays for a tuple; lines and files are made by a thread. What cannot be written is counted and said, and calls go
+on: a log is no reason to refuse anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from orchestrator import telemetry
+from orchestrator.core.call_record import CallRecord
+from orchestrator.gateway.request import Request
+from orchestrator.gateway.trace import Trace
+
+log = logging.getLogger(__name__)
+
+WRITE_EVERY_S: Final = 1.0
+LONGEST_NAME: Final = 120
+# Of records that wait for a disk that takes none.
+WAITING_AT_MOST: Final = 100_000
+
+
+class RequestLog:
+    """`folder`: where its files go; `writer` makes their names differ from the other workers'."""
+
+    def __init__(self, folder: Path, writer: str, is_on: Callable[[], bool]) -> None:
+        self._folder, self._writer, self._is_on = folder, f"{writer}-{os.getpid()}", is_on
+        self._waiting: list[CallRecord] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._problem = ""
+
+    def start(self) -> None:
+        self._writing = asyncio.get_running_loop().create_task(self._write_on())
+
+    async def close(self) -> None:
+        """Write what is left."""
+        if self._writing is not None:
+            self._writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._writing
+        await self.flush()
+
+    def add(self, request: Request, trace: Trace, status: int) -> None:
+        """A call has ended."""
+        if self._is_on():
+            self._waiting.append(_record(request, trace, status))
+
+    async def flush(self) -> None:
+        """Write what was added."""
+        records, self._waiting = self._waiting, []
+        if not records:
+            return
+        try:
+            await asyncio.to_thread(self._write, records)
+        except OSError as why:
+            self._waiting = records[-WAITING_AT_MOST:] + self._waiting
+            lost = max(0, len(records) - WAITING_AT_MOST)
+            telemetry.TALLY.count(telemetry.LOG_LOST, (), lost)
+            self._say(f"the request log cannot be written, calls go on: {why}")
+        else:
+            self._say("")
+
+    async def _write_on(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_EVERY_S)
+            await self.flush()
+
+    def _write(self, records: Sequence[CallRecord]) -> None:
+        hour = datetime.now(UTC).strftime("%Y-%m-%d/%H")
+        path = self._folder / f"{hour}-{self._writer}.jsonl"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lines = b"".join(orjson.dumps(each._asdict(), option=orjson.OPT_APPEND_NEWLINE) for each in records)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as out:
+            before = out.tell()
+            try:
+                if (written := out.write(lines)) != len(lines):
+                    raise OSError(f"{path}: {written} of {len(lines)} bytes were taken")
+            except OSError:
+                out.truncate(before)  # half a line would spoil the next one
+                raise
+
+    def _say(self, problem: str) -> None:
+        if problem and not self._problem:
+            log.error("%s", problem)
+        elif self._problem and not problem:
+            log.info("the request log is written again")
+        self._problem = problem
+
+
+def _record(request: Request, trace: Trace, status: int) -> CallRecord:
+    total_s = time.perf_counter() - trace.began_s
+    prompt, completion = trace.tokens
+    return CallRecord(
+        at_ms=round((time.time() - total_s) * 1e3),
+        id=trace.request_id,
+        caller=trace.caller.name,
+        agent=_name(request.header(b"user-agent")),
+        session=_name(request.header(b"x-session-id")),
+        path=request.path,
+        model=_name(trace.model),
+        tier=trace.tier,
+        instance=trace.instance,
+        cache=trace.cache,
+        why=trace.cache_why,
+        outcome=trace.outcome,
+        status=status,
+        stream=trace.is_stream,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        reasoning_tokens=trace.reasoning_tokens,
+        cached_tokens=trace.cached_tokens,
+        queue_ms=_ms(trace.queue_s),
+        wait_ms=_ms(trace.waited_s),
+        overhead_ms=_ms(trace.overhead_s),
+        first_byte_ms=_ms(trace.queue_s + trace.waited_s + trace.overhead_s),
+        total_ms=_ms(total_s),
+        failures=trace.failures,
+        escalated=trace.escalated,
+        usd=trace.usd,
+        simulated=trace.is_simulated,
+    )
+
+
+def _name(given: str) -> str:
+    """What a caller said of itself, fit for a line of UTF-8."""
+    return given[:LONGEST_NAME].encode("utf-8", "replace").decode() if given else ""
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
