@@ -9,14 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.metrics_core import Metric
 
 # From a cached answer's millisecond to a long answer of a loaded full tier.
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+# From what a big card needs for a token of a small model to a CPU that is asked for too much.
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+# Our own time: some hundred microseconds, if all is well.
+_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 CALLS = Counter(
     "olm_calls_total", "Calls ended, by tier, where the answer came from and outcome.", ("tier", "cache", "outcome")
@@ -56,6 +64,13 @@ CACHE_HITLESS = Gauge(
     "olm_cache_hitless", "1 while a cache that is on has seen many calls and no hit.", multiprocess_mode="mostrecent"
 )
 TOKENS = Counter("olm_tokens_total", "Tokens of prompts and answers, as the instances counted them.", ("tier", "kind"))
+USD = Counter("olm_usd_total", "US dollars that calls cost, by true counts and the prices of tiers.", ("tier",))
+PROVIDER_OPEN = Gauge(
+    "olm_provider_open",
+    "1 while a provider takes our key and knows our model, 0 since it last did not.",
+    ("provider", "model"),
+    multiprocess_mode="mostrecent",
+)
 CALL_SECONDS = Histogram(
     "olm_call_seconds", "A call from its first byte in to its last byte out.", ("tier",), buckets=_SECONDS
 )
@@ -66,6 +81,18 @@ FIRST_BYTE_SECONDS = Histogram(
     ("pool",),
     buckets=_SECONDS,
 )
+TOKEN_SECONDS = Histogram(
+    "olm_token_seconds",
+    "Time per token of a streamed answer: from its first byte out to its last, by the tokens behind the first.",
+    ("tier",),
+    buckets=_TOKEN_SECONDS,
+)
+OVERHEAD_SECONDS = Histogram(
+    "olm_overhead_seconds",
+    "Our own part of the time until an answer's headers: neither the queue's nor an instance's.",
+    ("tier",),
+    buckets=_OVERHEAD_SECONDS,
+)
 RETRIES = Counter("olm_retries_total", "Calls asked of another instance, because the first one failed.", ("pool",))
 GIVEN_UP = Counter(
     "olm_given_up_total", "Calls taken from an instance that was silent for too long while others answered.", ("pool",)
@@ -75,6 +102,95 @@ KEPT_FROM_RELOADING = Counter(
     "What callers asked for that would have had a model loaded anew or unloaded, by API key, option and what was done.",
     ("caller", "option", "done"),
 )
+LOG_LOST = Counter("olm_request_log_lost_total", "Records of calls that no disk took.")
+ROUTED = Counter("olm_routed_total", "Calls of a route that a tier answered, not the cache.", ("route", "tier"))
+ESCALATED = Counter(
+    "olm_escalated_total",
+    "Calls of a route that a lower tier answered first, not well enough, and why.",
+    ("route", "reason"),
+)
+DOUBTED_LATE = Counter(
+    "olm_doubted_late_total",
+    "Answers of a route that were doubted once they had been shown, and why: told in their last frame.",
+    ("route", "reason"),
+)
+UNJUDGED = Counter(
+    "olm_unjudged_total",
+    "Answers whose confidence a route asks for and nobody knows: their engine told no log probabilities.",
+    ("route",),
+)
+CONFIDENCE = Histogram(
+    "olm_confidence",
+    "How likely answers are right, of their beginnings (early) and whole.",
+    ("route", "judged"),
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1),
+)
+SCORED = Counter(
+    "olm_scored_total", "Questions that a model was to judge (`scorer: llm`), by what came of that.", ("outcome",)
+)
+RATED = Counter(
+    "olm_rated_total", "Answers of a route that their callers rated, as right or wrong.", ("route", "verdict")
+)
+ESCALATION_RATE = Gauge(
+    "olm_escalation_rate",
+    "Part of a route's calls that was escalated today (UTC).",
+    ("route",),
+    multiprocess_mode="mostrecent",
+)
+ESCALATION_USUAL = Gauge(
+    "olm_escalation_usual",
+    "What that part usually is, as the settings say or as learnt.",
+    ("route",),
+    multiprocess_mode="mostrecent",
+)
+DRIFT = Gauge(
+    "olm_drift",
+    "1 while a route's rate of `what` (escalations, ratings) is not what it was: rise or fall.",
+    ("route", "what", "direction"),
+    multiprocess_mode="mostrecent",
+)
+REPLAY_ACCURACY = Gauge(
+    "olm_replay_accuracy",
+    "Part of the evaluation set that a target last answered right.",
+    ("target", "simulated"),
+    multiprocess_mode="mostrecent",
+)
+PRIVACY = Counter(
+    "olm_privacy_calls_total", "Calls that might have gone outside the cluster, by their class.", ("class",)
+)
+HANDED_OVER = Counter(
+    "olm_handed_over_total",
+    "Calls that a tier's backup was asked for in its place, and why: used up, left alone, failed, busy, away, gone.",
+    ("tier", "why"),
+)
+TIERS_LEFT_ALONE = Gauge(
+    "olm_tiers_left_alone",
+    "Workers that leave a tier to its backup, because it fails or is slow.",
+    ("tier",),
+    multiprocess_mode="livesum",
+)
+UNSURE = Counter(
+    "olm_unsure_total",
+    "Questions whose difficulty is in doubt, by route and way: up, or down where their key's quota is used.",
+    ("route", "went"),
+)
+LIMIT_USED = Gauge(
+    "olm_limit_used",
+    "What is used of a budget now: of a tier, a provider's account or an API key, by the kind of its limit.",
+    ("scope", "kind"),
+    multiprocess_mode="mostrecent",
+)
+LIMIT_ALLOWED = Gauge(
+    "olm_limit_allowed", "What a budget allows, as the settings say.", ("scope", "kind"), multiprocess_mode="mostrecent"
+)
+LIMIT_REFUSALS = Counter(
+    "olm_limit_refusals_total",
+    "Times that a budget did not allow a call; `told`: its provider's own word.",
+    ("scope", "kind"),
+)
+SPANS = Counter(
+    "olm_trace_spans_total", "Spans of calls, by what became of them: sent, dropped (nobody took them).", ("outcome",)
+)
 STORE_ERRORS = Counter("olm_store_errors_total", "Commands that Redis did not answer.")
 INSTANCE_SLOTS = Gauge(
     "olm_instance_slots", "Slots an instance offers.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
@@ -82,9 +198,45 @@ INSTANCE_SLOTS = Gauge(
 INSTANCE_IN_FLIGHT = Gauge(
     "olm_instance_in_flight", "Slots leased.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
 )
+_OF_CARD = ("node", "accelerator", "uuid", "name", "simulated")
+CARD_VRAM_TOTAL = Gauge(
+    "olm_accelerator_vram_total_bytes",
+    "Memory of an accelerator, as its driver tells it.",
+    _OF_CARD,
+    multiprocess_mode="mostrecent",
+)
+CARD_VRAM_USED = Gauge(
+    "olm_accelerator_vram_used_bytes",
+    "What of it is used, by whomever; of a simulated one what its driver would keep for itself.",
+    _OF_CARD,
+    multiprocess_mode="mostrecent",
+)
+CARD_UTILISATION = Gauge(
+    "olm_accelerator_utilisation_ratio",
+    "Part of the last moments in which an accelerator worked, as its driver tells it.",
+    _OF_CARD,
+    multiprocess_mode="mostrecent",
+)
+CARD_TEMPERATURE = Gauge(
+    "olm_accelerator_temperature_celsius", "How warm an accelerator is.", _OF_CARD, multiprocess_mode="mostrecent"
+)
+CARD_POWER = Gauge(
+    "olm_accelerator_power_watts", "Power that an accelerator draws.", _OF_CARD, multiprocess_mode="mostrecent"
+)
+CARD_SEEN = Gauge(
+    "olm_accelerator_seen_timestamp_seconds",
+    "When an accelerator was last looked at; of one that is gone all other values are NaN.",
+    _OF_CARD,
+    multiprocess_mode="mostrecent",
+)
 QUEUE_DEPTH = Gauge("olm_queue_depth", "Tickets waiting.", ("pool",), multiprocess_mode="mostrecent")
 CACHE_ENABLED = Gauge("olm_cache_enabled", "1 while the answer cache is on.", multiprocess_mode="mostrecent")
 UP = Gauge("olm_store_up", "1 while this process reaches Redis.", multiprocess_mode="livemin")
+
+_BUCKETS: Mapping[Histogram, tuple[float, ...]] = {
+    TOKEN_SECONDS: _TOKEN_SECONDS,
+    OVERHEAD_SECONDS: _OVERHEAD_SECONDS,
+}
 
 
 class Tally:
@@ -102,12 +254,12 @@ class Tally:
         self._counts[metric, labels] += amount
 
     def observe(self, metric: Histogram, labels: tuple[str, ...], seconds: float) -> None:
-        """For histograms with the buckets of `_SECONDS`."""
-        key = (metric, labels)
+        """For histograms with the buckets of `_SECONDS`, or those that `_BUCKETS` names."""
+        key, bounds = (metric, labels), _BUCKETS.get(metric, _SECONDS)
         seen = self._observed.get(key)
         if seen is None:
-            seen = self._observed[key] = [0.0] * (len(_SECONDS) + 2)
-        seen[bisect_left(_SECONDS, seconds)] += 1
+            seen = self._observed[key] = [0.0] * (len(bounds) + 2)
+        seen[bisect_left(bounds, seconds)] += 1
         seen[-1] += seconds
 
     def flush(self) -> None:
@@ -133,15 +285,78 @@ def forget_process(pid: int, folder: Path) -> None:
 
 def exposition() -> bytes:
     """All processes' metrics, in Prometheus' text format; other processes' tallies are up to a second old."""
+    return generate_latest(_all_processes())
+
+
+def families() -> Iterable[Metric]:
+    """The same as values."""
+    return _all_processes().collect()
+
+
+def _all_processes() -> CollectorRegistry:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
     registry = CollectorRegistry()
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
-    return generate_latest()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
 
 
-def log_to_stderr(name: str) -> None:
-    """One line an event, to stderr: the keeper keeps it in the unit's log file."""
+class _Record(logging.LogRecord):
+    """A line of a log, in which no error says what somebody's call said.
+
+    Errors of ours know what of them is fit for a log (`in_log`). Those of others may quote what they are about: of one
+    that was not expected, its kind and where it was raised are told.
+    """
+
+    quote: Callable[[str], str] | None = None
+
+    def getMessage(self) -> str:
+        text = self.msg if isinstance(self.msg, str) else str(_fit(self.msg))
+        if self.name == "asyncio":  # behind its first line, it tells of tasks with all that they were called with
+            text = text.partition("\n")[0]
+        return text % tuple(map(_fit, self.args)) if isinstance(self.args, tuple) and self.args else text
+
+    def told(self) -> str:
+        """Where the error that this line is about was raised, its kind, and without a word of it."""
+        if not self.exc_info or self.exc_info[1] is None:
+            return ""
+        kind, error, at = self.exc_info
+        text = error.in_log if hasattr(error, "in_log") else _quoted(str(error))
+        frames = "".join(traceback.format_tb(at)) if at is not None else ""
+        return f"{frames}{kind.__qualname__ if kind else ''}{text and ': '}{text}"
+
+
+def careful_record(*args: Any, **more: Any) -> logging.LogRecord:
+    """For `logging.setLogRecordFactory`: every line of this process is a careful one, whoever's it is."""
+    record = _Record(*args, **more)
+    record.exc_text = record.told() or None  # what formatters take instead of making a text of their own
+    return record
+
+
+def _fit(value: object) -> object:
+    """An argument of a line, if it is an error as it may be read there."""
+    if not isinstance(value, BaseException):
+        return value
+    if isinstance(value, OSError):
+        return str(value)
+    text = str(value.in_log) if hasattr(value, "in_log") else type(value).__qualname__
+    quoted = _quoted(getattr(value, "quoted", ""))
+    return f"{text} ({quoted})" if quoted else text
+
+
+def _quoted(text: str) -> str:
+    return _Record.quote(text) if _Record.quote is not None and text else ""
+
+
+def texts_in_logs(quote: Callable[[str], str] | None) -> None:
+    """What errors quote is said in logs as `quote` makes it; None: not at all."""
+    _Record.quote = staticmethod(quote) if quote is not None else None
+
+
+def log_to_stderr(name: str, *, has_calls: bool = False) -> None:
+    """One line an event, to stderr: the keeper keeps it in the unit's log file. `has_calls`: errors may quote them."""
+    if has_calls:
+        logging.setLogRecordFactory(careful_record)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s"
     )

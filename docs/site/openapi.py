@@ -35,7 +35,7 @@ _INFERENCE: Final = frozenset(Endpoint)
 
 def served() -> dict[str, Served]:
     """Every path that a gateway serves, as OpenAPI writes it."""
-    table = Server(Mock(), Mock(), Mock(), Mock())._paths
+    table = Server(*(Mock() for _ in range(7)))._paths
     return {f"{path}{{model}}" if path.endswith("/") and path != "/" else path: each for path, each in table.items()}
 
 
@@ -107,6 +107,7 @@ def _responses(path: str, known: Served, words: Mapping[str, Any]) -> dict[str, 
     if known.methods == ("POST",) or "{model}" in path:
         told |= {"4XX": f"{dialect}Error"}
     if known.methods == ("POST",):
+        told |= {"429": f"{dialect}UsedUp"} if path in _INFERENCE else {}
         told |= {"503": f"{dialect}Busy", "5XX": f"{dialect}Error"}
     return {
         status: {"$ref": f"#/components/responses/{each}"} if isinstance(each, str) else each

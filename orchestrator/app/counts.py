@@ -3,35 +3,70 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from orchestrator import telemetry
 from orchestrator.core.errors import StoreError
-from orchestrator.store import usage
+from orchestrator.core.limits import NANO
+from orchestrator.core.target import Budget
+from orchestrator.gateway.budget_words import standings, told_of
+from orchestrator.store import routed, usage
 from orchestrator.store.cluster import progress
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import PoolLoad, in_flight
+from orchestrator.store.routed import Routed
+
+_UNLIMITED: Final[Mapping[str, Budget]] = {}
+_NOTHING: Final[Mapping[str, Any]] = {"routed": {}, "replayed": {}, "limits": []}
 
 
-async def read_counts(connection: Connection) -> dict[str, Any]:
-    """In flight by instance, queue by pool, calls and tokens by tier today; what is missing while Redis is away."""
+async def read_counts(connection: Connection, budgets: Mapping[str, Budget] = _UNLIMITED) -> dict[str, Any]:
+    """In flight by instance, queue by pool, calls and tokens by tier today, what of budgets is used; what is missing
+    while Redis is away."""
     try:
         loads = await in_flight(connection)
-        used = await usage.read(connection, datetime.now(UTC).date().isoformat())
+        day = datetime.now(UTC).date().isoformat()
+        used = await usage.read(connection, day)
+        routes = _routes(await routed.read(connection, day), await routed.drifts(connection))
+        replayed = await routed.replayed(connection)
         lines = await progress(connection)
+        limits = await standings(connection, budgets)
     except StoreError as why:
         telemetry.STORE_ERRORS.inc()
-        return {"store": f"DOWN: {why}", "in_flight": {}, "queues": {}, "usage": {}, "progress": []}
+        return {"store": f"DOWN: {why}", "in_flight": {}, "queues": {}, "usage": {}, "progress": [], **_NOTHING}
     return {
         "store": "up",
         "in_flight": {each.instance: each.in_flight for load in loads for each in load.instances},
         "queues": {load.pool: _queue(load) for load in loads},
         "usage": by_tier(used.values()),
         "progress": list(lines.values()),
+        "routed": routes,
+        "replayed": replayed,
+        "limits": told_of(budgets, limits),
     }
+
+
+def _routes(today: Mapping[str, Routed], drifts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each route did today, and whether that is as usual."""
+    told = {}
+    for name in sorted({*today, *drifts}):
+        each, known = today.get(name, Routed()), drifts.get(name, {})
+        told[name] = {
+            "calls": each.calls,
+            "tiers": dict(each.tiers),
+            "escalated": each.escalations,
+            "escalated_why": dict(each.escalated),
+            "right": each.right,
+            "wrong": each.wrong,
+            "drift": {
+                what: {field: value for field, value in about.items() if field != "watched"}
+                for what, about in known.items()
+            },
+        }
+    return told
 
 
 def _queue(load: PoolLoad) -> dict[str, Any]:
@@ -44,8 +79,8 @@ def _queue(load: PoolLoad) -> dict[str, Any]:
     }
 
 
-def by_tier(counts: Iterable[dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Counters `tier:<name>:<field>` of all pools and routes, added up by tier."""
+def by_tier(counts: Iterable[dict[str, int]]) -> dict[str, dict[str, float]]:
+    """Counters `tier:<name>:<field>` of all pools and routes, added up by tier; `usd`: what providers' answers cost."""
     total: Counter[tuple[str, str]] = Counter()
     for each in counts:
         for field, amount in each.items():
@@ -55,7 +90,14 @@ def by_tier(counts: Iterable[dict[str, int]]) -> dict[str, dict[str, int]]:
                 total[tier, name] += amount
     tiers = dict.fromkeys(tier for tier, _ in total)
     names = {"calls": "requests", "prompt_tokens": "prompt_tokens", "completion_tokens": "completion_tokens"}
-    return {tier: {told: total[tier, kept] for told, kept in names.items()} for tier in tiers}
+    return {
+        tier: {
+            **{told: total[tier, kept] for told, kept in names.items()},
+            "reasoning_tokens": total[tier, "reasoning_tokens"],
+            "usd": total[tier, "usd_nano"] / NANO,
+        }
+        for tier in tiers
+    }
 
 
 def set_gauges(loads: Iterable[PoolLoad], simulated: bool) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.app import settings_in_use, wishes
+from orchestrator.app.cards import CardGauges
 from orchestrator.app.deployed import Deployed
 from orchestrator.app.hosts import Hosts
 from orchestrator.app.paths import StatePaths
@@ -78,6 +79,7 @@ class OwnFleet:
             placements=lambda: (*self._steward.placements, *self._deployed.placements),
             user=lambda: settings().deploy.user,
         )
+        self._cards = CardGauges(self._looked_at, self._seen, ollama_models_dir())
 
     async def run(self, published: Snapshot | None) -> None:
         """Until cancelled. Raises OrchestratorError where nothing can go on."""
@@ -86,6 +88,7 @@ class OwnFleet:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hosts.watch(), name="watch hosts")
                 group.create_task(self._sightings.watch(), name="sightings")
+                group.create_task(self._cards.run(), name="cards as metrics")
                 group.create_task(self._steward.run(published), name="steward")
         except BaseExceptionGroup as several:
             raise_first(several)
@@ -120,6 +123,14 @@ class OwnFleet:
         work = partial(want, settings, self._facts, self._engine, current, own, numbers=numbers)
         self._wanted = await asyncio.to_thread(work)
         return Order(self._wanted)
+
+    def _looked_at(self) -> tuple[NodeSettings, ...]:
+        """Nodes that are this machine as it is."""
+        return tuple(each for each in self._settings().nodes if each.simulate is None)
+
+    def _seen(self) -> tuple[NodeFacts, ...]:
+        """Hosts as they are seen now, and what is played, which is as it was."""
+        return (*self._sightings.facts, *(each for each in self._facts if each.is_simulated))
 
     def _saw(self, sight: Sight) -> None:
         self._sightings.saw(sight)

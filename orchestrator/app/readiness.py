@@ -72,7 +72,7 @@ def _not_looked_at(snapshot: Snapshot, settings: ClusterSettings) -> str:
 
 def _not_served(snapshot: Snapshot, settings: ClusterSettings) -> str:
     """What is still being done for tiers, in words. Raises HostError where a tier's model found no room."""
-    wanted = {tier.model for tier in settings.tiers.values()} or set(settings.models)
+    wanted = {tier.model for tier in settings.tiers.values() if tier.provider is None} or set(settings.models)
     missing = wanted - {pool.name for pool in snapshot.pools if pool.slots_serving}
     if not missing:
         return ""

@@ -33,6 +33,11 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
         write_whole(secret, key.secret.get_secret_value(), mode=0o600)
         entry["secret"] = f"file:{secret}"
     _write_cache_keys(paths, settings, document["cache"])
+    _write_provider_keys(paths, settings, document["providers"])
+    for header, value in settings.traces.headers.items():
+        path = paths.secrets / f"+traces.{header}"
+        write_whole(path, value.get_secret_value(), mode=0o600)
+        document["traces"]["headers"][header] = f"file:{path}"
     document["redis"] = settings.redis
     write_whole(paths.settings, yaml.safe_dump(document, allow_unicode=True, sort_keys=False), mode=0o600)
 
@@ -51,6 +56,20 @@ def _write_cache_keys(paths: StatePaths, settings: ClusterSettings, written: dic
         written["encryption_key"] = put("+cache", cache.encryption_key)
     old = enumerate(cache.old_encryption_keys)
     written["old_encryption_keys"] = [put(f"+cache.{index}", each) for index, each in old]
+
+
+def _write_provider_keys(paths: StatePaths, settings: ClusterSettings, written: dict[str, Any]) -> None:
+    """What opens outside providers, and headers that may do so."""
+    for name, provider in settings.providers.items():
+        secrets_of = {("headers", header): value for header, value in provider.headers.items()}
+        for (section, header), value in secrets_of.items():
+            path = paths.secrets / f"+provider.{name}.{header}"
+            write_whole(path, value.get_secret_value(), mode=0o600)
+            written[name][section][header] = f"file:{path}"
+        if provider.key is not None:
+            path = paths.secrets / f"+provider.{name}"
+            write_whole(path, provider.key.get_secret_value(), mode=0o600)
+            written[name]["key"] = f"file:{path}"
 
 
 def read(paths: StatePaths) -> ClusterSettings:

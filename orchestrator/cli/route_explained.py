@@ -67,7 +67,7 @@ def _draw_route(name: str, route: dict[str, Any], privacy: str) -> None:
     if route["escalates_to"]:
         above = ", then ".join(map(_named, route["escalates_to"]))
         hanging("  above     ", f"{above} if {escape(', '.join(route['escalates_if']))}")
-    for each in (*route["tiers"], *route["escalates_to"]):
+    for each in {target["tier"]: target for target in (*route["tiers"], *route["escalates_to"])}.values():
         for line in _remarks(each):
             hanging("  target    ", escape(f"{each['tier']}: {line}"))
 

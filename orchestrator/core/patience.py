@@ -61,13 +61,13 @@ def measure_of(call: Call, body_bytes: int) -> tuple[Kind, int]:
     """What is waited for, and its size."""
     if call.is_stream:
         return Kind.STREAM, body_bytes
-    tokens = _answer_tokens(call)
+    tokens = most_answer_tokens(call)
     if tokens is None:
         return Kind.WHOLE, body_bytes
     return Kind.BOUNDED, body_bytes + tokens * BYTES_A_TOKEN_WRITTEN
 
 
-def _answer_tokens(call: Call) -> int | None:
+def most_answer_tokens(call: Call) -> int | None:
     """The most that the answer may have; None: not said."""
     body = call.body
     if call.endpoint.dialect is Dialect.OLLAMA:

@@ -9,12 +9,28 @@ from orchestrator.gateway.trace import Trace
 
 
 def count_call(trace: Trace, outcome: str, tokens: tuple[int, int] = (0, 0)) -> None:
-    """`outcome`: ok, refused, failed, cut, gone or error. `tokens`: of the prompt, of the answer."""
+    """`outcome`: ok, refused, failed, cut, gone, escalated or error. `tokens`: of the prompt, of the answer.
+
+    An escalated or failed call is counted for each tier, or instance, that was asked for it.
+    """
     tally, tier = telemetry.TALLY, trace.tier
+    trace.outcome, trace.tokens = outcome, tokens
+    total_s = time.perf_counter() - trace.began_s
     tally.count(telemetry.CALLS, (tier, trace.cache, outcome))
-    tally.observe(telemetry.CALL_SECONDS, (tier,), time.perf_counter() - trace.began_s)
+    tally.observe(telemetry.CALL_SECONDS, (tier,), total_s)
     prompt, completion = tokens
     if prompt:
         tally.count(telemetry.TOKENS, (tier, "prompt"), prompt)
     if completion:
         tally.count(telemetry.TOKENS, (tier, "completion"), completion)
+        if trace.is_stream and completion > 1 and outcome == "ok":
+            streamed_s = total_s - trace.first_byte_s
+            tally.observe(telemetry.TOKEN_SECONDS, (tier,), max(0.0, streamed_s) / (completion - 1))
+    if trace.story is not None:
+        trace.story.counted(trace)
+
+
+def count_overhead(trace: Trace) -> None:
+    """Our own part of a call that is over, of whatever answered it; what had no answer's headers had none."""
+    if trace.overhead_s and trace.tier:
+        telemetry.TALLY.observe(telemetry.OVERHEAD_SECONDS, (trace.tier,), trace.overhead_s)

@@ -129,7 +129,7 @@ class Pipeline:
 
     async def _answered(self, asked: Asked) -> Reply | None:
         """By what is kept, by what is being made, or by a target."""
-        if asked.trace.story is not None and (asked.is_route or asked.may_be_kept):
+        if asked.trace.story is not None and self._is_looked_up(asked):
             asked.trace.story.begin(CACHE)
         if asked.is_route and asked.wish.may_read:
             curated = self._cache.curated(asked.call, asked.trace)
@@ -140,6 +140,10 @@ class Pipeline:
         if asked.cache_key and self._live.rules.cache.joins and asked.wish.may_read and not asked.trace.has_class:
             return await self._joining.answer(asked)
         return await self._make(asked)
+
+    def _is_looked_up(self, asked: Asked) -> bool:
+        """Whether there may be a kept or curated answer."""
+        return asked.may_be_kept or (asked.is_route and asked.wish.may_read and len(self._live.rules.faq) > 0)
 
     async def _make(self, asked: Asked) -> Reply | None:
         """Answer a call by itself: from the cache or an instance."""

@@ -21,11 +21,14 @@ from orchestrator.core.errors import CallerError, OrchestratorError
 from orchestrator.core.model import Dialect, Endpoint
 from orchestrator.gateway.bodies import show_name
 from orchestrator.gateway.connection import Connection
+from orchestrator.gateway.counted import count_overhead
 from orchestrator.gateway.errors import dialect_of, http_error
 from orchestrator.gateway.feedback import Feedback
 from orchestrator.gateway.identity import ANYBODY, Caller, Keys
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.page import PATHS as PAGE_PATHS
+from orchestrator.gateway.page import Page
 from orchestrator.gateway.pipeline import Pipeline
 from orchestrator.gateway.replies import (
     Reply,
@@ -38,8 +41,10 @@ from orchestrator.gateway.replies import (
     whole,
 )
 from orchestrator.gateway.request import Request
+from orchestrator.gateway.request_log import RequestLog
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.trace import Trace, request_id
+from orchestrator.gateway.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,8 @@ BACKLOG = 1024
 TICK_S = 1.0
 # A worker that knows no pool yet would refuse calls which the worker beside it can answer.
 KNOWN_WITHIN_S = 3.0
+# Of a call whose client left before it had an answer; nginx's word for it.
+LEFT: Final = 499
 _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _MODEL_PATH: Final = "/v1/models/"
 
@@ -70,13 +77,24 @@ class Path:
     methods: tuple[str, ...]
     access: Access
     handler: Handler
+    is_logged: bool = False  # in the request log
 
 
 class Server:
     """One gateway worker."""
 
-    def __init__(self, live: Live, pipeline: Pipeline, status: StatusPage, feedback: Feedback) -> None:
+    def __init__(
+        self,
+        live: Live,
+        pipeline: Pipeline,
+        status: StatusPage,
+        feedback: Feedback,
+        records: RequestLog,
+        page: Page,
+        tracing: Tracing,
+    ) -> None:
         self._live, self._pipeline, self._status, self._feedback = live, pipeline, status, feedback
+        self._records, self._page, self._tracing = records, page, tracing
         self._listing = Listing(live)
         self._listening: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -104,6 +122,7 @@ class Server:
         if self._listening is None or self._ticking is None:
             return
         self._listening.close()
+        self._page.end()
         for each in tuple(self._opened):
             each.stop()
         deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
@@ -132,7 +151,7 @@ class Server:
 
         listing = self._listing
         return {
-            **{each.value: Path(("POST",), Access.CALLER, self._inference(each)) for each in Endpoint},
+            **{each.value: Path(("POST",), Access.CALLER, self._inference(each), True) for each in Endpoint},
             "/": get(Access.ANYONE, _text(b"Ollama is running")),
             "/api/tags": get(Access.CALLER, _listed(listing.tags)),
             "/api/ps": get(Access.CALLER, _listed(listing.running)),
@@ -144,8 +163,11 @@ class Server:
             "/healthz": get(Access.ANYONE, _text(b"ok\n")),
             "/readyz": get(Access.ANYONE, self._readyz),
             "/metrics": get(Access.ADMIN, _metrics),
-            "/status": get(Access.ANYONE, self._page),
+            **{each: get(Access.ANYONE, self._page_file) for each in PAGE_PATHS},
             "/status.json": get(Access.ADMIN, self._status_json),
+            "/status/live": Path(("GET",), Access.ADMIN, self._watch),  # it has no end, so HEAD has no sense
+            "/status/calls": get(Access.ADMIN, self._calls),
+            "/status/act": Path(("POST",), Access.ADMIN, self._act),
         }
 
     # --- one request --------------------------------------------------------------------------------------------------
@@ -158,21 +180,36 @@ class Server:
         refused = self._refusal(request, path)
         if refused is not None or path is None:
             reply: Reply | None = refused or not_found()
-        else:
+        elif path.is_logged:
+            status = LEFT
+            if (traces := self._live.rules.traces) is not None:
+                self._tracing.begin(request, trace, traces)
             try:
-                trace.caller = self._authorised(request, path.access)
-                reply = await path.handler(request, connection, trace)
-            except OrchestratorError as why:
-                telemetry.TALLY.count(telemetry.CALLS, (trace.tier or "none", trace.cache, type(why).__name__))
-                if not isinstance(why, CallerError):
-                    log.warning("%s %s: %s", trace.request_id, request.path, why)
-                reply = http_error(request.path, why, trace.fields(), trace.request_id)
-            except Exception:  # a mistake of ours: said in the log, and the caller is not left without an answer
-                log.exception("%s %s", trace.request_id, request.path)
-                reply = http_error(
-                    request.path, OrchestratorError("a mistake of ours"), trace.fields(), trace.request_id
-                )
+                reply = await self._handled(request, connection, trace, path)
+                status = 200 if reply is None else reply.status
+            finally:
+                self._records.add(request, trace, status)
+                count_overhead(trace)
+                if trace.story is not None:
+                    self._tracing.end(request, trace, status)
+        else:
+            reply = await self._handled(request, connection, trace, path)
         return reply if reply is None or b"origin" not in request.headers else _for_origin(request, reply)
+
+    async def _handled(self, request: Request, connection: Connection, trace: Trace, path: Path) -> Reply | None:
+        try:
+            trace.caller = self._authorised(request, path.access)
+            return await path.handler(request, connection, trace)
+        except OrchestratorError as why:
+            trace.outcome = type(why).__name__
+            telemetry.TALLY.count(telemetry.CALLS, (trace.tier or "none", trace.cache, trace.outcome))
+            if not isinstance(why, CallerError):
+                log.warning("%s %s: %s", trace.request_id, request.path, why)
+            return http_error(request.path, why, trace.fields(), trace.request_id)
+        except Exception:  # a mistake of ours: said in the log, and the caller is not left without an answer
+            trace.outcome = "error"
+            log.exception("%s %s", trace.request_id, request.path)
+            return http_error(request.path, OrchestratorError("a mistake of ours"), trace.fields(), trace.request_id)
 
     def _path(self, path: str) -> Path | None:
         known = self._paths.get(path)
@@ -236,19 +273,26 @@ class Server:
     # --- the operator's -----------------------------------------------------------------------------------------------
 
     async def _readyz(self, _: Request, __: Connection, ___: Trace) -> Reply:
-        missing = is_ready(self._live.snapshot, (tier.pool for tier in self._live.rules.tiers.values()))
+        tiers = self._live.rules.tiers.values()
+        missing = is_ready(self._live.snapshot, (tier.pool for tier in tiers if not tier.is_outside))
         text = f"no instance serves: {', '.join(missing)}\n" if missing else "ready\n"
         if not self._live.is_known:
             text = "no cluster has been published yet\n"
         return whole(_TEXT_TYPE, text.encode(), status=200 if text == "ready\n" else 503)
 
-    async def _page(self, _: Request, __: Connection, ___: Trace) -> Reply:
-        policy = (
-            "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-            "frame-ancestors 'none'"
-        )
-        fields = field("Content-Security-Policy", policy)
-        return whole("text/html; charset=utf-8", self._status.page().encode(), fields)
+    async def _page_file(self, request: Request, _: Connection, __: Trace) -> Reply:
+        return self._page.file(request.path)
+
+    async def _watch(self, request: Request, connection: Connection, trace: Trace) -> None:
+        await self._page.watch(request, connection, lambda: field("X-Request-Id", trace.request_id))
+
+    async def _calls(self, request: Request, _: Connection, trace: Trace) -> Reply:
+        return _openai_json(trace, {"calls": await self._page.calls(request)})
+
+    async def _act(self, request: Request, _: Connection, trace: Trace) -> Reply:
+        limits = self._live.rules.limits
+        body = await request.body(limits.body_bytes, limits.between_bytes_s)
+        return _json(trace, await self._page.act(body, trace.caller))
 
     async def _status_json(self, _: Request, __: Connection, trace: Trace) -> Reply:
         return _openai_json(trace, await self._status.read())

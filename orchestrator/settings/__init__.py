@@ -4,7 +4,8 @@ from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSet
 from orchestrator.settings.file import load, parse
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings, SshSettings
 from orchestrator.settings.model import ClusterSettings, GatewaySettings
-from orchestrator.settings.routing import BudgetSettings, RouteSettings, TierSettings
+from orchestrator.settings.outside import ProviderSettings
+from orchestrator.settings.routing import BudgetSettings, PriceSettings, RouteSettings, TierSettings
 from orchestrator.settings.section import Section
 from orchestrator.settings.show import json_schema, show
 
@@ -18,6 +19,8 @@ __all__ = [
     "LimitSettings",
     "ModelSettings",
     "NodeSettings",
+    "PriceSettings",
+    "ProviderSettings",
     "RouteSettings",
     "Section",
     "SshSettings",

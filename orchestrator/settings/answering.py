@@ -145,6 +145,16 @@ class LimitSettings(Section):
     )
 
 
+class RequestLogSettings(Section):
+    """One record a call, without texts: what `ollamactl calls` and `ollamactl report` read."""
+
+    enabled: bool = Field(default=True, description="Whether records are kept.")
+    keep_days: int = Field(default=400, ge=1, le=36_500, description="Records are forgotten after so many days.")
+    max_bytes: int = Field(
+        default=10 * 2**30, ge=2**20, le=2**50, description="Room on disk; beyond it the oldest days are forgotten."
+    )
+
+
 class KeySettings(Section):
     """One caller's API key."""
 
@@ -156,6 +166,11 @@ class KeySettings(Section):
         examples=["env:SUPPORT_KEY"],
     )
     admin: bool = Field(default=False, description="May see the status page, metrics and every admin path.")
+    privacy: Literal["internal", "local"] | None = Field(
+        default=None,
+        description="Class of its calls, if nothing makes them stricter; none: as `privacy.default`.",
+        examples=["local"],
+    )
     limits: BudgetSettings = Field(
         default=BudgetSettings(),
         description="What this key may use; beyond it calls are answered 429 with Retry-After.",

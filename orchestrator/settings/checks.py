@@ -10,10 +10,15 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.dialects.parse import canonical_model_name
+from orchestrator.settings.checks_measuring import check_measuring
+from orchestrator.settings.checks_outside import check_outside
+from orchestrator.settings.checks_privacy import check_privacy
+from orchestrator.settings.escalation_checks import unused_calibrations
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import FieldPath
 from orchestrator.settings.problems import Problem, unknown_name
+from orchestrator.settings.route_checks import route_problems, used_tiers
 
 
 def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset()) -> list[Problem]:
@@ -23,6 +28,9 @@ def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset(
     """
     whole = _Whole(settings, left_out)
     problems = [*_nodes(whole), *_models(whole), *_instances(whole), *_tiers(whole), *_routes(whole)]
+    problems += [*check_outside(settings, whole.lacks), *check_privacy(settings, whole.lacks)]
+    problems += check_measuring(settings, whole.lacks, whole.names)
+    problems += [] if whole.lacks("routes") else unused_calibrations(settings)
     problems += [*_unused_tiers(whole), *_placing(whole), *_nginx(whole), *_cache(whole), *_deploy(whole)]
     return [*problems, *_repeated([each.name for each in settings.keys], "keys", "key")]
 
@@ -99,10 +107,10 @@ def _nodes(whole: _Whole) -> Iterator[Problem]:
     if whole.lacks("nodes"):
         return
     for index in real[1:]:
-        way_out = "remove one of them or give this one `simulate`"
-        yield Problem(("nodes", index), f"node {nodes[real[0]].name!r} is this machine already; {way_out}")
+        yield Problem(("nodes", index), f"node {nodes[real[0]].name!r} is this machine already; remove one of them")
     for index, node in enumerate(nodes):
         yield from _reached(index, node)
+    yield from _played(nodes)
 
 
 def _reached(index: int, node: NodeSettings) -> Iterator[Problem]:
@@ -114,6 +122,15 @@ def _reached(index: int, node: NodeSettings) -> Iterator[Problem]:
                 yield Problem(("nodes", index, field), why)
     elif node.simulate is not None:
         why = "cards are played on this machine alone; leave this or `address` out"
+        yield Problem(("nodes", index, "simulate"), why)
+
+
+def _played(nodes: Sequence[NodeSettings]) -> Iterator[Problem]:
+    """Nobody shall get a played text from a pool that otherwise has a model's."""
+    real = next((each.name for each in nodes if each.simulate is None), None)
+    here = [index for index, each in enumerate(nodes) if each.simulate is not None and each.address == "local"]
+    for index in here if real is not None else ():
+        why = f"node {real!r} is real, and played cards answer with played texts; play all nodes, or leave this out"
         yield Problem(("nodes", index, "simulate"), why)
 
 
@@ -136,7 +153,6 @@ def _models(whole: _Whole) -> Iterator[Problem]:
 def _placing(whole: _Whole) -> Iterator[Problem]:
     """What placement is asked for: names that are there, and a load where instances follow it."""
     models, nodes = whole.names("models"), [each.name for each in whole.settings.nodes]
-    asked = {each.model for each in whole.settings.tiers.values() if each.share is not None}
     for name, model in whole.settings.models.items():
         path = ("models", name)
         for field in ("apart", "beside"):
@@ -153,10 +169,34 @@ def _placing(whole: _Whole) -> Iterator[Problem]:
         if isinstance(model.replicas, int) and model.hosts > model.replicas:
             why = f"{model.replicas} instances cannot be on {model.hosts} hosts; raise `replicas`"
             yield Problem((*path, "hosts"), why)
-        is_known = whole.lacks("demand") or whole.settings.demand.at_once is not None
-        if model.replicas == "auto" and not whole.lacks("tiers") and (name not in asked or not is_known):
-            way_out = "set `demand.at_once`, and `share` of a tier with this model; or give a number, or `fill`"
-            yield Problem((*path, "replicas"), f"`auto` needs a load to follow: {way_out}")
+        yield from _range(whole, name, model)
+    yield from _foretold(whole)
+
+
+def _range(whole: _Whole, name: str, model: ModelSettings) -> Iterator[Problem]:
+    """Limits are of numbers that follow a load, and leave one."""
+    path = ("models", name)
+    for field in ("replicas_min", "replicas_max"):
+        if getattr(model, field) is not None and model.replicas != "auto" and not whole.lacks(*path, "replicas"):
+            yield Problem((*path, field), "only `replicas: auto` has a range; set that or leave this out")
+    least = max(model.replicas_min or 1, model.hosts)
+    if model.replicas == "auto" and model.replicas_max is not None and model.replicas_max < least:
+        why = f"at most {model.replicas_max} instances, and {least} at least, leave no number; raise it"
+        yield Problem((*path, "replicas_max"), why)
+
+
+def _foretold(whole: _Whole) -> Iterator[Problem]:
+    """A load is foretold by two numbers: calls at once, and the part of them that a tier with the model gets."""
+    settings = whole.settings
+    if whole.lacks("demand") or whole.lacks("tiers") or whole.lacks("models"):
+        return
+    auto = {name for name, model in settings.models.items() if model.replicas == "auto"}
+    shares = {name: each for name, each in settings.tiers.items() if each.share is not None and each.model in auto}
+    if settings.demand.at_once is not None and auto and not shares:
+        why = "says nothing without a `share` of a tier whose model has `replicas: auto`; set one or leave this out"
+        yield Problem(("demand", "at_once"), why)
+    for name in shares if settings.demand.at_once is None else ():
+        yield Problem(("tiers", name, "share"), "is a share of `demand.at_once`; set that, or leave this out")
 
 
 def _instances(whole: _Whole) -> Iterator[Problem]:
@@ -171,7 +211,8 @@ def _instances(whole: _Whole) -> Iterator[Problem]:
 
 
 _DEPLOYED_ONLY = (
-    "context", "replicas", "share", "kv_cache", "gguf", "instances_per_gpu", "hosts", "on_nodes", "apart", "beside",
+    "context", "replicas", "replicas_min", "replicas_max", "share", "kv_cache", "gguf", "instances_per_gpu", "hosts",
+    "on_nodes", "apart", "beside",
 )  # fmt: skip
 
 
@@ -239,7 +280,9 @@ def _tiers(whole: _Whole) -> Iterator[Problem]:
     chat = [name for name, each in whole.settings.models.items() if not each.embedding]
     for name, tier in whole.settings.tiers.items():
         path = ("tiers", name)
-        if models is not None and tier.model not in models:
+        if tier.provider is not None:
+            pass  # its model is the provider's
+        elif models is not None and tier.model not in models:
             yield unknown_name((*path, "model"), "model", tier.model, models)
         elif tier.model in whole.settings.models and tier.model not in chat:
             why = f"{tier.model!r} embeds text and answers nothing; {_choice(chat, 'model')}"
@@ -258,23 +301,19 @@ def _routes(whole: _Whole) -> Iterator[Problem]:
         path = ("routes", name)
         if model := models.get(_tagged(name)):
             yield Problem(path, f"{model!r} is a model already; give the route another name", at_key=True)
-        for field, tier in (("small", route.small), ("full", route.full)):
-            if tiers is not None and tier not in tiers and not whole.lacks(*path, field):
-                yield unknown_name((*path, field), "tier", tier, tiers)
+        yield from route_problems(path, route, tiers, whole.lacks)
 
 
 def _unused_tiers(whole: _Whole) -> Iterator[Problem]:
-    """Tiers that no call can reach. A backup's own backup is not asked, so being one is no use."""
+    """Tiers that no call can reach."""
     if whole.lacks("tiers") or whole.lacks("routes"):
         return
-    tiers = whole.settings.tiers
-    direct = {tier for route in whole.settings.routes.values() for tier in (route.small, route.full)}
-    used = direct | {tiers[name].backup for name in direct if name in tiers}
-    for name in tiers:
+    used = used_tiers(whole.settings)
+    if not used <= whole.settings.tiers.keys():
+        return  # a name written wrongly leaves the one that was meant unused
+    for name in whole.settings.tiers:
         if name not in used:
-            way_out = (
-                "name it as `small` or `full` of a route or as `backup` of a tier that a route names, or remove it"
-            )
+            way_out = "name it in a route, or as `backup` of a tier that a route reaches, or remove it"
             yield Problem(("tiers", name), f"no route uses this tier; {way_out}", at_key=True)
 
 

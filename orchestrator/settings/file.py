@@ -151,6 +151,7 @@ def _stand_in(section: str | int, index: int) -> Any:
         "nodes": {"name": name},
         "keys": {"name": name, "secret": name},
         "instances": {"url": f"http://{name}:1"},
+        "escalate_if": {},
         **dict.fromkeys(("listen", "redirect_from", "gateways"), f"{name}:1"),
         **dict.fromkeys(("trusted_proxies", "operators"), "127.0.0.1"),
     }

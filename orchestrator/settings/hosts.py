@@ -45,7 +45,7 @@ class NodeSettings(Section):
     )
     simulate: Annotated[str | None, AfterValidator(check_simulate)] = Field(
         default=None,
-        description="Cards to play instead of real ones, counts and names. Marked everywhere.",
+        description="Cards to play instead of real ones, counts and names, on all nodes or on none. Marked everywhere.",
         examples=["3x RTX 4090, 1x A100-40GB"],
     )
 
@@ -74,7 +74,18 @@ class ModelSettings(Section):
     replicas: Annotated[int, Field(ge=1, le=1024)] | Literal["fill", "auto"] = Field(
         default=1,
         description="Instances wanted; `fill`: one at least, then as many as free VRAM holds, shared by `share`; "
-        "`auto`: one at least, then as many as serve the part of `demand` that its tiers get.",
+        "`auto`: as many as its load needs while it runs, within free VRAM, and at the beginning as many as serve the "
+        "part of `demand` that its tiers get.",
+    )
+    replicas_min: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="With `replicas: auto`, the fewest instances that it ever has; by default one on each of `hosts`.",
+        examples=[1],
+    )
+    replicas_max: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="With `replicas: auto`, the most instances that it ever has; by default as many as fit.",
+        examples=[4],
     )
     instances_per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         default="auto",
@@ -166,10 +177,19 @@ class InstanceSettings(Section):
 
 
 class DemandSettings(Section):
-    """What is asked of the cluster at its busiest, for models with `replicas: auto`."""
+    """What is asked of the cluster at its busiest, for models with `replicas: auto`, and how they follow their load."""
 
     at_once: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        default=None, description="Calls under way at the same time, cached ones included.", examples=[80]
+        default=None,
+        description="Calls under way at the same time, cached ones included; none: `auto` begins with the fewest.",
+        examples=[80],
+    )
+    quiet_s: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="Fewer instances must have been enough for so long before one is given up, and for 20 loads of its "
+        "model; more come at once.",
     )
     prompt_tokens: int = Field(default=512, ge=1, le=1_048_576, description="Tokens of a usual prompt.")
     answer_tokens: int = Field(default=256, ge=1, le=1_048_576, description="Tokens of a usual answer.")

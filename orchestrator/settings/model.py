@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.core.nginx.checks import check_address as check_reached
 from orchestrator.core.nginx.checks import check_path, check_server_name
-from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings
+from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings, RequestLogSettings
 from orchestrator.settings.hosts import (
     DemandSettings,
     DeploySettings,
@@ -21,9 +21,13 @@ from orchestrator.settings.hosts import (
     NodeSettings,
     SshSettings,
 )
+from orchestrator.settings.measuring import EvalSettings
+from orchestrator.settings.outside import ProviderSettings
+from orchestrator.settings.privacy import LogSettings, PrivacySettings
 from orchestrator.settings.routing import RouteSettings, TierSettings
 from orchestrator.settings.section import NAME, ModelName, Network, Section
 from orchestrator.settings.syntax import check_listen, check_redis
+from orchestrator.settings.tracing import TraceSettings
 
 
 class GatewaySettings(Section):
@@ -131,6 +135,9 @@ class ClusterSettings(Section):
         default=(),
         description="Servers that somebody else runs: with them nothing is deployed, and `models` may be left out.",
     )
+    providers: dict[Annotated[str, Field(pattern=NAME)], ProviderSettings] = Field(
+        default={}, description="Who may be asked outside the cluster, by name; asked only for tiers that name them."
+    )
     tiers: dict[Annotated[str, Field(pattern=NAME)], TierSettings] = Field(
         default={}, description="Roles by name; `small` and `full` serve the `auto` route."
     )
@@ -143,6 +150,15 @@ class ClusterSettings(Section):
     )
     keys: tuple[KeySettings, ...] = Field(
         default=(), description="API keys; with none, whoever reaches the endpoint may ask."
+    )
+    privacy: PrivacySettings = Field(default=PrivacySettings(), description="What may leave the cluster.")
+    logs: LogSettings = Field(default=LogSettings(), description="What logs say.")
+    request_log: RequestLogSettings = Field(
+        default=RequestLogSettings(), description="Records of calls, kept in the state folder."
+    )
+    traces: TraceSettings = Field(default=TraceSettings(), description="OpenTelemetry traces of calls.")
+    eval: EvalSettings = Field(
+        default=EvalSettings(), description="Questions asked again and again, to see whether all is as it was."
     )
     gateway: GatewaySettings = Field(default=GatewaySettings(), description="The processes that answer calls.")
     nginx: NginxSettings = Field(default=NginxSettings(), description="nginx before the endpoint.")

@@ -19,7 +19,7 @@ from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import FieldPath
 from orchestrator.settings.words import either, example_of, field_at, is_list, name_words, section_of, type_words
 
-_SECRET_FIELDS = ("keys", "redis")
+_SECRET_FIELDS = ("keys", "redis", "providers")
 _PLAIN_STEP = re.compile(r"[\w-]+")
 
 

@@ -18,6 +18,7 @@ from orchestrator.settings.answering import CacheSettings, KeySettings
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.live import AT_START
 from orchestrator.settings.model import ClusterSettings
+from orchestrator.settings.outside import ProviderSettings
 from orchestrator.settings.routing import RouteSettings, TierSettings
 from orchestrator.settings.section import Section
 from orchestrator.settings.words import as_yaml, example_of, is_list, is_mapping_of_names, section_of, type_words
@@ -26,13 +27,18 @@ _SMALL, _FULL = "llama3.2:3b-instruct-q4_K_M", "llama3.1:8b-instruct-q4_K_M"
 
 EXAMPLE = ClusterSettings(
     listen="0.0.0.0:11434",
-    nodes=(NodeSettings(name="gpu-1"), NodeSettings(name="played", simulate="3x RTX 4090, 1x A100-40GB")),
+    nodes=(NodeSettings(name="gpu-1"), NodeSettings(name="gpu-2", address="10.0.0.8", user="ops")),
     models={
         _SMALL: ModelSettings(slots=4, context=4096, replicas="fill", share=3),
         _FULL: ModelSettings(slots=2, context=8192, replicas="fill"),
         "nomic-embed-text": ModelSettings(embedding=True),
     },
-    tiers={"small": TierSettings(model=_SMALL, backup="full"), "full": TierSettings(model=_FULL, backup="small")},
+    providers={"groq": ProviderSettings(key=SecretStr("env:GROQ_KEY"), plan="free")},
+    tiers={
+        "small": TierSettings(model=_SMALL, backup="full"),
+        "full": TierSettings(model=_FULL, backup="frontier"),
+        "frontier": TierSettings(provider="groq", model="llama-3.3-70b-versatile"),
+    },
     routes={"auto": RouteSettings(), "support": RouteSettings(task_full_from=3, cache="deterministic")},
     cache=CacheSettings(faq=(Path("faq.yaml"),)),
     keys=(
@@ -128,10 +134,17 @@ def document() -> str:
 def reference() -> str:
     """One table a section, in the order of the file."""
     sections: list[tuple[str, type[Section], str]] = [("Top level", ClusterSettings, "`cluster.yaml`, whole.")]
-    for name, field in ClusterSettings.model_fields.items():
-        if (section := section_of(field.annotation)) is not None:
-            sections.append((f"`{_heading(name, field)}`", section, textwrap.dedent(section.__doc__ or "")))
+    sections += _sections("", ClusterSettings)
     return "\n".join(f"### {title}\n\n{said}\n\n{_table(section)}" for title, section, said in sections)
+
+
+def _sections(path: str, within: type[Section]) -> Iterator[tuple[str, type[Section], str]]:
+    """The sections in one, each followed by those in itself: title, section, what it is."""
+    for name, field in within.model_fields.items():
+        if (section := section_of(field.annotation)) is not None:
+            heading = path + _heading(name, field)
+            yield f"`{heading}`", section, textwrap.dedent(section.__doc__ or "")
+            yield from _sections(f"{heading}.", section)
 
 
 def _heading(name: str, field: FieldInfo) -> str:

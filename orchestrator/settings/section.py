@@ -12,12 +12,14 @@ NODE_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$"
 KEY_NAME = r"^[\w.@-]{1,64}$"
+HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 
 PATTERN_WORDS = {
     NODE_NAME: "lower-case letters, digits and hyphens, at most 63, a letter or digit first",
     MODEL_NAME: "a model's name: letters, digits and . _ : / @ -, a letter or digit first",
     NAME: "letters, digits and . _ : -, at most 63, a letter or digit first",
     KEY_NAME: "letters, digits and _ . @ -, at most 64",
+    HEADER_NAME: "a header's name: letters, digits and signs such as -, at most 128",
 }
 ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
 Network = Annotated[str, AfterValidator(check_network)]

@@ -29,6 +29,10 @@ def show(settings: ClusterSettings) -> str:
     cache["secret"] = cache["secret"] and MASK
     cache["encryption_key"] = cache["encryption_key"] and MASK
     cache["old_encryption_keys"] = [MASK for _ in cache["old_encryption_keys"]]
+    for provider in tree["providers"].values():
+        provider["key"] = provider["key"] and MASK
+        provider["headers"] = dict.fromkeys(provider["headers"], MASK)
+    tree["traces"]["headers"] = dict.fromkeys(tree["traces"]["headers"], MASK)
     tree["redis"] = without_password(tree["redis"])
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from orchestrator.settings.answering import CacheSettings, KeySettings
 from orchestrator.settings.hosts import DeploySettings, ModelSettings, NodeSettings
+from orchestrator.settings.measuring import EvalSettings
 from orchestrator.settings.model import ClusterSettings
+from orchestrator.settings.outside import ProviderSettings
 from orchestrator.settings.problems import Problem
+from orchestrator.settings.routing import TierSettings
+from orchestrator.settings.tracing import TraceSettings
 
 MASK = "********"
 MIN_SECRET_LENGTH = 16
@@ -35,13 +39,38 @@ def resolve(
     keys = tuple(_key(key, index, folder, environment, problems) for index, key in enumerate(settings.keys))
     nodes = tuple(_node(node, folder) for node in settings.nodes)
     models = {name: _model(model, name, folder, problems) for name, model in settings.models.items()}
+    tiers = {name: _tier(tier, name, folder, problems) for name, tier in settings.tiers.items()}
     faq = tuple(_beside(folder, each) for each in settings.cache.faq)
     for index, path in enumerate(faq):
         problems += _unreadable(path, ("cache", "faq", index))
+    words = tuple(_beside(folder, each) for each in settings.privacy.words)
+    for index, path in enumerate(words):
+        problems += _unreadable(path, ("privacy", "words", index))
+    told = _eval(settings.eval, folder, problems)
     problems += _repeated_secrets(keys, frozenset(each.path for each in problems))
     cache = _cache(settings.cache, folder, environment, problems).model_copy(update={"faq": faq})
-    found = {"keys": keys, "nodes": nodes, "models": models, "cache": cache, "deploy": _deploy(settings.deploy, folder)}
+    providers = {
+        name: _provider(each, name, folder, environment, problems) for name, each in settings.providers.items()
+    }
+    found: dict[str, object] = {
+        "keys": keys,
+        "nodes": nodes,
+        "models": models,
+        "cache": cache,
+        "deploy": _deploy(settings.deploy, folder),
+    }
+    private = settings.privacy.model_copy(update={"words": words})
+    found |= {"providers": providers, "tiers": tiers, "privacy": private, "eval": told}
+    found["traces"] = _traces(settings.traces, folder, environment, problems)
     return settings.model_copy(update=found), problems
+
+
+def _eval(told: EvalSettings, folder: Path, problems: list[Problem]) -> EvalSettings:
+    if told.set is None:
+        return told
+    path = _beside(folder, told.set)
+    problems += _unreadable(path, ("eval", "set"))
+    return told.model_copy(update={"set": path})
 
 
 def _deploy(deploy: DeploySettings, folder: Path) -> DeploySettings:
@@ -62,6 +91,14 @@ def _model(model: ModelSettings, name: str, folder: Path, problems: list[Problem
     path = _beside(folder, model.gguf)
     problems += _unreadable(path, ("models", name, "gguf"))
     return model.model_copy(update={"gguf": path})
+
+
+def _tier(tier: TierSettings, name: str, folder: Path, problems: list[Problem]) -> TierSettings:
+    if tier.calibration is None:
+        return tier
+    path = _beside(folder, tier.calibration)
+    problems += _unreadable(path, ("tiers", name, "calibration"))
+    return tier.model_copy(update={"calibration": path})
 
 
 def _beside(folder: Path, path: Path) -> Path:
@@ -119,6 +156,57 @@ def _cache(
             ),
         }
     )
+
+
+def _provider(
+    provider: ProviderSettings, name: str, folder: Path, environment: Mapping[str, str], problems: list[Problem]
+) -> ProviderSettings:
+    """What opens a provider, and the certificates that it is checked by."""
+
+    def found(secret: SecretStr, check: Callable[[str], None], *field: str) -> SecretStr:
+        try:
+            told = _secret(secret.get_secret_value(), folder, environment)
+            check(told)
+        except _MissingError as error:
+            problems.append(Problem(("providers", name, *field), str(error)))
+            return secret
+        return SecretStr(told)
+
+    def check_key(secret: str) -> None:
+        _check_secret(secret, at_least=1)  # how long it is, is theirs to say
+
+    changes: dict[str, object] = {
+        "key": provider.key and found(provider.key, check_key, "key"),
+        "headers": {key: found(value, _check_header, "headers", key) for key, value in provider.headers.items()},
+    }
+    if provider.ca is not None:
+        path = _beside(folder, provider.ca)
+        problems += _unreadable(path, ("providers", name, "ca"))
+        changes["ca"] = path
+    return provider.model_copy(update=changes)
+
+
+def _traces(
+    traces: TraceSettings, folder: Path, environment: Mapping[str, str], problems: list[Problem]
+) -> TraceSettings:
+    """What opens the collector of traces."""
+    headers: dict[str, SecretStr] = {}
+    for name, value in traces.headers.items():
+        try:
+            told = _secret(value.get_secret_value(), folder, environment)
+            _check_header(told)
+        except _MissingError as error:
+            problems.append(Problem(("traces", "headers", name), str(error)))
+        else:
+            headers[name] = SecretStr(told)
+    return traces.model_copy(update={"headers": headers})
+
+
+def _check_header(value: str) -> None:
+    if value == MASK:
+        raise _MissingError("this is a mask printed in a secret's place; write the value, or where it is: env:NAME")
+    if not (value.isascii() and value.isprintable()):
+        raise _MissingError("the value has characters outside ASCII or ends a line; no header has such")
 
 
 def _secret(written: str, folder: Path, environment: Mapping[str, str]) -> str:

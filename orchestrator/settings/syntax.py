@@ -14,6 +14,11 @@ from orchestrator.core.cards import parse_cards
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.@\\-]{0,63}\$?")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+# What each request to a provider says of itself.
+_OWN_HEADERS = frozenset(
+    {"host", "authorization", "content-type", "content-length", "transfer-encoding", "connection", "accept-encoding"}
+)
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 
 
@@ -135,6 +140,43 @@ def check_instance_url(text: str) -> str:
     if host_and_port(address)[1] == 0:
         raise ValueError("the port must be a number from 1 to 65535")
     return f"http://{address}"
+
+
+def check_provider_url(text: str | None) -> str | None:
+    """Accept `https://host[:port][/path]`, or http://, where an API like OpenAI's begins; as it is used: without `/` at
+    its end."""
+    if text is None:
+        return None
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("https", "http"):
+        raise ValueError("expected https://host/path, such as https://api.groq.com/openai/v1")
+    address, _, path = rest.rstrip("/").partition("/")
+    if "@" in address:
+        raise ValueError("a URL is no place for a secret; leave out what stands before the `@`, and set `key`")
+    if any(each in path for each in "?#") or not path.isascii() or not path.isprintable() or " " in path:
+        raise ValueError("the path is plain letters and ends before any `?` or `#`")
+    has_port = ":" in address and not address.endswith("]")
+    if host_and_port(address if has_port else f"{address}:443")[1] == 0:
+        raise ValueError("the port must be a number from 1 to 65535")
+    return text.rstrip("/")
+
+
+def provider_address(url: str) -> tuple[bool, str, int, str]:
+    """Of a URL that `check_provider_url` took: whether it is TLS, host, port, path without `/` at its end."""
+    scheme, _, rest = url.partition("://")
+    address, slash, path = rest.partition("/")
+    has_port = ":" in address and not address.endswith("]")
+    host, port = host_and_port(address if has_port else f"{address}:{443 if scheme == 'https' else 80}")
+    return scheme == "https", host, port, slash + path
+
+
+def check_header_name(text: str) -> str:
+    """Accept the name of a header that is ours to give: how a request is framed is not."""
+    if not _HEADER_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a header's name")
+    if text.lower() in _OWN_HEADERS:
+        raise ValueError(f"{text} is set with each request; the API key is `key`")
+    return text
 
 
 def check_simulate(text: str | None) -> str | None:

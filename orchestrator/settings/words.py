@@ -60,8 +60,8 @@ def field_at(path: FieldPath) -> FieldInfo | None:
             field = FieldInfo.from_annotation(get_args(annotation)[1])
         elif lists and isinstance(step, int):
             field = FieldInfo.from_annotation(get_args(lists[0])[0])
-        elif _is_section(annotation) and step in annotation.model_fields:
-            field = annotation.model_fields[str(step)]
+        elif (section := _one_section(annotation)) is not None and step in section.model_fields:
+            field = section.model_fields[str(step)]
         else:
             return None
     return field
@@ -131,7 +131,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     metadata = (*metadata, *inner)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return either(str(each) for each in arguments)
+        return either(str(each).lower() if isinstance(each, bool) else str(each) for each in arguments)
     if origin in (Union, types.UnionType):
         return either(_words(each) for each in arguments if each is not types.NoneType)
     if origin is tuple:
@@ -165,6 +165,11 @@ def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
         return annotation, ()
     field = FieldInfo.from_annotation(annotation)
     return field.annotation, tuple(field.metadata)
+
+
+def _one_section(annotation: Any) -> type[Section] | None:
+    """The section that may be written there, and none of many."""
+    return next((each for each in (annotation, *get_args(annotation)) if _is_section(each)), None)
 
 
 def _is_section(annotation: Any) -> bool:

@@ -34,8 +34,7 @@ def test_hosts_are_in_the_groups_that_the_file_gives_them_and_one_host_has_one_n
     seen = told(
         tmp_path,
         MODELS
-        + "nodes: [{name: gpu-1, address: 10.0.0.7:2222, user: ops, key: id}, {name: here}, "
-        + '{name: sim, simulate: "1x RTX 4090"}]\n'
+        + "nodes: [{name: gpu-1, address: 10.0.0.7:2222, user: ops, key: id}, {name: here}]\n"
         + "redis: sentinel://:x@10.0.0.7,10.0.0.8:26380,127.0.0.1/mine\n"
         + 'nginx: {gateways: ["10.0.0.8:11434", "localhost:11434"]}\n',
     )

@@ -258,7 +258,7 @@ def test_ask_fails_in_the_endpoints_own_words(up: Up) -> None:
 def test_the_status_page_is_served(up: Up) -> None:
     page = httpx.get(f"{up.endpoint}/status", timeout=TIMEOUT_S)
     assert page.headers["Content-Type"].startswith("text/html")
-    assert "status.json" in page.text
+    assert "page.js" in page.text
     assert httpx.get(f"{up.endpoint}/healthz", timeout=TIMEOUT_S).text == "ok\n"
     assert httpx.get(f"{up.endpoint}/readyz", timeout=TIMEOUT_S).text == "ready\n"
 

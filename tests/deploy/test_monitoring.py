@@ -13,6 +13,10 @@ import pytest
 import yaml
 
 from orchestrator import telemetry
+from orchestrator.settings import ClusterSettings
+from tests.gateway.asking import ask, get
+from tests.gateway.played import Played, played, pool_of
+from tests.gateway.stand_in import standing_in
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "ansible" / "roles" / "monitoring" / "files"
@@ -81,11 +85,41 @@ def test_alerts_go_off_by_what_they_are_for_and_by_nothing_else(tmp_path: Path) 
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_a_worker_says_of_itself_is_as_prometheus_wants_it() -> None:
+def complaints(said: bytes) -> list[str]:
+    """What `promtool check metrics` says of metrics of ours."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not here: tests/system_packages.sh installs it (package prometheus)")
-    said = telemetry.exposition()
     done = subprocess.run([promtool, "check", "metrics"], input=said, capture_output=True, check=False)
-    of_ours = [line for line in (done.stdout + done.stderr).decode().splitlines() if line.startswith("olm_")]
-    assert of_ours == []
+    return [line for line in (done.stdout + done.stderr).decode().splitlines() if "olm_" in line]
+
+
+def test_what_a_worker_says_of_itself_is_as_prometheus_wants_it() -> None:
+    assert complaints(telemetry.exposition()) == []
+
+
+async def test_what_a_gateway_says_after_calls_is_so_too_and_grows_by_nothing_that_callers_make_up(
+    tmp_path: Path,
+) -> None:
+    settings = ClusterSettings.model_validate({"models": {"m": {}}, "cache": {"enabled": False}})
+
+    async def series(world: Played) -> set[str]:
+        said = (await get(world.url, "/metrics")).body
+        assert complaints(said) == []
+        return {line.rpartition(" ")[0] for line in said.decode().splitlines() if line.startswith("olm_")}
+
+    async def ask_all(world: Played, word: str) -> None:
+        headers = {"X-Session-Id": word, "User-Agent": word, "X-Request-Id": word, "Cache-Control": word}
+        for model in ("m", word):
+            for stream in (True, False):
+                more = {"stream": stream, "options": {"num_ctx": 1, "num_gpu": 1, word: 1}, "user": word}
+                await ask(world.url, "/api/chat", word, model=model, headers=headers, **more)
+                await ask(world.url, "/v1/chat/completions", word, model=model, headers=headers, stream=stream)
+
+    async with standing_in(1) as (instance,), played(tmp_path, settings, [pool_of("m", [instance.port])]) as world:
+        await ask_all(world, "one")
+        before = await series(world)
+        assert {'olm_token_seconds_count{tier="m"}', 'olm_overhead_seconds_count{tier="m"}'} <= before
+        for word in ("two", "three", "four"):
+            await ask_all(world, word)
+        assert await series(world) == before

@@ -47,6 +47,7 @@ class StandIn:
     connections: int = 0
     asked: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     written: int = 0
     whole: int = 0  # streams that waited midway and came to their end
@@ -100,6 +101,7 @@ class StandIn:
         asked = Asked(call, turns(call)[-1].text, orjson.loads(raw), writer)
         self.asked.append(asked.text)
         self.bodies.append(asked.body)
+        self.heads.append(head)
         self.active += 1
         self.most = max(self.most, self.active)
         work = asyncio.ensure_future(self._behave(asked))

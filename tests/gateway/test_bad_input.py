@@ -16,6 +16,7 @@ import pytest_asyncio
 from orchestrator.app.rules import rules_from
 from orchestrator.core.model import Endpoint
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.page import PATHS as PAGE_PATHS
 from orchestrator.gateway.server import Access, Server
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, get, request_bytes
@@ -287,10 +288,10 @@ async def test_without_a_right_key_nothing_is_told_but_that_the_gateway_lives(gu
 
 async def test_every_path_that_is_served_says_who_may_ask_and_none_is_open_by_having_been_forgotten():
     # Nothing is asked of it: only what it serves is read.
-    server = Server(Live(rules_from(ClusterSettings())), SimpleNamespace(answer=None), None, None)  # type: ignore[arg-type]
+    server = Server(Live(rules_from(ClusterSettings())), SimpleNamespace(answer=None), *[None] * 5)  # type: ignore[arg-type]
     served = {access: {path for path, each in server._paths.items() if each.access is access} for access in Access}
-    assert served[Access.ANYONE] == set(OPEN)
-    assert served[Access.ADMIN] == set(FOR_ADMINS)
+    assert served[Access.ANYONE] == {*OPEN, *PAGE_PATHS}
+    assert served[Access.ADMIN] == {*FOR_ADMINS, "/status/live", "/status/calls", "/status/act"}
     assert served[Access.CALLER] == {
         *map(str, Endpoint),
         *FOR_CALLERS[:-1],

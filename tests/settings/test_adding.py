@@ -41,7 +41,7 @@ def test_a_node_comes_last_and_comments_and_order_stay():
         f"nodes:   # none yet\n{MODELS}",
         f"nodes: []\n{MODELS}",
         f"{MODELS}nodes: [ ]  # none",
-        f"{MODELS}nodes:\n- name: a\n  simulate: 1x RTX 4090",
+        f"{MODELS}nodes:\n- name: a\n  address: b",
         f"nodes: [{{name: a, address: b}}, {{name: c, address: d,}}]\n{MODELS}",
         f"nodes:\n    -   name: a\n        address: b\n{MODELS}",
         f"nodes:\n  -\n    name: a\n    address: b\n{MODELS}",

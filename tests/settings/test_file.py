@@ -266,13 +266,21 @@ PLACED = [
         ". _ : / @ -, a letter or digit first",
     ),
     (
-        "models: {a: }\nnodes: [{name: a}, {name: b, simulate: 1x L4}, {name: c}]",
-        "cluster.yaml:2:48: nodes[2]: node 'a' is this machine already; remove one of them or give this one `simulate`",
+        "models: {a: }\nnodes: [{name: a}, {name: b, address: h-1234}, {name: c}]",
+        "cluster.yaml:2:48: nodes[2]: node 'a' is this machine already; remove one of them",
     ),
     (
-        "models: {a: }\nnodes: [{name: a}, {name: a, simulate: 1x L4}]",
+        "models: {a: }\nnodes: [{name: a}, {name: a, address: h}]",
         "cluster.yaml:2:27: nodes[1].name: node 'a' is there already, as nodes[0]; give this one another name or "
         "remove it",
+    ),
+    *(
+        (
+            f"models: {{a: }}\nnodes: [{{name: a{real}}}, {{name: b, simulate: 1x L4}}]",
+            "nodes[1].simulate: node 'a' is real, and played cards answer with played texts; play all nodes, or leave "
+            "this out",
+        )
+        for real in ("", ", address: h")
     ),
     (
         "models: {a: {share: 2}}",
@@ -324,8 +332,8 @@ PLACED = [
     ),
     (
         GOOD.replace("routes:", "  deep: {model: big-model}\nroutes:"),
-        "cluster.yaml:8:3: tiers.deep: no route uses this tier; name it as `small` or `full` of a route or as `backup` "
-        "of a tier that a route names, or remove it",
+        "cluster.yaml:8:3: tiers.deep: no route uses this tier; name it in a route, or as `backup` of a tier that a "
+        "route reaches, or remove it",
     ),
 ]
 
@@ -340,11 +348,11 @@ def test_each_mistake_breeds_no_other(text):
     assert len(refusal(text)) == (2 if "small: big" in text else 1)
 
 
-def test_a_backups_own_backup_is_no_use_of_a_tier():
+def test_a_backups_own_backup_is_a_use_of_a_tier():
     text = GOOD.replace("routes:", "  deep: {model: big-model}\nroutes:")
     text = text.replace("model: small-model, backup: full", "model: small-model, backup: mid")
     text = text.replace("routes:", "  mid: {model: big-model, backup: deep}\nroutes:")
-    assert "tiers.deep: no route uses this tier" in only_refusal(text)
+    assert [*parse(text, "cluster.yaml").tiers] == ["small", "full", "deep", "mid"]
 
 
 # --- all of it at once -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,22 @@ from orchestrator.core.errors import SettingsError
 from orchestrator.settings import ClusterSettings, ModelSettings, json_schema, load, parse, show
 from orchestrator.settings.live import AT_START, live_part, needs_restart
 from orchestrator.settings.reference import EXAMPLE, annotated, document, reference
+from orchestrator.settings.section import Section
 from orchestrator.settings.show import without_password
 from orchestrator.settings.words import section_of
 
 ROOT = Path(__file__).parents[2]
-SECRETS = ("0123456789abcdef", "fedcba9876543210")
+# In the order in which they are printed.
+SECRETS = ("gsk_0123456789", "0123456789abcdef", "fedcba9876543210")
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch) -> ClusterSettings:
     """The page's example, in a folder that has what it names."""
-    monkeypatch.setenv("SUPPORT_KEY", SECRETS[0])
+    monkeypatch.setenv("GROQ_KEY", SECRETS[0])
+    monkeypatch.setenv("SUPPORT_KEY", SECRETS[1])
     (tmp_path / "faq.yaml").write_text("[]")
-    (tmp_path / "operator.key").write_text(SECRETS[1])
+    (tmp_path / "operator.key").write_text(SECRETS[2])
     (tmp_path / "operator.key").chmod(0o600)
     path = tmp_path / "cluster.yaml"
     path.write_text(annotated(EXAMPLE))
@@ -133,10 +137,17 @@ def test_the_pages_example_is_in_it_and_names_every_setting(example):
     assert example.routes == EXAMPLE.routes
 
 
+def _within(section: type[Section]) -> Iterator[type[Section]]:
+    """The sections of one, each followed by its own."""
+    for field in section.model_fields.values():
+        if (inner := section_of(field.annotation)) is not None:
+            yield inner
+            yield from _within(inner)
+
+
 def test_the_reference_has_each_field_once_with_its_description():
     rows = [line for line in reference().splitlines() if line.startswith("| `")]
-    sections = [ClusterSettings, *(section_of(each.annotation) for each in ClusterSettings.model_fields.values())]
-    fields = [pair for section in filter(None, sections) for pair in section.model_fields.items()]
+    fields = [pair for section in (ClusterSettings, *_within(ClusterSettings)) for pair in section.model_fields.items()]
     assert len(rows) == len(fields)
     for row, (name, field) in zip(rows, fields, strict=True):
         assert row.startswith(f"| `{name}` | ")
@@ -159,7 +170,8 @@ def test_the_sample_at_the_root_is_valid_also_with_its_comments_taken_off(tmp_pa
     settings = parse(text, "cluster.example.yaml")
     assert settings.tiers.keys() == {"small", "full"}
     assert settings.routes.keys() == {"auto"}
-    monkeypatch.setenv("SUPPORT_KEY", SECRETS[0])
+    monkeypatch.setenv("GROQ_KEY", SECRETS[0])
+    monkeypatch.setenv("SUPPORT_KEY", SECRETS[1])
     (tmp_path / "faq.yaml").write_text("[]")
     _, marker, keys_on = text.partition("# keys:\n")
     assert marker
