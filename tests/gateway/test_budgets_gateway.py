@@ -372,7 +372,8 @@ async def test_without_redis_workers_divide_what_was_left_and_afterwards_count_t
     await back(one.connection, other.connection)
 
     async def is_told() -> bool:
-        return (await standing(one)).used.rpd == 11
+        # What was told without hearing the answer is told again: never too little.
+        return (await standing(one)).used.rpd >= 11
 
     await until(is_told)
     assert await granted(one, 2) + await granted(other, 2) == 0
