@@ -1,6 +1,7 @@
 """`ollamactl capacity`: the cheapest cards for so many users, what the owner's plans carry, and what-ifs.
 
-Reads a recording's file and writes tables, Markdown or JSON; every figure is worked out in `core/capacity`.
+Reads a recording or questions, has plans worked out and played by `core/capacity`, and draws a plot; what is said of it
+is `capacity_tables`' and `capacity_json`'s.
 """
 
 from __future__ import annotations
@@ -9,60 +10,60 @@ import csv
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import click
-from rich.markup import escape
 
-from orchestrator.cli.output import console, draw, table
-from orchestrator.core.capacity.carrying import Outcome, Plan
-from orchestrator.core.capacity.demand import Goals, Load, Recorded, recorded_load, summarise
-from orchestrator.core.capacity.documents import PROMISES, Verdict, figures, judge
-from orchestrator.core.capacity.planning import SLOTS, Candidate, Model, WhatIf, Wish, candidates, what_ifs
-from orchestrator.core.capacity.prices import Basis, prices
-from orchestrator.core.capacity.service import Pool
+from orchestrator.cli.capacity_json import as_json
+from orchestrator.cli.capacity_plot import plot, users_drawn
+from orchestrator.cli.capacity_tables import Judged, Told, print_told
+from orchestrator.cli.chart import check_kind
+from orchestrator.core.capacity.asking import Asked, AsRecorded, mix_of_questions, tier_of
+from orchestrator.core.capacity.carrying import users_carried
+from orchestrator.core.capacity.comparing import Play, compare, curve, users_played
+from orchestrator.core.capacity.demand import Goals, Load, Mix, Recorded, recorded_load, summarise
+from orchestrator.core.capacity.documents import PROMISES, Promise, judge
+from orchestrator.core.capacity.planning import SLOTS, Candidate, Model, Wish, candidates, what_ifs
+from orchestrator.core.capacity.prices import Basis
+from orchestrator.core.capacity.simulation import Arrival, Hour
 from orchestrator.core.cards import parse_cards
 from orchestrator.core.catalogue import find
 from orchestrator.core.errors import OrchestratorError
 
-PREDICTED: Final = (
-    "Predicted from published figures of cards and prices of the days given (`--prices`), not measured and not "
-    "simulated; docs/decisions/0019-capacity-model.md has formulas, assumptions and limits."
-)
 USERS: Final = 500
-BURSTY: Final = 4.0  # squared variation of the gaps, beyond which Allen and Cunneen's factor is a guess
+WARM_SHARE: Final = 0.1  # of the time simulated: goes before it, and is not counted
+PLANS_SHOWN: Final = 10
 _COLUMNS: Final = ("t_s", "input_tokens", "output_tokens")
+_SEED_OF_TIERS: Final = 7  # which recorded call goes to which tier: the same for every plan
+
+Row = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Which parts are wanted beside the plan, and how."""
+class Wanted:
+    """Which parts are wanted beside the plan, and how. `play` None: nothing is simulated."""
 
     documents: bool = False
     what_if: bool = False
     prices: bool = False
     as_json: bool = False
     markdown: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A table with its title and the remarks below it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    remarks: tuple[str, ...] = ()
+    plot: Path | None = None
+    play: Play | None = None
 
 
 def run_asked(given: Mapping[str, Any]) -> int:
     """Run the command for its options, by their names."""
-    mix = given["mix"] if given["hit_rate"] is None else given["mix"].with_hit_rate(given["hit_rate"])
+    if given["plot"]:
+        check_kind(given["plot"])
+    mix = _mix(given)
     goals = Goals(small_s=given["goal_small"], full_s=given["goal_full"])
     load = Load(given["users"] or USERS, given["think"], mix, given["prompt"], given["answer"], goals=goals)
-    recorded = read_recording(given["trace"], given["context"]) if given["trace"] else None
+    rows = read_recording(given["trace"]) if given["trace"] else None
+    recorded = _summary(given["trace"], rows, given["context"]) if rows is not None else None
     if recorded is not None:
         load = load_of(recorded, load, given["users"])
     wish = Wish(
@@ -75,25 +76,93 @@ def run_asked(given: Mapping[str, Any]) -> int:
     )
     if given["cards"]:
         wish = replace(wish, cards=tuple(dict.fromkeys(parse_cards(given["cards"]))))
-    shown = Shown(given["documents"], given["what_if"], given["prices"], given["as_json"], given["markdown"])
-    return run_capacity(load, wish, recorded, shown)
+    play = _play(given, load, rows) if given["simulation"] else None
+    documents, what_if, with_prices = given["documents"], given["what_if"], given["prices"]
+    wanted = Wanted(documents, what_if, with_prices, given["as_json"], given["markdown"], given["plot"], play)
+    return run_capacity(load, wish, recorded, wanted)
 
 
-def run_capacity(load: Load, wish: Wish, recorded: Recorded | None, shown: Shown) -> int:
+def run_capacity(load: Load, wish: Wish, recorded: Recorded | None, wanted: Wanted) -> int:
     """Print what was asked for. Exit code 1 where no card of the list keeps the goals."""
+    play = wanted.play
     found = candidates(wish, load)
-    verdicts = tuple(judge(each, load, wish.small, wish.full) for each in PROMISES) if shown.documents else ()
-    changed = what_ifs(wish, load, _other_weights(wish)) if shown.what_if else ()
-    if shown.as_json:
-        click.echo(json.dumps(_json(load, wish, recorded, found, verdicts, changed, shown), indent=2))
+    told = Told(
+        load,
+        wish,
+        recorded,
+        found,
+        tuple(compare(each.plan, load, play) for each in found[:PLANS_SHOWN]) if play else (),
+        tuple(_judged(each, load, wish, play) for each in PROMISES) if wanted.documents else (),
+        what_ifs(wish, load, _other_weights(wish)) if wanted.what_if else (),
+        play,
+        wanted.prices,
+    )
+    if wanted.as_json:
+        click.echo(json.dumps(as_json(told), indent=2))
     else:
-        sections = [_plans(load, wish, found)]
-        sections += [_documents(load, verdicts), _figures(load, wish)] if shown.documents else []
-        sections += [_what_ifs(changed)] if shown.what_if else []
-        sections += [_prices()] if shown.prices else []
-        intro = (_asked(load, wish), *_recorded(recorded))
-        (_print_markdown if shown.markdown else _print_tables)(intro, sections)
+        print_told(told, markdown=wanted.markdown)
+    if wanted.plot and found:
+        _draw(wanted.plot, found[0], load, play)
     return 0 if found else 1
+
+
+def _judged(promise: Promise, load: Load, wish: Wish, play: Play | None) -> Judged:
+    """A plan of the documents, played with the users promised, and how many it carries when played."""
+    verdict = judge(promise, load, wish.small, wish.full)
+    if play is None:
+        return Judged(verdict)
+    ours = replace(play, asking=None, arrivals=None)  # their mixes are their own
+    asked = replace(load, mix=promise.mix)
+    at_promise = compare(verdict.plan, asked.with_users(promise.users[1]), ours)
+    return Judged(verdict, at_promise, users_played(verdict.plan, asked, verdict.carried, ours))
+
+
+def _draw(path: Path, found: Candidate, load: Load, play: Play | None) -> None:
+    """Users against p95 for the cheapest plan. What was recorded is drawn with users, too: its lengths, their times."""
+    most = users_carried(found.plan, load)
+    ours = replace(play, arrivals=None) if play else None
+    lines = curve(found.plan, load, users_drawn(most, 24), None)
+    dots = curve(found.plan, load, users_drawn(most, 8), ours) if ours else ()
+    plot(path, found, load, lines, dots)
+    click.echo(f"drawn: {path}", err=True)
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+
+def _mix(given: Mapping[str, Any]) -> Mix:
+    """As told, or what the router makes of the questions of a file; the hit rate, where it is told, is another one."""
+    mix: Mix = given["mix"] if given["questions"] is None else _mix_of_file(given["questions"])
+    return mix if given["hit_rate"] is None else mix.with_hit_rate(given["hit_rate"])
+
+
+def _mix_of_file(path: Path) -> Mix:
+    """Questions of a text file, one a line, in the order they were asked."""
+    from orchestrator.app.rules import rule_of
+    from orchestrator.core.dialects.parse import Turn
+    from orchestrator.core.difficulty import score
+    from orchestrator.core.routing import choose_tier
+    from orchestrator.settings.routing import RouteSettings
+
+    rule = rule_of(RouteSettings())
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return mix_of_questions(lines, lambda text: choose_tier(score((Turn("user", text),)), rule).tier)
+    except (ValueError, OSError) as why:
+        raise OrchestratorError(f"{path}: not a file of questions, one a line: {why}") from why
+
+
+def _play(given: Mapping[str, Any], load: Load, rows: Sequence[Row] | None) -> Play:
+    """Users who think; of a recording without a number of users its own calls, at their times."""
+    seconds = given["minutes"] * 60.0
+    play = Play(Random, given["seed"], Hour(seconds, seconds * WARM_SHARE))
+    if rows is None:
+        return play
+    if given["users"]:
+        return replace(play, asking=AsRecorded(load.mix, tuple((row[1], row[2]) for row in rows)))
+    rng, began_s = Random(_SEED_OF_TIERS), rows[0][0]  # noqa: S311 (no secret)
+    arrivals = tuple(Arrival(row[0] - began_s, Asked(tier_of(load.mix, rng), *row[1:])) for row in rows)
+    return replace(play, hour=Hour(arrivals[-1].at_s, 0.0), arrivals=arrivals)
 
 
 def model_named(name: str) -> Model:
@@ -104,17 +173,24 @@ def model_named(name: str) -> Model:
     return Model(name, shape)
 
 
-def read_recording(path: Path, context: int) -> Recorded:
-    """A recording's CSV or JSON lines (`t_s`, `input_tokens`, `output_tokens`), gzipped or not, in few numbers."""
+def read_recording(path: Path) -> list[Row]:
+    """A recording's CSV or JSON lines (`t_s`, `input_tokens`, `output_tokens`), gzipped or not, by time."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = content.decode().splitlines()
         is_json = ".jsonl" in path.suffixes
         rows: Iterator[Mapping[str, Any]] = map(json.loads, lines) if is_json else iter(csv.DictReader(lines))
-        return summarise([[float(row[name]) for name in _COLUMNS] for row in rows], context)
+        return sorted((float(row["t_s"]), float(row["input_tokens"]), float(row["output_tokens"])) for row in rows)
     except (KeyError, ValueError, TypeError, OSError) as why:
         needed = ", ".join(_COLUMNS)
         raise OrchestratorError(f"{path}: not a recording with the columns {needed}: {why!r}") from why
+
+
+def _summary(path: Path, rows: Sequence[Row], context: int) -> Recorded:
+    try:
+        return summarise(rows, context)
+    except ValueError as why:
+        raise OrchestratorError(f"{path}: {why}") from why
 
 
 def load_of(recorded: Recorded, load: Load, users: int | None) -> Load:
@@ -133,238 +209,3 @@ def _other_weights(wish: Wish) -> list[tuple[str, Model, Model]]:
             models = [Model(f"{base}-{tag}", shape) for base, shape in zip(bases, (small, full), strict=True)]
             found.append((f"weights {tag}", models[0], models[1]))
     return found
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-def _asked(load: Load, wish: Wish) -> str:
-    mix, goals = load.mix, load.goals
-    return (
-        f"{load.users} users who think {load.think_s:g} s; {load.prompt_tokens:.0f} tokens asked, "
-        f"{load.answer_tokens:.0f} answered; cache {mix.cache:.0%}, {wish.small.name} {mix.small:.0%}, "
-        f"{wish.full.name} {mix.full:.0%}; p95 within {goals.cache_s * 1000:.0f} ms / {goals.small_s:g} s / "
-        f"{goals.full_s:g} s; {wish.context} tokens a slot; cards by price to {wish.basis.value}"
-    )
-
-
-def _recorded(recorded: Recorded | None) -> tuple[str, ...]:
-    if recorded is None:
-        return ()
-    said = (
-        f"recorded: {recorded.rows} calls, {recorded.calls_s:.2f}/s, {recorded.cut:.0%} of the prompts too long "
-        f"for a slot; squared variation of answers {recorded.answer_scv:.2f}, of gaps {recorded.arrival_scv:.2f}"
-    )
-    if recorded.arrival_scv > BURSTY:
-        said += ": so bursty that the waits below are a guess"
-    return (said,)
-
-
-def _plans(load: Load, wish: Wish, found: Sequence[Candidate]) -> Section:
-    rows = tuple(
-        (
-            _pools(each.plan),
-            _p95s(each.outcome),
-            f"{each.outcome.utilisation:.0%}",
-            f"{each.outcome.calls_s:.2f}",
-            f"{each.usd:,.0f}",
-            f"{each.usd_a_user:.2f}",
-        )
-        for each in found[:10]
-    )
-    remarks = (
-        "One instance a card. A plan without small cards answers those questions with the full model, to its goal.",
-    )
-    if not found:
-        remarks = ("No card of the list keeps these goals: allow longer, ask for less, or a smaller model.",)
-    columns = ("Plan", "p95 by tier", "Busiest slots", "Calls/s", "$/month", "$/user")
-    return Section("Plans that keep the goals, cheapest first", columns, rows, remarks)
-
-
-def _documents(load: Load, verdicts: Sequence[Verdict]) -> Section:
-    rows: list[tuple[str, ...]] = []
-    remarks: list[str] = []
-    for each in verdicts:
-        promise = each.promise
-        ratio = each.too_hopeful
-        rows.append(
-            (
-                f"{promise.name}: {promise.hardware}",
-                f"{promise.users[0]}-{promise.users[1]}",
-                str(each.carried),
-                "-" if ratio is None else f"{ratio:.2f}",
-                f"{promise.at_once or '-'} / {each.at_once}",
-                _p95s(each.at_promise),
-                f"{each.at_promise.utilisation:.0%}",
-                f"{each.usd:,.0f}",
-                "-" if each.usd_a_user is None else f"{each.usd_a_user:.2f}",
-                "-" if each.rent_usd is None else f"{each.rent_usd:,.0f}",
-                str(each.better_carried),
-            )
-        )
-        remarks += [f"{promise.name}: {reason}" for reason in each.reasons]
-    columns = (
-        "Plan",
-        "Users promised",
-        "carried",
-        "promised / carried",
-        "At once promised / carried",
-        "p95 with those promised",
-        "slots",
-        "$/month",
-        "$/user carried",
-        "cards' rent",
-        "carried by one instance a card",
-    )
-    return Section(f"The documents' plans, users who think {load.think_s:g} s", columns, tuple(rows), tuple(remarks))
-
-
-def _figures(load: Load, wish: Wish) -> Section:
-    rows = tuple((each.what, each.said, each.found) for each in figures(load, wish.small, wish.full))
-    return Section("The documents' single figures", ("Figure", "Said", "Worked out"), rows)
-
-
-def _what_ifs(changed: Sequence[WhatIf]) -> Section:
-    rows: list[tuple[str, ...]] = []
-    for each in changed:
-        if each.found is None:
-            rows.append((each.change, "no card of the list keeps the goals", "-", "-", "-"))
-        else:
-            usd, a_user = f"{each.found.usd:,.0f}", f"{each.found.usd_a_user:.2f}"
-            rows.append((each.change, _pools(each.found.plan), _p95s(each.found.outcome), usd, a_user))
-    columns = ("Changed", "Cheapest plan with a small tier", "p95 by tier", "$/month", "$/user")
-    return Section("What if", columns, tuple(rows))
-
-
-def _prices() -> Section:
-    rows = tuple(
-        (
-            each.card.name,
-            f"{each.card.vram_bytes / 2**30:.0f} GiB",
-            f"{each.card.bandwidth_bytes_s / 1e9:.0f} GB/s",
-            f"{each.power_w:.0f} W",
-            "-" if each.rent_usd_h is None else f"{each.rent_usd_h:.2f} ({each.rent_on}, {each.rent_source})",
-            "-" if each.buy_usd is None else f"{each.buy_usd:,.0f} ({each.buy_on})",
-        )
-        for each in prices()
-    )
-    return Section("Cards", ("Card", "Memory", "Bandwidth", "Power", "Rent, $/hour", "Launch price, $"), rows)
-
-
-def _pools(plan: Plan) -> str:
-    pools = (("small", plan.small), ("full", plan.full))
-    return " + ".join(f"{tier} {_pool(pool)}" for tier, pool in pools if pool is not None) or "cache alone"
-
-
-def _pool(pool: Pool) -> str:
-    return f"{pool.cards} × {pool.card.name}, {pool.slots} slots"
-
-
-def _p95s(outcome: Outcome) -> str:
-    return ", ".join(
-        f"{each.tier} {each.p95_s:.2f} s{'' if each.is_within else f' (goal {each.goal_s:g})'}"
-        for each in outcome.tiers
-        if each.tier != "cache"
-    )
-
-
-# --- printing --------------------------------------------------------------------------------------------------------
-
-
-def _print_tables(intro: Sequence[str], sections: Sequence[Section]) -> None:
-    for line in intro:
-        console.print(escape(line))
-    for each in sections:
-        console.print(f"\n[bold]{escape(each.title)}[/bold]")
-        drawn = table(*each.columns)
-        for row in each.rows:
-            drawn.add_row(*map(escape, row))
-        draw(drawn)
-        for remark in each.remarks:
-            console.print(f"[dim]{escape(remark)}[/dim]")
-    console.print(f"\n{PREDICTED}")
-
-
-def _print_markdown(intro: Sequence[str], sections: Sequence[Section]) -> None:
-    lines = [*intro]
-    for each in sections:
-        lines += ["", f"### {each.title}", "", f"| {' | '.join(each.columns)} |", f"|{' --- |' * len(each.columns)}"]
-        lines += [f"| {' | '.join(row)} |" for row in each.rows]
-        lines += ["", *(f"- {remark}" for remark in each.remarks)] if each.remarks else []
-    click.echo("\n".join([*lines, "", PREDICTED]))
-
-
-def _json(
-    load: Load,
-    wish: Wish,
-    recorded: Recorded | None,
-    found: Sequence[Candidate],
-    verdicts: Sequence[Verdict],
-    changed: Sequence[WhatIf],
-    shown: Shown,
-) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "about": PREDICTED,
-        "asked": {**asdict(load), "context": wish.context, "kv_type": wish.kv_type, "prices": wish.basis.value},
-        "recorded": asdict(recorded) if recorded else None,
-        "plans": [_candidate(each) for each in found],
-    }
-    if shown.documents:
-        told["documents"] = [_verdict(each) for each in verdicts]
-        told["figures"] = [asdict(each) for each in figures(load, wish.small, wish.full)]
-    if shown.what_if:
-        told["what_if"] = [
-            {"changed": each.change, "plan": _candidate(each.found) if each.found else None} for each in changed
-        ]
-    if shown.prices:
-        told["prices"] = [asdict(each) for each in prices()]
-    return told
-
-
-def _candidate(found: Candidate) -> dict[str, Any]:
-    return {
-        **_plan_json(found.plan),
-        "usd_a_month": found.usd,
-        "usd_a_user": found.usd_a_user,
-        **_outcome(found.outcome),
-    }
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    pools = {"small": plan.small, "full": plan.full}
-    return {
-        "pools": {
-            tier: {
-                "model": pool.model,
-                "card": pool.card.name,
-                "cards": pool.cards,
-                "instances_a_card": pool.instances,
-                "slots": pool.slots,
-                "context": pool.context,
-                "kv_type": pool.kv_type,
-            }
-            for tier, pool in pools.items()
-            if pool is not None
-        }
-    }
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return {**asdict(outcome), "utilisation": outcome.utilisation, "keeps_goals": outcome.is_within}
-
-
-def _verdict(each: Verdict) -> dict[str, Any]:
-    return {
-        "promise": asdict(each.promise),
-        "as_promised": _plan_json(each.plan),
-        "users_carried": each.carried,
-        "at_once_carried": each.at_once,
-        "promised_over_carried": each.too_hopeful,
-        "with_users_promised": _outcome(each.at_promise),
-        "with_users_carried": _outcome(each.at_carried) if each.at_carried else None,
-        "usd_a_month": each.usd,
-        "usd_a_user_carried": each.usd_a_user,
-        "cards_rent_usd": each.rent_usd,
-        "better": {**_plan_json(each.better), "users_carried": each.better_carried},
-        "reasons": each.reasons,
-    }

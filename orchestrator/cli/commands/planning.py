@@ -51,6 +51,11 @@ def _checked_mix(ctx: click.Context, param: click.Parameter, given: str) -> Any:
 @click.option("--prompt", type=click.FloatRange(1), default=300, show_default=True, help="Tokens of a question.")
 @click.option("--answer", type=click.FloatRange(1), default=100, show_default=True, help="Tokens of an answer.")
 @click.option("--trace", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Lengths as recorded.")
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The mix is what the router makes of these, one a line; those asked before are the cache's.",
+)
 @click.option("--small", default="llama3.2:3b-instruct-q4_K_M", show_default=True, help="The small tier's model.")
 @click.option("--full", default="llama3.1:8b-instruct-q4_K_M", show_default=True, help="The full tier's model.")
 @click.option("--goal-small", type=click.FloatRange(0.01), default=2.0, show_default=True, help="Seconds, p95.")
@@ -61,12 +66,16 @@ def _checked_mix(ctx: click.Context, param: click.Parameter, given: str) -> Any:
 @click.option("--cards", default=None, metavar="CARDS", callback=checked_cards, help="Only these: 'L4, RTX 4090'.")
 @click.option("--price", type=click.Choice(["rent", "buy"]), default="rent", show_default=True)
 @click.option("--documents", is_flag=True, help="Also what the owner's plans really carry.")
+@click.option("--simulation/--no-simulation", default=True, help="Check plans call by call, too.  [default: yes]")
+@click.option("--minutes", type=click.IntRange(1, 600), default=30, show_default=True, help="That are simulated.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of what is drawn by chance in a simulation.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Users against p95 of the cheapest: .svg, .png or .html.")
 @click.option("--what-if", is_flag=True, help="Also other hit rates, weights, slots, contexts and lengths.")
 @click.option("--prices", is_flag=True, help="Also the cards' prices and where they were read.")
 @click.option("--markdown", is_flag=True, help="As Markdown.")
 @JSON
 def capacity(**given: Any) -> None:
-    """The cheapest cards for so many users within so many seconds, as predicted. Changes nothing."""
+    """The cheapest cards for so many users within so many seconds, predicted and simulated. Changes nothing."""
     from orchestrator.cli.capacity import run_asked
 
     sys.exit(run_asked(given))
