@@ -174,7 +174,7 @@ def _nginx(setup: Setup, folder: Path, config: Path, state: Path, front: int) ->
     main.write_text(
         f"{user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
         f"events {{ worker_connections 4096; }}\n"
-        f"http {{ {temporary} variables_hash_bucket_size 128; include {rendered}; }}\n"
+        f"http {{ {temporary} include {rendered}; }}\n"
     )
     command = [program, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(main)]
     with (folder / "nginx.log").open("wb") as log, _process(command, log) as nginx:

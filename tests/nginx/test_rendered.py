@@ -74,6 +74,7 @@ _ADDRESSES = st.lists(
     model=st.none() | st.text(min_size=1, max_size=30),
 )
 @example(("127.0.0.1:1",), Limits(1, 0, 1), ("10.0.0.0/8",), True, 1024, None)
+@example(("127.0.0.1:1",), Limits(), (), False, 1024, "llama3.2:3b-instruct-q4_K_M-of-somebody-with-a-long-name")
 def test_nginx_takes_whatever_is_rendered(servers, limits, proxies, is_proxied, body_bytes, model):
     made = Site(
         servers,

@@ -74,7 +74,8 @@ class Site:
 
 def without_gateway(site: Site, model: str, servers: Sequence[str]) -> Site:
     """The same server straight over the instances of one model."""
-    # Two models' names may read alike once their signs are gone; the digest tells them apart.
-    letters = re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")[:40]
+    # Two models' names may read alike once their signs are gone; the digest tells them apart. nginx takes no variable
+    # of more than 46 letters where `variables_hash_bucket_size` is not set, and "_request_id" stands behind this.
+    letters = re.sub(r"[^a-z0-9]+", "_", model.lower())[:20].strip("_")
     digest = hashlib.blake2b(model.encode(), digest_size=3).hexdigest()
     return replace(site, servers=tuple(sorted(set(servers))), name=f"ollama_{letters}_{digest}", is_direct=True)
