@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -194,17 +193,6 @@ def is_formal(step: StepDone) -> bool:
 
 def in_words(step: StepDone) -> str:
     return f"{step.step}: {step.words}"
-
-
-def own_address(host: str, port: int) -> str:
-    """The address that this machine reaches a host from. Raises HostError."""
-    try:
-        family, kind, protocol, _, there = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as way:
-            way.connect(there)  # of UDP: no packet is sent
-            return str(way.getsockname()[0])
-    except OSError as why:
-        raise HostError(f"{host}: no way to it from here: {why.strerror or why}; or name `deploy.gateways`") from why
 
 
 def _template(node: NodeSettings, user: str) -> str:
