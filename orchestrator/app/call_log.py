@@ -52,9 +52,9 @@ def opened(folder: Path, since: datetime | None = None, until: datetime | None =
 def rows_of(database: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """What a query answers, by column. Raises HostError where DuckDB says no."""
     try:
-        found = database.execute(query, list(values))
-        names = [each[0] for each in found.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        database.execute(query, list(values))  # returns nothing for a query of blanks and comments alone
+        names = [each[0] for each in database.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in database.fetchall()]
     except duckdb.Error as why:
         raise HostError(f"the request log: {why}") from why
 

@@ -48,8 +48,10 @@ def facts_of_litellm(path: Path) -> Facts:
 def _litellm_records(path: Path) -> Iterator[CallRecord]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
-        raise HostError(f"{path}: cannot be read: {why}") from why
+    except OSError as why:
+        raise HostError(f"{path}: {why.strerror}") from why
+    except UnicodeDecodeError as why:
+        raise HostError(f"{path}: is no text in UTF-8: {why}") from why
     is_list = text.lstrip().startswith("[")
     lines = [text] if is_list else text.splitlines()
     for number, line in enumerate(lines, 1):

@@ -14,6 +14,7 @@ from rich.table import Table
 from orchestrator.app.call_log import opened, rows_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.output import console
+from orchestrator.core.errors import HostError
 
 _SHOWN = (
     "at_ms", "id", "caller", "model", "tier", "instance", "cache", "outcome",
@@ -33,6 +34,8 @@ def run_calls(
             where = [f"{column} = ?" for column in only] + (["outcome <> 'ok'"] if failed else [])
             query = f"SELECT * FROM calls WHERE {' AND '.join(where or ['TRUE'])} ORDER BY at_ms DESC LIMIT {last:d}"  # noqa: S608 - names of columns
             rows = rows_of(database, query, list(only.values()))
+    if "id" in only and not rows:
+        raise HostError(f"{only['id']}: no such call is in the request log; --since reaches further back")
     if as_json:
         for each in rows:
             click.echo(json.dumps(each, ensure_ascii=False, default=str))

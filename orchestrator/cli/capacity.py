@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,7 +182,9 @@ def read_recording(path: Path) -> list[Row]:
         is_json = ".jsonl" in path.suffixes
         rows: Iterator[Mapping[str, Any]] = map(json.loads, lines) if is_json else iter(csv.DictReader(lines))
         return sorted((float(row["t_s"]), float(row["input_tokens"]), float(row["output_tokens"])) for row in rows)
-    except (KeyError, ValueError, TypeError, OSError) as why:
+    except UnicodeDecodeError as why:  # which has the whole file in its repr
+        raise OrchestratorError(f"{path}: not a recording, but no text in UTF-8: {why}") from why
+    except (KeyError, ValueError, TypeError, OSError, EOFError, csv.Error, zlib.error) as why:
         needed = ", ".join(_COLUMNS)
         raise OrchestratorError(f"{path}: not a recording with the columns {needed}: {why!r}") from why
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +41,21 @@ def checked(given: str | None, parse: Callable[[str], object]) -> str | None:
             raise click.BadParameter(str(why)) from why
     return given
 
+
+class _Result(click.Path):
+    """A file that a command writes at its end: that it cannot be is said before anything was asked or counted."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            self.fail(f"{path}: there is no folder {folder}", param, ctx)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            self.fail(f"{path}: nothing may be written in {folder}", param, ctx)
+        return path
+
+
+RESULT = _Result(dir_okay=False, writable=True)
 
 STATE = click.option(
     "--state",

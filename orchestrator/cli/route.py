@@ -41,6 +41,9 @@ def run_explain(config: Path | None, asking: Asking, route: str, where: Where, *
     settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
     if route and route not in settings.routes:
         raise click.BadParameter(f"there is no route {route!r}; there are: {', '.join(settings.routes) or 'none'}")
+    names = ["anonymous", *(each.name for each in settings.keys)]
+    if settings.keys and asking.caller not in names:
+        raise click.BadParameter(f"there is no API key {asking.caller!r}; there are: {', '.join(names)}")
     told = explain(settings, asking, _status(where))
     if route:
         told["routes"] = {route: told["routes"][route]}

@@ -66,14 +66,23 @@ async def _events(endpoint: str, key: str) -> AsyncIterator[dict[str, Any]]:
         http.get(f"http://{endpoint}/status/live") as reply,
     ):
         if reply.status != 200:
-            why = (await reply.text())[:300]
-            raise HostError(f"{endpoint} answered {reply.status}: {why}; name an admin's key in OLLAMACTL_KEY")
+            raise HostError(
+                f"{endpoint} answered {reply.status}: {_why(await reply.text())}; name an admin's key in OLLAMACTL_KEY"
+            )
         async for line in reply.content:
             if line.startswith(b"data: "):
                 told = json.loads(line[6:])
                 if "error" in told:
                     raise HostError(f"{endpoint}: {told['error']}")
                 yield told
+
+
+def _why(refusal: str) -> str:
+    """The words of a refusal, whoever it was that refused."""
+    try:
+        return str(json.loads(refusal)["error"])
+    except (ValueError, TypeError, KeyError):
+        return refusal[:300]
 
 
 def _window(told: deque[tuple[float, dict[str, Any]]]) -> Window:

@@ -57,6 +57,8 @@ class Breakers:
     def _breaker(self, tier: Tier) -> Breaker:
         breaker = self._of.get(tier.name)
         if breaker is None or breaker.terms != tier.breaker:
+            if breaker is not None:
+                telemetry.TIERS_LEFT_ALONE.labels(tier.name).set(False)
             breaker = self._of[tier.name] = Breaker(tier.breaker)
         return breaker
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from orchestrator.core.dialects.parse import turns
 from orchestrator.core.limits import Need, nano_of, prompt_tokens
+from orchestrator.core.model import Endpoint
 from orchestrator.core.patience import most_answer_tokens
 from orchestrator.core.target import ENDLESS, Budget
 from orchestrator.gateway.asked import Asked
@@ -19,12 +20,17 @@ from orchestrator.store.budgets import Claim
 
 # Of larger bodies most is images, mostly, whose bytes say nothing of their tokens: there the text is looked for.
 SMALL_BYTES: Final = 65_536
+# No model says more at once; whoever asks for more would only claim what numbers cannot hold.
+MOST_ANSWER: Final = 1_000_000
+MOST_CHOICES: Final = 128
 
 
 def claims_of(asked: Asked, tier: Tier, usual_answer: int) -> tuple[Claim, ...]:
     """What it takes to ask a tier; `usual_answer`: tokens, for a call that does not say how long its answer may be."""
     caller = asked.trace.caller
     prompt, answer = _tokens(asked, usual_answer)
+    if tier.is_outside:
+        answer *= _choices(asked)
     nano = nano_of(tier.price.of(prompt, answer)) if tier.price is not None else 0
     need = Need(1, prompt + answer, nano)
     claims = [
@@ -74,7 +80,13 @@ def _tokens(asked: Asked, usual_answer: int) -> tuple[int, int]:
     if asked.call.endpoint.is_embedding:
         return prompt, 0
     most = most_answer_tokens(asked.call)
-    return prompt, usual_answer if most is None else most
+    return prompt, usual_answer if most is None else min(most, MOST_ANSWER)
+
+
+def _choices(asked: Asked) -> int:
+    """How many answers are asked for at once; pools give one."""
+    told = asked.call.body.get("n") if asked.call.endpoint is Endpoint.OPENAI_CHAT else None
+    return min(told, MOST_CHOICES) if isinstance(told, int) and told > 1 else 1
 
 
 def _text_bytes(asked: Asked) -> int:

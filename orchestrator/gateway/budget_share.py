@@ -65,9 +65,13 @@ class BudgetShare:
         if (own := self._own.get(claim.scope)) is not None:
             taken = Reserved("", at_ms // 1000, claim.need)
             self._own[claim.scope] = limits.settled(own, taken, used, now_ms())
-        before = self._untold.get(claim.scope, Need())
+        self._note(claim.scope, used)
+
+    def _note(self, scope: str, used: Need) -> None:
+        """To be told to Redis."""
+        before = self._untold.get(scope, Need())
         tokens, nano = (before.tokens or 0) + (used.tokens or 0), (before.nano or 0) + (used.nano or 0)
-        self._untold[claim.scope] = Need(before.requests + used.requests, tokens, nano)
+        self._untold[scope] = Need(before.requests + used.requests, tokens, nano)
 
     def heed(self, scope: str, told: Told) -> None:
         """Keep to a provider's word."""
@@ -76,9 +80,12 @@ class BudgetShare:
     async def tell(self) -> None:
         """Let Redis know what was used without it. Raises StoreError; the rest is told the next time."""
         while self._untold and self._connection.is_up:
-            scope, need = next(iter(self._untold.items()))
-            await budgets.reserve(self._connection, "", (Claim(scope, ENDLESS, need),), 0)
-            del self._untold[scope]
+            scope, need = self._untold.popitem()
+            try:
+                await budgets.reserve(self._connection, "", (Claim(scope, ENDLESS, need),), 0)
+            except BaseException:
+                self._note(scope, need)
+                raise
 
     def say_alone(self, why: StoreError | None = None) -> None:
         """Say once that budgets are divided, and why."""

@@ -193,11 +193,13 @@ class Budgets:
         return reserved
 
     def _end(self, reserved: Reserved, used: Sequence[Need]) -> None:
-        self._under_way.pop(reserved.name, None)
-        if not reserved.at_ms:
+        was_held = self._under_way.pop(reserved.name, None) is not None
+        # One that began without Redis was held on to there since it came back.
+        if not reserved.at_ms or (was_held and self._connection.is_up):
             self._ended.append(Ended(reserved.name, reserved.claims, used))
             if self._leaving is None:
                 self._leaving = asyncio.get_running_loop().call_later(LATER_S, self._leave)
+        if not reserved.at_ms:
             return
         for claim, need in zip(reserved.claims, used, strict=True):
             self._share.settle(claim, need, reserved.at_ms)
@@ -229,7 +231,11 @@ class Budgets:
         for name, scopes in self._under_way.items():
             for scope in scopes:
                 by_scope[scope].append(name)
-        if by_scope and (anew := await budgets.hold(self._connection, by_scope, self._ttl_s)):
+        anew = 0
+        for scope, names in by_scope.items():
+            held = [each for each in names if each in self._under_way]  # others have ended meanwhile
+            anew += await budgets.hold(self._connection, {scope: held}, self._ttl_s)
+        if anew:
             log.warning("budgets: Redis did not know %d calls under way; they are counted again", anew)
 
     async def look(self) -> None:

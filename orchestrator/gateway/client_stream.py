@@ -15,6 +15,10 @@ def _nothing() -> None:
     """Nothing to pause: these bytes come from here."""
 
 
+def _none() -> int:
+    return 0
+
+
 class ClientStream:
     """One streamed answer to one client.
 
@@ -30,6 +34,7 @@ class ClientStream:
         "_is_closing",
         "_request",
         "_write",
+        "heard_tokens",
         "is_open",
         "is_stalled",
         "is_started",
@@ -45,6 +50,7 @@ class ClientStream:
         self.is_open = False  # the head is out: whatever comes now comes within the stream
         self.is_started = False
         self.is_stalled = False  # the client reads no more for now: its buffers are full
+        self.heard_tokens: Callable[[], int] = _none  # of the answer, about: of one that ends before it is counted
         self.pause: Callable[[], None] = _nothing
         self.resume: Callable[[], None] = _nothing
 

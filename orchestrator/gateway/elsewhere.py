@@ -221,7 +221,7 @@ def _broken(why: BaseException | None, failures: int, refused: Refusal | None) -
         told["refused"] = (refused.status, refused.content_type, refused.body.decode("latin-1"))
     elif isinstance(why, CallerError):
         told |= {"why": "caller", "number": why.status}
-    elif isinstance(why, CapacityError):
+    elif isinstance(why, CapacityError) and why.status != 429:  # a used-up key is its own caller's matter
         told |= {"why": "capacity", "number": why.retry_after_s}
     elif isinstance(why, InstanceError):
         told |= {"why": "instance", "text": why.said, "quoted": why.quoted, "instance": why.instance}

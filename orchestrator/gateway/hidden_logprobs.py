@@ -17,6 +17,8 @@ TOLD_ON: Final = frozenset({Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_GENERATE, Endp
 
 # It cannot stand within a text: there, each quotation mark is escaped.
 _FIELD: Final = b',"logprobs":'
+# As engines write it; a tool that is called may have an argument of that name.
+_VALUES: Final = (b'[{"token":', b"[]", b'{"content":', b"null")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _OPENING: Final = (b"[", b"{")
 
@@ -32,8 +34,10 @@ def without_logprobs(data: bytes) -> bytes:
     """Whole frames, or a whole body, without the field."""
     at = data.find(_FIELD)
     while at >= 0:
-        data = data[:at] + data[_end_of_value(data, at + len(_FIELD)) :]
-        at = data.find(_FIELD, at)
+        start = at + len(_FIELD)
+        if data.startswith(_VALUES, start):
+            data, start = data[:at] + data[_end_of_value(data, start) :], at
+        at = data.find(_FIELD, start)
     return data
 
 

@@ -214,6 +214,8 @@ def _see_whether_again(asked: Asked, making: Making, until_s: float) -> None:
         return
     now_s = time.perf_counter()
     if isinstance(why, CapacityError):
+        if why.status == 429 and now_s < until_s:
+            return  # its leader's own budget is used up, and nobody else's
         # Its leader has waited longer than this call, or was ready to wait less.
         if now_s >= until_s or now_s - making.leader.began_s < AT_ONCE_S:
             raise why

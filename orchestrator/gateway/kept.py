@@ -15,13 +15,14 @@ DROP_AT_BYTES: Final = 32_768
 class Kept:
     """The answer's pieces as the instance told them: all of them up to a limit, or only the last few writes."""
 
-    __slots__ = ("_drop_at", "_limit", "_pieces", "_size", "is_whole")
+    __slots__ = ("_drop_at", "_frames_dropped", "_limit", "_pieces", "_size", "is_whole")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._drop_at = limit or DROP_AT_BYTES
         self._pieces: list[bytes] = []
         self._size = 0
+        self._frames_dropped = 0
         self.is_whole = True
 
     def add(self, pieces: list[bytes]) -> None:
@@ -34,7 +35,9 @@ class Kept:
     def _drop(self) -> None:
         """Keep the tail alone; look again when as much has come once more."""
         self.is_whole = False
-        del self._pieces[: self._tail_start()]
+        start = self._tail_start()
+        self._frames_dropped += _frames_in(self._pieces[:start])
+        del self._pieces[:start]
         self._size = sum(map(len, self._pieces))
         while self._size > TAIL_BYTES_AT_MOST:
             self._size -= len(self._pieces.pop(0))
@@ -55,6 +58,10 @@ class Kept:
             return b""
         return b"\n" if last.endswith(b"\n") or not is_events else b"\n\n"
 
+    def frames(self) -> int:
+        """How many have gone by."""
+        return self._frames_dropped + _frames_in(self._pieces)
+
     def body(self) -> bytes | None:
         """All of it; None where that was not wanted or too much."""
         return b"".join(self._pieces) if self.is_whole and self._limit else None
@@ -62,3 +69,9 @@ class Kept:
     def tail(self) -> bytes:
         """The last lines."""
         return b"".join(self._pieces[self._tail_start() :])
+
+
+def _frames_in(pieces: list[bytes]) -> int:
+    """Of Ollama's frames each is a line, which has no empty one behind it; a server-sent event has."""
+    told = b"".join(pieces)
+    return told.count(b"\n\n") or told.count(b"\n")

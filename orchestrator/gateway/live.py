@@ -165,8 +165,9 @@ class Rules:
 
     def tier_of_pool(self, pool: str) -> Tier:
         """The first tier that a pool answers for, or one of the pool's own name, without a backup: this very model
-        was asked for."""
-        return Tier(next((tier.name for tier in self.tiers.values() if tier.pool == pool), pool), pool, None)
+        was asked for, and costs what it costs there."""
+        own = next((tier for tier in self.tiers.values() if tier.pool == pool), None)
+        return Tier(pool, pool, None) if own is None else Tier(own.name, pool, None, price=own.price)
 
 
 class Live:

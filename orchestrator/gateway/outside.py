@@ -101,9 +101,11 @@ class Outside:
             order = order._replace(traced=trace.story.ask(call.endpoint, whom, trace))
         if asked.making is not None:
             asked.making.begin()
-        began_s = time.perf_counter()
+        began_s, has_begun = time.perf_counter(), False
 
         def on_answer() -> None:
+            nonlocal has_begun
+            has_begun = True
             trace.is_simulated = attempt.is_simulated
             waited_s = time.perf_counter() - began_s
             trace.waited_s += waited_s
@@ -116,7 +118,7 @@ class Outside:
             relayed = await (relaying if watching is None else in_time(watching, relaying))
         except BaseException as why:
             is_started = client is not None and client.is_started
-            if not is_started:
+            if not is_started and not has_begun:
                 trace.waited_s += time.perf_counter() - began_s
             if isinstance(why, Escalated):
                 self._escalate(asked, tier, answer, why)

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 USUAL_RETRY_S: Final = 10.0
 # What stands in a secret's place.
 MASK: Final = b"********"
+# What opens a server of one's own may be any word, which an answer may say.
+SHORTEST_KEY: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,10 @@ class FarAnswer:
         self._translation.on_logprobs = hear
 
     def feed(self, data: bytes) -> bytes:
-        return self._translation.feed(data)
+        return self._without_key(self._translation.feed(data))
 
     def finish(self) -> bytes:
-        return self._translation.finish()
+        return self._without_key(self._translation.finish())
 
     def error(self, status: int, body: bytes) -> CallerError | bytes | None:
         """The caller's mistake; what is nobody's but the provider's or the operator's is raised."""
@@ -116,6 +118,12 @@ class FarAnswer:
     def has_cost(self) -> bool:
         """It may have been worked on: the request went out, and was not refused."""
         return self.attempt.exchange is not None and self.attempt.status in (0, 200)
+
+    def _without_key(self, told: bytes) -> bytes:
+        """Some tell of a refused key within an answer of status 200, and repeat it."""
+        assert self.tier.provider is not None
+        key = self.tier.provider.key.encode()
+        return told.replace(key, MASK) if len(key) >= SHORTEST_KEY and key in told else told
 
     def _raise(self, status: int, blame: Blame, words: str) -> NoReturn:
         if blame is Blame.BUSY:

@@ -6,6 +6,7 @@ However many watch, the state is read once; who reads slower than it comes misse
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -23,6 +24,8 @@ from orchestrator.gateway.replies import Reply, field, whole
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.vitals import vitals
+
+log = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
 WATCHERS_AT_MOST: Final = 64
@@ -81,12 +84,12 @@ class Page:
         if len(self._watchers) >= WATCHERS_AT_MOST:
             raise CapacityError(f"{WATCHERS_AT_MOST} pages watch this gateway already", retry_after_s=30)
         stream = ClientStream(request, connection, lambda: fields() + field("Cache-Control", "no-store"))
-        stream.start(SSE_TYPE)
-        stream.write([await self._event()])
-        self._watchers.add(stream)
-        if self._telling is None or self._telling.done():
-            self._telling = asyncio.get_running_loop().create_task(self._tell())
+        self._watchers.add(stream)  # counted before anything is waited for
         try:
+            stream.start(SSE_TYPE)
+            stream.write([await self._event()])
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.get_running_loop().create_task(self._tell())
             await self._ended.wait()  # a connection that ends cancels this
         finally:
             self._watchers.discard(stream)
@@ -126,6 +129,9 @@ class Page:
             told: dict[str, Any] = {"status": await self._status.read(), "vitals": await asyncio.to_thread(vitals)}
         except OrchestratorError as why:
             told = {"error": str(why)}
+        except Exception:  # a mistake of ours: those who watch are told so, and more in a second
+            log.exception("the state of the cluster could not be read")
+            told = {"error": "a mistake of ours: the gateway's log says which"}
         return b"data: " + orjson.dumps(told, default=str) + b"\n\n"
 
 

@@ -209,7 +209,7 @@ class Pipeline:
             return
         call, of = asked.call, asked.trace
         body = {**call.body, "stream": False}
-        trace = Trace(f"{of.request_id}-anew", time.perf_counter(), of.caller, cache="anew")
+        trace = Trace(f"{of.request_id}-anew", time.perf_counter(), of.caller, cache="anew", has_class=of.has_class)
         whole_call = replace(call, is_stream=False, body=body)
         anew = asked._replace(
             call=whole_call,

@@ -295,6 +295,7 @@ class _Shown:
         self._hider = UsageHider() if order.hides_usage else None
         self.kept = Kept(order.keep_bytes)
         client.pause, client.resume = self._pause, self._resume
+        client.heard_tokens = self.kept.frames  # engines tell one token or a few with each
 
     def show(self, pieces: list[bytes]) -> None:
         self.kept.add(pieces)
@@ -382,17 +383,17 @@ async def _first_judged(
                 until_s = None
     finally:
         watching.on_held(now_s() - began_s)
+    if watching.is_holding and watching.doubt is None and order.translation is not None:
+        sink([order.translation.finish()])  # some say why they end, and then end without another word
     if watching.is_holding and watching.doubt is None:
-        raise _ended_too_soon(order, watching, sink)
+        raise _ended_too_soon(order, watching)
     if watching.doubt is not None:
         raise watching.escalated()
     return _begun(order, pieces)
 
 
-def _ended_too_soon(order: Order, watching: Watching, sink: Sink) -> InstanceError:
+def _ended_too_soon(order: Order, watching: Watching) -> InstanceError:
     """The stream is over, and what was held back of it is no whole answer."""
-    if order.translation is not None:
-        sink([order.translation.finish()])
     error = next((each for each in watching.let_go() if each.startswith(ERROR_STARTS)), b"")
     told = error[:300].decode("utf-8", "replace").strip()
     return InstanceError(order.instance.id, "" if told else "its answer ended before it was whole", quoted=told)

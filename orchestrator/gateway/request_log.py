@@ -63,7 +63,7 @@ class RequestLog:
             return
         try:
             await asyncio.to_thread(self._write, records)
-        except OSError as why:
+        except (OSError, RuntimeError) as why:  # the latter where the machine has no thread to spare
             self._waiting = records[-WAITING_AT_MOST:] + self._waiting
             lost = max(0, len(records) - WAITING_AT_MOST)
             telemetry.TALLY.count(telemetry.LOG_LOST, (), lost)
@@ -79,7 +79,8 @@ class RequestLog:
     def _write(self, records: Sequence[CallRecord]) -> None:
         hour = datetime.now(UTC).strftime("%Y-%m-%d/%H")
         path = self._folder / f"{hour}-{self._writer}.jsonl"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._folder, path.parent):  # each private: a parent that mkdir makes on the way would not be
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lines = b"".join(orjson.dumps(each._asdict(), option=orjson.OPT_APPEND_NEWLINE) for each in records)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as out:
             before = out.tell()
@@ -133,8 +134,11 @@ def _record(request: Request, trace: Trace, status: int) -> CallRecord:
 
 
 def _name(given: str) -> str:
-    """What a caller said of itself, fit for a line of UTF-8."""
-    return given[:LONGEST_NAME].encode("utf-8", "replace").decode() if given else ""
+    """What a caller said of itself, fit for a line of UTF-8 and for a terminal: it gives that no orders."""
+    if not given:
+        return ""
+    told = given[:LONGEST_NAME].encode("utf-8", "replace").decode()
+    return told if told.isprintable() else "".join(each if each.isprintable() else "?" for each in told)
 
 
 def _ms(seconds: float) -> float:

@@ -34,6 +34,7 @@ from orchestrator.gateway.live import Live, Route, Tier
 from orchestrator.gateway.outside import Outside
 from orchestrator.gateway.replies import Reply
 from orchestrator.gateway.telling import tell
+from orchestrator.gateway.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,9 @@ class _Doubted(NamedTuple):
 
     tier: str
     instance: str
+    is_simulated: bool
+    reasoning_tokens: int | None
+    cached_tokens: int
     answer: Answer | None
 
 
@@ -176,7 +180,7 @@ class Targets:
             try:
                 return await self._ask(asked, step, way)
             except Escalated as why:
-                doubted = _Doubted(step.tier.name, asked.trace.instance, why.answer)
+                doubted = _doubted_of(asked.trace, why.answer)
                 ahead = await self._upwards(asked, step, why, gone)
                 has_backups = True
             except (CapacityError, InstanceError) as why:
@@ -212,6 +216,8 @@ class Targets:
         """A doubted answer is better than none."""
         trace = asked.trace
         trace.tier, trace.instance, trace.escalated = doubted.tier, doubted.instance, ""
+        trace.is_simulated = doubted.is_simulated
+        trace.reasoning_tokens, trace.cached_tokens = doubted.reasoning_tokens, doubted.cached_tokens
         if asked.making is not None:
             asked.making.end(said)
         count_call(trace, "ok")  # its tokens were counted when it was made
@@ -245,6 +251,7 @@ class Targets:
         """One tier asked; its breaker and its budgets told what came of that."""
         tier, trace = step.tier, asked.trace
         trace.tier, trace.outcome, trace.tokens = tier.name, "", (0, 0)
+        trace.reasoning_tokens, trace.cached_tokens = None, 0
         if trace.story is not None:
             trace.story.begin(f"tier {tier.name}", tier=tier.name)
         ended, before_s, began_s = Ended.UNASKED, trace.queue_s + trace.waited_s, time.perf_counter()
@@ -287,7 +294,8 @@ class Targets:
             return
         if tokens is None:
             if trace.outcome == "gone" and not any(trace.tokens):
-                tokens = (limits.prompt_tokens(len(asked.raw)), 0)  # read at least, whoever left
+                # Read at least, and heard as far as they stayed: to leave before the end does not make it free.
+                tokens = (limits.prompt_tokens(len(asked.raw)), asked.client.heard_tokens() if asked.client else 0)
             elif trace.outcome in _ANSWERED or any(trace.tokens):
                 tokens = trace.tokens
             else:
@@ -299,6 +307,12 @@ class Targets:
             if usd:
                 telemetry.TALLY.count(telemetry.USD, (tier.name,), usd)
         self._budgets.settle(reserved, tokens, usd)
+
+
+def _doubted_of(trace: Trace, answer: Answer | None) -> _Doubted:
+    """The answer that was told of last, before another tier is asked."""
+    counts = trace.reasoning_tokens, trace.cached_tokens
+    return _Doubted(trace.tier, trace.instance, trace.is_simulated, *counts, answer)
 
 
 def _watch_of(tier: Tier, route: Route | None) -> Watch | None:

@@ -78,6 +78,15 @@ def test_a_file_that_is_no_recording_is_named(tmp_path):
     assert "t_s, input_tokens, output_tokens" in told.output
 
 
+@pytest.mark.parametrize(("name", "content"), [("calls.csv", b"t_s\xff" * 999), ("calls.csv.gz", b"\x1f\x8b\x08\x00")])
+def test_a_file_that_is_no_text_is_named_without_its_content(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    told = run("--trace", str(tmp_path / name))
+    assert told.exit_code == 1
+    assert f"{name}: not a recording" in told.output
+    assert len(told.output) < 400
+
+
 def test_goals_out_of_reach_end_with_an_exit_code_and_a_way_out():
     told = run("--users", "10", "--goal-small", "0.01", "--goal-full", "0.01")
     assert told.exit_code == 1

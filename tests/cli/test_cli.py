@@ -20,6 +20,7 @@ CARDS = "3x RTX 4090, 1x A100-40GB"
 COMMANDS = (
     *("up", "gateway", "down", "status", "queue", "ask", "plan", "nodes", "gpus", "config", "faq", "route", "nginx"),
     *("deploy", "rollback", "destroy", "drain", "restart", "logs", "exec", "events"),
+    *("cache", "eval", "providers", "limits", "top", "calls", "report", "drift"),
     *("capacity", "doctor", "completion", "version"),
 )
 
@@ -209,8 +210,18 @@ def test_config_schema_describes_every_section(tmp_path: Path) -> None:
         (("ask",), 2, "Missing argument"),
         (("completion", "tcsh"), 2, "tcsh"),
         (("plan", "--simulate", "3x GTX 1"), 2, "unknown card 'GTX 1'; known: RTX 3060"),
+        (("eval", "run", "--out", "nowhere/eval.jsonl"), 2, "there is no folder"),
+        (("eval", "run", "--html", "nowhere/eval.html"), 2, "there is no folder"),
+        (("route", "calibrate", "--set", "s", "--tier", "t", "--out", "nowhere/curve.json"), 2, "there is no folder"),
+        (("capacity", "--plot", "nowhere/users.svg"), 2, "there is no folder"),
+        (("report", "--out", "nowhere/report.html"), 2, "there is no folder"),
+        (("report", "--litellm", "nowhere.jsonl"), 1, "nowhere.jsonl: No such file or directory\n"),
+        (("calls", "--state", "nowhere"), 1, "has no records of calls"),
+        (("drift", "--state", "nowhere"), 1, "no cluster was started with --state"),
         (("plan", "--config", "nowhere.yaml"), 3, "no such file"),
         (("status", "--state", "nowhere"), 4, "no cluster runs"),
+        (("limits", "--state", "nowhere"), 4, "no cluster runs"),
+        (("top", "--state", "nowhere"), 4, "no cluster runs"),
         (("ask", "hello", "--state", "nowhere"), 4, "no cluster runs"),
         (("status", "--endpoint", "127.0.0.1:1"), 4, "127.0.0.1:1 does not answer: Connection refused"),
         (("ask", "hello", "--endpoint", "127.0.0.1:1"), 4, "127.0.0.1:1 does not answer: Connection refused"),

@@ -61,3 +61,9 @@ def test_a_route_that_is_stricter_than_the_question_says_so(config):
     lines = [" ".join(line.split()) for line in told.output.splitlines()]
     assert "privacy public: nothing private was recognised" in lines
     assert "privacy local: route contracts" in lines
+
+
+def test_a_caller_whose_key_nobody_has_is_said(config):
+    told = CliRunner().invoke(main, ["route", "explain", "--config", str(config), "--caller", "webb", "Merhaba"])
+    assert told.exit_code == 2
+    assert "there is no API key 'webb'; there are: anonymous, personnel, web" in told.output

@@ -133,6 +133,15 @@ def test_a_call_is_searched_wherever_a_text_can_stand_in_it(body):
         ({"messages": [{"content": ' [{"note": "kanser te\\u015fhisi"}]'}]}, "health"),
         ({"messages": [{"content": "şeker hastası".encode().decode() + "yım"}]}, "health"),
         ({"messages": [{"content": "s\u0327eker hastas\u0131y\u0131m"}]}, "health"),  # marks behind their letters
+        ({"messages": [{"role": "tool", "content": 'Sonuç: {"kan \\u015fekeri": "yüksek"}'}]}, "health"),
+        ({"messages": [{"role": "tool", "content": '{"kan \\u015fekeri": 1}\n{"kan": 2}'}]}, "health"),  # JSON lines
+        ({"messages": [{"role": "tool", "content": '{"to": "{\\\\u0022a\\\\u0022: \\\\u015fizofreni"}'}]}, "health"),
+        ({"messages": [{"content": "<p>kan &#351;ekeri</p>"}]}, "health"),
+        ({"messages": [{"content": "https://example.com/?mail=ali%40example.org&page=2"}]}, "e-mail"),
+        ({"messages": [{"content": f"https://example.com/?to={IBAN.replace(' ', '%20')}"}]}, "iban"),
+        ({"tool": {"tckn": 10000000146.0}}, "identity number"),
+        ({"messages": [{"content": "kart 𝟒𝟏𝟏𝟏 1111 1111 1111"}]}, "card number"),
+        ({"messages": [{"content": "tel: \u20680532\u2069 \u2068123\u2069 45 67"}]}, "phone"),
     ],
 )
 def test_numbers_names_of_fields_and_letters_spelled_as_codes_are_searched(body, kind):
@@ -159,6 +168,9 @@ def test_numbers_names_of_fields_and_letters_spelled_as_codes_are_searched(body,
         {"prompt": [[9906, 1917], [11]]},
         {"prompt": [9906, 1917]},
         {"anything": {"new": "data:video/mp4;base64,aGVsbG8="}},
+        {"messages": [{"role": "user", "content": "Bu ne?", "Images": ["aGVsbG8gaGVsbG8g" * 20]}]},
+        {"messages": [{"role": "user", "content": "Bu ne?", "audio": {"data": "aGVsbG8gaGVsbG8g" * 20}}]},
+        {"documents": ["\n".join(["aGVsbG8gaGVsbG8g" * 4] * 20)]},
     ],
 )
 def test_what_nobody_here_can_read_is_seen_to_be_there(body):
@@ -168,10 +180,31 @@ def test_what_nobody_here_can_read_is_seen_to_be_there(body):
 @pytest.mark.parametrize(
     "body",
     [
+        {"messages": [{"role": "user", "content": f"data:;base64, {IBAN}"}]},
+        {"messages": [{"role": "user", "content": f"data:{IBAN};base64,aGVsbG8="}]},
+        {"messages": [{"role": "user", "content": f"data:text/plain;base64,{'x' * 5000} {IBAN}"}]},
+        {"prompt": "Bu ne?", "images": [IBAN.replace(" ", "")]},
+        {"input": [{"type": "reasoning", "encrypted_content": f"{'a' * 5000} {IBAN}"}]},
+    ],
+)
+def test_what_only_says_that_it_is_a_file_is_searched_where_files_may_leave(body):
+    assert judged(body) == Discretion(Privacy.LOCAL, "iban")
+    assert texts_of(body).has_more
+
+
+def test_a_file_is_not_searched_letter_by_letter():
+    assert len(texts_of({"images": ["aGVs" * 100_000]}).joined) < 100
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Merhaba"}]}], "images": [], "context": []},
         {"tools": [{"type": "function", "function": {"parameters": {"properties": {"n": {"type": "integer"}}}}}]},
         {"messages": [{"role": "user", "content": "data: a text that begins so"}]},
         {"options": {"stop": ["\n"], "temperature": 0.5, "seed": 42}, "logit_bias": {"50256": -100}},
+        {"messages": [{"content": [{"type": "thinking", "thinking": "Hm.", "signature": "aGVsbG8g" * 50}]}]},
+        {"messages": [{"role": "user", "content": "def f(x):\n    return x\n" * 20}]},
         {"input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Merhaba"}]}]},
     ],
 )  # fmt: skip

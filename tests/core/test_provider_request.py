@@ -141,6 +141,14 @@ def test_a_caller_of_openais_is_passed_on_but_for_the_models_name_and_what_is_ou
         assert sent[name] == body[name], name
 
 
+def test_a_caller_chooses_no_other_model_price_or_terms_of_the_operators_account():
+    chosen = {
+        "models": ["dear-70b"], "route": "fallback", "provider": {"data_collection": "allow"}, "preset": "x",
+        "plugins": [{"id": "web"}], "service_tier": "priority", "web_search_options": {}, "transforms": [],
+    }  # fmt: skip
+    assert asked(Endpoint.OPENAI_CHAT, chat(**chosen)) == {"model": "big", **chat()}
+
+
 @pytest.mark.parametrize(
     ("think", "provider", "model", "effort"),
     [

@@ -242,6 +242,15 @@ async def _cut(here: FarSide, heard: Heard, writer: asyncio.StreamWriter) -> Non
     writer.transport.abort()
 
 
+async def _say_no_done(here: FarSide, heard: Heard, writer: asyncio.StreamWriter) -> None:
+    """A whole stream that ends without `[DONE]`."""
+    here.begin(writer)
+    for part in WORDS:
+        here.event(writer, {"content": part})
+    here.event(writer, {}, "stop")
+    writer.write(b"0\r\n\r\n")
+
+
 async def _hang(here: FarSide, heard: Heard, writer: asyncio.StreamWriter) -> None:
     """An answer without an end, until who asked has gone."""
     here.begin(writer)
@@ -264,6 +273,7 @@ _BEHAVIOURS: dict[str, Callable[[FarSide, Heard, asyncio.StreamWriter], Awaitabl
     "down": _down,
     "cut": _cut,
     "endless": _hang,
+    "undone": _say_no_done,
 }
 
 

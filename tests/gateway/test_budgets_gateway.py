@@ -13,16 +13,18 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
 from orchestrator.core.admission import Share
-from orchestrator.core.limits import Exhausted, Need
+from orchestrator.core.limits import Exhausted, Need, prompt_tokens
 from orchestrator.core.model import Call, Endpoint
 from orchestrator.core.target import Budget
 from orchestrator.gateway.asked import Asked
+from orchestrator.gateway.budget_share import BudgetShare
 from orchestrator.gateway.budgets import Budgets, Reserved
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live
@@ -45,9 +47,11 @@ UNSURE_RPM = 5
 Start = Callable[..., Awaitable[tuple[Played, list[StandIn]]]]
 
 
-def settings_with(limits: dict[str, Any], tier: dict[str, Any] | None = None, **changes: Any) -> ClusterSettings:
+def settings_with(
+    limits: dict[str, Any], tier: dict[str, Any] | None = None, price: dict[str, float] | None = None, **changes: Any
+) -> ClusterSettings:
     keys = [{"name": "ops", "secret": OPS, "admin": True}, {"name": "guest", "secret": GUEST, "limits": limits}]
-    small = {"model": "little", "backup": "full", "limits": tier or {}}
+    small = {"model": "little", "backup": "full", "limits": tier or {}, "price": price}
     tiers = {"small": small, "full": {"model": "big"}}
     whole = {"models": {"little": {}, "big": {}}, "tiers": tiers, "routes": {"auto": {}}, "keys": keys}
     return ClusterSettings.model_validate({**whole, **changes})
@@ -59,13 +63,13 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def begin(
-            limits: dict[str, Any], tier: dict[str, Any] | None = None, workers: int = 2
+            limits: dict[str, Any], tier: dict[str, Any] | None = None, workers: int = 2, **more: Any
         ) -> tuple[Played, list[StandIn]]:
             instances = await stack.enter_async_context(standing_in(2))
             pools = [
                 pool_of(name, [each.port], slots=8) for name, each in zip(("little", "big"), instances, strict=True)
             ]
-            settings = settings_with(limits, tier)
+            settings = settings_with(limits, tier, **more)
             return await stack.enter_async_context(played(tmp_path, settings, pools, workers=workers)), instances
 
         yield begin
@@ -164,6 +168,45 @@ async def test_a_caller_that_left_is_under_way_no_longer(start):
     await until(is_let_in)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_who_leaves_before_the_end_has_used_what_was_told_until_then(start, path):
+    world, (little, _) = await start({"tpd": 10_000})
+    body = {"model": "little", "messages": [{"role": "user", "content": "wait-midway"}], "stream": True}
+    headers = {"Authorization": f"Bearer {GUEST}", **FRESH}
+    async with aiohttp.ClientSession() as http, http.post(world.url + path, json=body, headers=headers) as reply:
+        told = b""
+        while b"two" not in told:
+            told += await reply.content.readany()
+        reply.close()
+    raw = len(json.dumps(body))
+
+    async def is_settled() -> bool:
+        return 0 < (await used_of_key(world)).used.tpd <= prompt_tokens(raw) + 3
+
+    await until(is_settled)
+    assert (await used_of_key(world)).used.tpd >= prompt_tokens(raw) + 2
+    little.gate.set()
+
+
+async def test_an_answer_longer_than_any_that_is_asked_for_is_no_mistake_of_ours(start):
+    world, _ = await start({"usd_day": 1.0}, tier={}, price={"prompt": 1.0, "completion": 100.0})
+    body = {"messages": [{"role": "user", "content": "hello"}], "stream": False, "max_tokens": 2**63 - 1}
+    headers = {"Authorization": f"Bearer {GUEST}"}
+    url = f"{world.url}/v1/chat/completions"
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(url, json={"model": "auto", **body}, headers=headers) as reply,
+    ):
+        assert (reply.status, reply.headers["X-Tier"]) == (200, "full"), await reply.text()
+
+
+async def test_a_keys_dollars_are_spent_by_calls_that_name_a_tiers_model_too(start):
+    world, (little, _) = await start({"usd_day": 0.001}, price={"prompt": 1.0, "completion": 300.0})
+    replies = [await asks(world, f"hello {at}", options={"num_predict": 3}, stream=False) for at in range(2)]
+    assert [each.status for each in replies] == [200, 429]
+    assert len(little.asked) == 1
+
+
 async def test_a_limit_that_is_raised_holds_at_once_and_what_was_used_stays_counted(start):
     world, _ = await start({"rpd": 2})
     assert [(await asks(world, f"hello {at}")).status for at in range(3)] == [200, 200, 429]
@@ -231,6 +274,15 @@ async def test_a_provider_that_says_wait_is_asked_by_no_worker_until_then(outsid
     assert reply.status == 503
     assert int(reply.headers["Retry-After"]) >= 1
     assert len(far.heard) == heard
+
+
+async def test_a_hundred_answers_at_once_are_expected_to_cost_a_hundred_times_as_much(outside):
+    world, far = outside
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5, "n": 100}
+    headers, url = {"Authorization": f"Bearer {GUEST}"}, f"{world.url}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http, http.post(url, json=body, headers=headers) as reply:
+        assert reply.status == 429, await reply.text()
+    assert not far.heard
 
 
 async def test_a_key_spends_what_calls_cost_and_then_asks_what_is_free(outside):
@@ -400,6 +452,59 @@ async def test_calls_under_way_stay_counted_through_an_outage_that_lost_them(two
     for each, gateway in zip(reserved, (one, other), strict=True):
         assert isinstance(each, Reserved)
         gateway.budgets.settle(each, (0, 0), 0.0)
+
+    async def is_over() -> bool:
+        return (await standing(one)).used.concurrent == 0
+
+    await until(is_over)
+
+
+async def test_a_call_that_began_without_redis_is_under_way_no_longer_than_it_lasts(two, redis):
+    one, other = await two({"concurrent": 2})
+    redis.kill()
+    for each in (one, other):
+        await each.until_alone()
+    reserved = await one.call()
+    redis.start()
+    await back(one.connection, other.connection)
+
+    async def are_counted() -> int:
+        return (await standing(one)).used.concurrent
+
+    async with asyncio.timeout(10):
+        while await are_counted() != 1:
+            await asyncio.sleep(0.01)
+    one.budgets.settle(reserved, (0, 0), 0.0)
+    async with asyncio.timeout(10):
+        while await are_counted() != 0:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_call_that_ends_while_others_are_held_on_to_is_not_held_on_to(two):
+    one, _ = await two({"concurrent": 2})
+    caller, one._caller = one._caller, Caller("first", is_admin=False, budget=Budget(concurrent=2))
+    await one.call()
+    one._caller = caller
+    reserved = await one.call()
+    holding = asyncio.create_task(one.budgets._hold())
+    await asyncio.sleep(0)
+    one.budgets.settle(reserved, (0, 0), 0.0)
+    one.budgets._leave()
+    await holding
+    assert (await standing(one)).used.concurrent == 0
+
+
+async def test_what_is_used_while_redis_is_told_of_it_is_told_too(two):
+    one, _ = await two({"rpd": 100})
+    share = BudgetShare(one.connection, Share(0, 1))
+    claim = Claim("key:guest", Budget(rpd=100), Need(requests=1))
+    share.settle(claim, claim.need, 0)
+    telling = asyncio.create_task(share.tell())
+    await asyncio.sleep(0)
+    share.settle(claim, claim.need, 0)
+    await telling
+    await share.tell()
+    assert (await standing(one)).used.rpd == 2
 
 
 async def test_a_caller_who_left_while_redis_was_asked_uses_nothing(two):

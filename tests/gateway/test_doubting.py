@@ -98,6 +98,9 @@ def test_a_body_is_shown_without_them(endpoint, words):
 def test_what_else_may_stand_there_is_taken_out_too():
     assert without_logprobs(b'{"a":1,"logprobs":null,"b":2}\n') == b'{"a":1,"b":2}\n'
     assert without_logprobs(b'{"a":1,"logprobs":{"content":[]}}') == b'{"a":1}'
+    called = b'{"arguments":{"n":1,"logprobs":%b},"done":false}\n'
+    for argument in (b"true", b"5", b"[1,2]", b'{"top":3}'):
+        assert without_logprobs(called % argument) == called % argument
     assert without_logprobs(b'{"a":",\\"logprobs\\":[]"}') == b'{"a":",\\"logprobs\\":[]"}'
 
 

@@ -7,11 +7,15 @@ import gzip
 import json
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from orchestrator.gateway.connection import Connection
+from orchestrator.gateway.page import Page
+from orchestrator.gateway.request import Request
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
@@ -205,3 +209,40 @@ async def test_a_deadline_that_passes_after_the_first_word_ends_the_stream_with_
 async def test_a_queue_header_that_is_no_number_is_named(world, header):
     reply = await ask(world.url, "/api/chat", "hi", headers=header)
     assert (reply.status, next(iter(header)) in reply.json()["error"]) == (400, True)
+
+
+# --- the page's own stream --------------------------------------------------------------------------------------------
+
+
+class FailsOnce:
+    """The cluster's state, which cannot be read the second time."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def read(self) -> dict[str, int]:
+        self.reads += 1
+        if self.reads == 2:
+            raise RuntimeError("a mistake of ours")
+        return {"reads": self.reads}
+
+
+async def test_who_watches_is_told_more_after_a_state_that_could_not_be_read() -> None:
+    nobody = cast(Any, None)
+    page = Page(nobody, cast(Any, FailsOnce()), nobody, nobody)
+
+    async def serve(request: Request, connection: Connection) -> None:
+        await page.watch(request, connection, lambda: "")
+
+    opened: set[Connection] = set()
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(serve, opened), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/status/live"
+    try:
+        async with asyncio.timeout(15), aiohttp.ClientSession() as http, http.get(url) as reply:
+            told = [json.loads((await reply.content.readuntil(b"\n\n")).removeprefix(b"data: ")) for _ in range(3)]
+    finally:
+        page.end()
+        server.close()
+        await server.wait_closed()
+    assert [each.get("status") for each in told] == [{"reads": 1}, None, {"reads": 3}]
+    assert told[1]["error"].startswith("a mistake of ours")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from orchestrator.core.errors import CapacityError
+from orchestrator.core.model import Call, Endpoint
+from orchestrator.gateway.asked import Asked
+from orchestrator.gateway.elsewhere import _broken, _failure_from
+from orchestrator.gateway.identity import Caller
+from orchestrator.gateway.joining import _see_whether_again
+from orchestrator.gateway.making import MakerGoneError, Making
+from orchestrator.gateway.trace import Trace
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
@@ -468,3 +477,26 @@ async def test_redis_going_away_leaves_those_who_follow_another_worker_with_whol
         await instance.until(active=2)
         instance.gate.set()
         assert [await each.whole() for each in askers] == [TEXT] * 4
+
+
+async def test_a_leader_whose_key_is_used_up_fails_nobody_else() -> None:
+    nobody, now_s = cast(Any, None), time.perf_counter()
+    call = Call(Endpoint.OLLAMA_CHAT, "m", False, {"messages": []})
+
+    def trace(key: str) -> Trace:
+        return Trace("call", now_s, Caller(key, is_admin=False))
+
+    class Owner:
+        def forget(self, making: Making) -> None: ...
+        def keep(self, task: asyncio.Task[None]) -> None: ...
+
+    follower = Asked(nobody, nobody, call, b"{}", "m", (), "key", False, trace("b"), None)
+    making = Making("key", call.endpoint, trace("a"), 0, Owner())
+    used_up = CapacityError("API key a has used its 10 tokens a minute (`limits.tpm`)", 20, 429)
+    making.fail(used_up)
+    _see_whether_again(follower, making, now_s + 30)
+    assert isinstance(_failure_from(_broken(used_up, 0, None)), MakerGoneError), "on another worker neither"
+    full = Making("key", call.endpoint, trace("a"), 0, Owner())
+    full.fail(CapacityError("m has a full queue", 1))
+    with pytest.raises(CapacityError):
+        _see_whether_again(follower, full, now_s + 30)

@@ -6,6 +6,7 @@ The provider is played (`far_side`), strictly and over real TLS; the gateway is 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -13,16 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from orchestrator.core.dialects.outcome import read_answer
+from orchestrator.core.dialects.parse import parse_call
 from orchestrator.core.model import Endpoint, Finish
+from orchestrator.core.target import Provider
+from orchestrator.gateway.live import Tier
+from orchestrator.gateway.outside_answer import Attempt, FarAnswer
 from orchestrator.settings import ClusterSettings
 from orchestrator.store import usage
 from tests.gateway.asking import Reply, ask, body_for, get
 from tests.gateway.far_side import KEY, MODEL, WORDS, FarSide, far_side
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
+from tests.gateway.test_request_log import until_written
+from tests.nodes.simulators import free_port
 
 TEXT = "".join(WORDS)
 PATHS = (
@@ -316,6 +324,58 @@ async def test_an_answer_that_is_not_good_enough_goes_up_and_both_cost(far, star
             assert b"logprobs" not in sure.body.replace(b'"logprobs":null', b"")
     metrics = await metrics_with(world, f'olm_calls_total{{cache="bypass",outcome="escalated",tier="big"}} {asked}.0')
     assert 'olm_usd_total{tier="big"}' in metrics
+
+
+ESCALATES: dict[str, Any] = {
+    "tiers": {"big": {"provider": "far", "model": MODEL}, "home": {"model": "m"}},
+    "routes": {"auto": {"primary": "big", "escalate_to": "home", "escalate_if": [{"refusal": True}]}},
+}
+
+
+async def test_a_doubted_answer_is_waited_for_once_and_its_counts_are_not_the_next_ones(far, start):
+    world = await start(far, **ESCALATES)
+    for n, stream in enumerate((True, False), 1):
+        reply = await ask(world.url, "/api/chat", "sorry", model="auto", stream=stream, headers=FRESH)
+        assert reply.headers["X-Tier"] == "home"
+        overhead = re.search(r"overhead;dur=([\d.]+)", reply.headers["Server-Timing"])
+        assert overhead is not None
+        assert float(overhead[1]) > 0, "more was waited for than the call took"
+        record = (await until_written(world, n))[-1]
+        assert (record["tier"], record["reasoning_tokens"], record["cached_tokens"]) == ("home", None, 0)
+        assert record["wait_ms"] < record["total_ms"]
+
+
+async def test_a_providers_doubted_answer_that_is_given_all_the_same_is_told_as_its_own(far, start):
+    world = await start(far, **ESCALATES)
+    await world.publish([pool_of("m", [free_port()])])
+    await world.until_known()
+    reply = await ask(world.url, "/api/chat", "sorry", model="auto", stream=False, headers=FRESH)
+    assert (reply.status, reply.headers["X-Tier"]) == (200, "big"), reply.body
+    assert "X-Simulated" not in reply.headers
+    (record,) = await until_written(world, 1)
+    assert (record["simulated"], record["reasoning_tokens"], record["cached_tokens"]) == (False, 4, 16)
+
+
+async def test_a_stream_without_its_last_word_is_whole_where_it_is_judged_too(far, start):
+    route = {**ESCALATES["routes"]["auto"], "buffered": True}
+    world = await start(far, **{**ESCALATES, "routes": {"auto": route}})
+    for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):
+        reply = await ask(world.url, path, "undone", model="auto", stream=True, headers=FRESH)
+        assert reply.headers["X-Tier"] == "big", path
+        assert answered(path, reply, stream=True).text == TEXT
+        assert reply.body.count(b"[DONE]") == (path == "/v1/chat/completions")
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_key_that_is_repeated_in_an_answer_of_status_200_is_seen_by_nobody(path, is_stream):
+    raw = orjson.dumps({"model": "auto", "messages": [{"role": "user", "content": "hello"}], "stream": is_stream})
+    provider = Provider("far", "localhost", 443, True, "/v1", key=KEY)
+    answer = FarAnswer(parse_call(Endpoint(path), raw), Tier("big", "", None, provider, MODEL), "far/x", Attempt())
+    said = orjson.dumps({"error": {"message": f"Incorrect API key provided: {KEY}", "code": 401}})
+    told = answer.feed(b"data: " + said + b"\n\n" if is_stream else said) + answer.finish()
+    assert KEY.encode() not in told
+    assert b"Incorrect API key" in told or path == "/api/chat"
 
 
 async def test_what_a_provider_says_is_left_keeps_calls_from_it(far, start):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from orchestrator.settings import ClusterSettings
-from tests.gateway.asking import ask
+from tests.gateway.asking import Reply, ask
 from tests.gateway.played import played, pool_of
 from tests.gateway.stand_in import standing_in
+from tests.gateway.test_answer_cache import DAY_S, grow_older
+from tests.gateway.test_other_words import LIMIT, LIMIT_TOO, learnt
 
 IBAN = "TR33 0006 1005 1978 6457 8413 26"
 SETTINGS = {
@@ -44,3 +47,26 @@ async def test_private_matter_is_shared_with_no_other_key_and_the_rest_is(tmp_pa
             assert await caches("Kuşlar neden öter?", "a") == ["miss"]
             assert await caches("Kuşlar neden öter?", "b") == ["hit"]
             assert await caches("uzun " * 500, "ab") == ["miss", "miss"], "nobody searches so much before each answer"
+
+
+async def test_what_is_made_anew_behind_a_call_that_states_its_class_is_its_keys_own_as_before(tmp_path: Path) -> None:
+    route = {**SETTINGS["routes"]["auto"], "cache_stale_while_revalidate_s": 600}
+    settings = {**SETTINGS, "routes": {"auto": route}, "cache": {"ttl_jitter": 0}}
+    async with standing_in(1) as (instance,):
+        pools = [pool_of("little", [instance.port], slots=8)]
+        async with played(tmp_path, ClusterSettings.model_validate(settings), pools) as world:
+
+            async def asks(text: str, key: str, **more: str) -> Reply:
+                headers = {"Authorization": f"Bearer {key * 16}", **more}
+                return await ask(world.url, "/api/chat", text, model="auto", headers=headers, stream=False)
+
+            stated = {"X-Privacy": "internal"}
+            assert (await asks(LIMIT, "a", **stated)).cache == "miss"
+            await learnt(world)
+            await grow_older(world, DAY_S + 60)
+            async with asyncio.timeout(15):
+                while "stale" in (await asks(LIMIT, "a", **stated)).headers["X-Cache"]:
+                    await asyncio.sleep(0.02)
+            assert len(instance.asked) == 2
+            assert (await asks(LIMIT_TOO, "a", **stated)).cache == "hit"
+            assert (await asks(LIMIT_TOO, "b")).cache == "miss"

@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -17,6 +17,11 @@ import pytest
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.call_record import TYPES
+from orchestrator.gateway import request_log
+from orchestrator.gateway.identity import ANYBODY
+from orchestrator.gateway.request import Request
+from orchestrator.gateway.request_log import RequestLog
+from orchestrator.gateway.trace import Trace
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import ask
 from tests.gateway.played import Played, played, pool_of
@@ -88,7 +93,15 @@ async def test_nothing_of_what_was_asked_or_answered_is_in_it_and_nobody_else_ma
     kept = "".join(each.read_text() for each in files)
     assert SECRET not in kept
     assert str(answered.text)[:40] not in kept
-    assert all(each.stat().st_mode & 0o077 == 0 for each in (*files, *(each.parent for each in files)))
+    private = (*files, *(each.parent for each in files), world.state / "calls")
+    assert all(each.stat().st_mode & 0o077 == 0 for each in private)
+
+
+async def test_names_that_callers_chose_give_no_orders_to_a_terminal(world):
+    headers = {"User-Agent": "tests\u009b2J\u202e", "X-Session-Id": "Oturum ş"}
+    await ask(world.url, "/api/chat", "hello", model="auto", headers=headers, stream=False)
+    (found,) = await until_written(world, 1)
+    assert (found["agent"], found["session"]) == ("tests?2J?", "Oturum ş")
 
 
 async def test_lists_and_pages_are_no_calls(world):
@@ -131,3 +144,25 @@ async def test_what_was_answered_last_is_written_as_a_gateway_ends(world):
     world.gateways[0].send_signal(signal.SIGTERM)
     await asyncio.to_thread(world.gateways[0].wait, 20)
     assert len(records(world)) == 1
+
+
+async def test_a_machine_that_has_no_thread_to_spare_loses_no_record(tmp_path: Path, monkeypatch) -> None:
+    to_thread, refused = asyncio.to_thread, []
+
+    async def seldom(*args: Any) -> Any:
+        if not refused:
+            refused.append(args)
+            raise RuntimeError("can't start new thread")
+        return await to_thread(*args)
+
+    monkeypatch.setattr(request_log, "WRITE_EVERY_S", 0.01)
+    monkeypatch.setattr(request_log.asyncio, "to_thread", seldom)
+    log = RequestLog(tmp_path, "w", lambda: True)
+    log.add(Request(cast(Any, None)), Trace("one", 0.0, ANYBODY), 200)
+    log.start()
+    async with asyncio.timeout(10):
+        while not (written := [json.loads(each.read_text()) for each in tmp_path.glob("*/*.jsonl")]):
+            await asyncio.sleep(0.01)
+    await log.close()
+    assert [each["id"] for each in written] == ["one"]
+    assert refused

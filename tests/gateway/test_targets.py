@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.rules import rules_from
+from orchestrator.core.breaker import Ended
+from orchestrator.gateway.breakers import Breakers
+from orchestrator.gateway.live import Live
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
@@ -330,3 +335,19 @@ async def test_changed_routes_are_in_force_at_once_and_calls_under_way_go_on(sta
     assert (await ask_auto(world)).headers["X-Route"] == "mine"
     little.gate.set()
     assert (await under_way).headers["X-Tier"] == "small"
+
+
+async def test_a_tier_whose_breaker_is_set_otherwise_is_left_alone_no_longer_in_any_metric() -> None:
+    rules = [rules_from(settings_with(tiers={"small": {"breaker": {**BREAKER, "open_s": each}}})) for each in (60, 50)]
+    breakers, (before, after) = Breakers(Live(rules[0])), (each.tiers["small"] for each in rules)
+
+    def is_left_alone() -> float | None:
+        return REGISTRY.get_sample_value("olm_tiers_left_alone", {"tier": "small"})
+
+    for _ in range(2):
+        permit = breakers.ask(before)
+        assert permit is not None
+        breakers.end(before, permit, Ended.BADLY)
+    assert (breakers.ask(before), is_left_alone()) == (None, 1)
+    assert breakers.ask(after) is not None
+    assert is_left_alone() == 0

@@ -105,7 +105,7 @@ class _Checked(HTMLParser):
 
 
 def test_names_that_callers_chose_make_no_markup_in_any_form(tmp_path):
-    agent = '<script>alert(1)</script>|"`[x](y)'
+    agent = '<script>alert(1)</script>|"`![x](https://example.com/seen)\r\n| a row | of its own |'
     written(tmp_path, DAY, [record(DAY, agent=agent, session="<img src=x>")])
     facts = facts_of_log(tmp_path, None, None)
     html = page(facts, findings(facts))
@@ -113,6 +113,8 @@ def test_names_that_callers_chose_make_no_markup_in_any_form(tmp_path):
     assert "&lt;script&gt;" in html
     text = markdown(facts, findings(facts))
     assert "<script>" not in text
+    assert "![x](" not in text
+    assert "\r" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(row.replace("\\|", "").count("|") in (3, 4, 8, 12) for row in rows), rows
 
@@ -140,6 +142,19 @@ def test_single_calls_are_found_by_what_they_were_and_by_a_query(state):
     assert len(of_b) == 3
     asked = run.invoke(main, [*base, "--sql", "SELECT tier, count(*) n FROM calls GROUP BY 1 ORDER BY 1"])
     assert json.loads(asked.output.splitlines()[0]) == {"tier": "cache", "n": 60}
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--id", "nobody's"), "nobody's: no such call is in the request log"),
+        (("--sql", " -- nothing"), "the request log: "),
+        (("--sql", "SELECT colour FROM calls"), 'the request log: Binder Error: Referenced column "colour"'),
+    ],
+)
+def test_what_nothing_can_answer_is_said(state, asked, says):
+    done = CliRunner().invoke(main, ["calls", "--state", str(state), "--since", "2026-11-01", *asked])
+    assert (done.exit_code, says in done.output) == (1, True)
 
 
 @pytest.mark.parametrize("since", ["yesterday", "7y", "-1d", "d", "2026-13-01"])

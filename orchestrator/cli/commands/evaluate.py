@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import CONFIG, ENDPOINT, JSON, KEY, STATE
+from orchestrator.cli.options import CONFIG, ENDPOINT, JSON, KEY, RESULT, STATE
 
 
 @click.group("eval")
@@ -20,11 +20,9 @@ def evaluate() -> None:
 @click.option("--set", "questions", type=click.Path(path_type=Path), default=None, metavar="FILE",
               help="JSON lines {id, prompt, scorer, answer}.  [default: a small sample that ships]")  # fmt: skip
 @click.option("--targets", default="small,full", show_default=True, help="Tiers, routes or models, the cheapest first.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("eval.jsonl"), show_default=True, metavar="FILE",
+@click.option("--out", type=RESULT, default=Path("eval.jsonl"), show_default=True, metavar="FILE",
               help="What was answered, a line each; a further run asks what is missing there.")  # fmt: skip
-@click.option(
-    "--html", type=click.Path(path_type=Path), default=None, metavar="FILE", help="Write a page with the curve."
-)
+@click.option("--html", type=RESULT, default=None, metavar="FILE", help="Write a page with the curve.")
 @click.option("--judge", default="", metavar="MODEL", help="Who grades answers that no rule can.")
 @click.option("--price", "prices", multiple=True, metavar="TARGET=IN/OUT", help="Dollars a million tokens.")
 @click.option("--at-once", type=click.IntRange(1, 256), default=4, show_default=True, help="Questions under way.")

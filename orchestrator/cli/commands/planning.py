@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import CONFIG, JSON, STATE, checked_cards
+from orchestrator.cli.options import CONFIG, JSON, RESULT, STATE, checked_cards
 
 
 @click.command()
@@ -69,7 +69,7 @@ def _checked_mix(ctx: click.Context, param: click.Parameter, given: str) -> Any:
 @click.option("--simulation/--no-simulation", default=True, help="Check plans call by call, too.  [default: yes]")
 @click.option("--minutes", type=click.IntRange(1, 600), default=30, show_default=True, help="That are simulated.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of what is drawn by chance in a simulation.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Users against p95 of the cheapest: .svg, .png or .html.")
+@click.option("--plot", type=RESULT, help="Users against p95 of the cheapest: .svg, .png or .html.")
 @click.option("--what-if", is_flag=True, help="Also other hit rates, weights, slots, contexts and lengths.")
 @click.option("--prices", is_flag=True, help="Also the cards' prices and where they were read.")
 @click.option("--markdown", is_flag=True, help="As Markdown.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import JSON, STATE
+from orchestrator.cli.options import JSON, RESULT, STATE
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -74,7 +74,7 @@ def calls(
     default="terminal",
     show_default=True,
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write it to this file.")
+@click.option("--out", type=RESULT, default=None, help="Write it to this file.")
 def report(
     state: Path, since: datetime | None, until: datetime | None, litellm: Path | None, form: str, out: Path | None
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import CONFIG, ENDPOINT, JSON, KEY, STATE
+from orchestrator.cli.options import CONFIG, ENDPOINT, JSON, KEY, RESULT, STATE
 
 
 @click.group()
@@ -84,7 +84,7 @@ def route_score(questions: Path, scores: Path, after_answer: bool) -> None:
 @click.option("--set", "questions", type=click.Path(path_type=Path), required=True, metavar="FILE",
               help="JSON lines {id, prompt, scorer, answer}, some hundreds of them.")  # fmt: skip
 @click.option("--tier", required=True, metavar="NAME", help="Whose answers are judged.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="For its `calibration`.")
+@click.option("--out", type=RESULT, required=True, metavar="FILE", help="For its `calibration`.")
 @click.option("--at-once", type=click.IntRange(1, 256), default=4, show_default=True, help="Questions under way.")
 @click.option("--tokens", type=click.IntRange(1), default=None, help="An answer's most tokens.")
 @CONFIG

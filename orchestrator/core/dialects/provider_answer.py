@@ -140,9 +140,13 @@ class PassedOn:
         if not self._is_stream:
             return self._body()
         out = self._line(self._rest) if self._rest else b""
+        self._rest.clear()
         if self._is_over:
             return out
-        return out + (DONE_EVENT if self._has_finish else self._fail("the provider's answer ended before it was whole"))
+        if not self._has_finish:
+            return out + self._fail("the provider's answer ended before it was whole")
+        self._is_over = True
+        return out + DONE_EVENT
 
     def error(self, status: int, body: bytes) -> CallerError | None:
         """As of a `ProviderTranslator`."""

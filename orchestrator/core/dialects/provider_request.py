@@ -30,6 +30,12 @@ _OLLAMA_EXTRAS: Final = frozenset({
     *("truncate", "shift", "raw", "template", "system", "context", "images", "num_ctx"),
     *("top_k", "min_p", "repeat_penalty", "stream", "stream_options"),
 })  # fmt: skip
+# What would have another model answer than the settings name, at another price, with other terms or with what is found
+# elsewhere: OpenRouter's, OpenAI's and others' fields that are for who holds the key.
+_OPERATORS: Final = frozenset({
+    *("models", "route", "provider", "plugins", "transforms", "preset", "service_tier", "web_search_options"),
+    *("search_parameters", "search_settings", "compound_custom", "extra_body"),
+})  # fmt: skip
 _THOUGHTS: Final = frozenset({"reasoning", "reasoning_content", "thinking"})
 # Words for effort beyond what providers have.
 _STRONGEST: Final = {"max": "high", "xhigh": "high", "ultra": "high"}
@@ -65,7 +71,8 @@ def to_provider(call: Call, model: str, manners: Manners, *, with_logprobs: bool
 
 
 def _passed_on(body: Mapping[str, Any]) -> Fields:
-    kept = {name: value for name, value in body.items() if name not in _OLLAMA_EXTRAS and name != "model"}
+    left_out = _OLLAMA_EXTRAS | _OPERATORS
+    kept = {name: value for name, value in body.items() if name not in left_out and name != "model"}
     return kept | {"messages": [_message(each or {}) for each in body["messages"]]}
 
 

@@ -19,7 +19,7 @@ _ISSUED = re.compile(
     | gsk_[A-Za-z0-9]{30,}                                      # Groq
     | npm_[A-Za-z0-9]{36} | pypi-[\w-]{40,}
     | SG\.[\w-]{16,}\.[\w-]{16,}                                # SendGrid
-    | eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{5,}                   # a JSON web token
+    | eyJ[\w-]{10,512}+\.eyJ[\w-]{10,}\.[\w-]{5,}              # a JSON web token
     | AGE-SECRET-KEY-1[A-Z0-9]{50,}
     )"""
     r"|-----BEGIN\ [A-Z ]{0,30}PRIVATE\ KEY(?:\ BLOCK)?-----(?:[^-]{1,8192}-----END[^-]{1,40}-----)?"

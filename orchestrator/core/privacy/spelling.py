@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 
 # Blanks and hyphens that are none to a regular expression for ASCII, letters without a width, marks that stand behind
-# their letter, digits of other scripts, and the wide letters of East Asian keyboards.
+# their letter, digits of other scripts, the wide letters of East Asian keyboards, and the bold ones of mathematics.
 _ODD = re.compile(
-    "[\u0300-\u036f\u00a0\u00ad\u1680\u2000-\u2015\u2028-\u202f\u205f-\u2064\u2212\u3000\ufeff\uff01-\uff5e"
-    "\u0660-\u0669\u06f0-\u06f9\u0966-\u096f]"
+    "[\u0300-\u036f\u00a0\u00ad\u061c\u1680\u180e\u2000-\u2015\u2028-\u202f\u205f-\u206f\u20e3\u2212\u3000"
+    "\ufe00-\ufe0f\ufeff\uff01-\uff5e\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\U0001d400-\U0001d7ff]"
 )
 
 
@@ -31,7 +31,7 @@ def _plain(letter: str) -> str:
     if not _ODD.match(letter):
         return letter
     category = unicodedata.category(letter)
-    if category in ("Cf", "Mn"):  # without a width: between two digits it parts nothing
+    if category in ("Cf", "Mn", "Me"):  # without a width: between two digits it parts nothing
         return ""
     if category in ("Zs", "Zl", "Zp"):
         return " "

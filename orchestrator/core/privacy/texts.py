@@ -6,9 +6,12 @@ definitions and whatever else a client sends along are texts that would go out.
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote_plus
 
 # Parts of a message that are words; whatever else a client may send is taken for a thing that nobody here can read.
 _PARTS_IN_WORDS: Final = frozenset({
@@ -25,6 +28,14 @@ _SEALED: Final = frozenset({"images", "encrypted_content"})
 _STRUCTURE: Final = frozenset({"role", "content", "text", "type", "id", "model", "prompt", "input", "description"})
 _LEAST_DIGITS: Final = 7
 _DATA_URL_LETTERS: Final = 128
+# What a provider has sealed itself, and is given back.
+_SIGNATURES: Final = frozenset({"signature", "thought_signature"})
+# A file in base64 is longer and has none of these, which texts have: one is told by that, whatever its field is called.
+_SHORTEST_FILE: Final = 256
+_MARKS_OF_TEXTS: Final = (" ", "@", ".", ":")
+# Letters as JSON, HTML and URLs spell them.
+_JSON_CODE: Final = re.compile(r"\\+u([0-9A-Fa-f]{4})")
+_CODE: Final = re.compile(r"\\u[0-9A-Fa-f]{4}|%[0-9A-Fa-f]{2}|&(?:#\d|#[xX][0-9A-Fa-f]|[A-Za-z]{2})")
 
 
 class Texts(NamedTuple):
@@ -44,8 +55,11 @@ def texts_of(body: Mapping[str, Any]) -> Texts:
         if isinstance(value, str):
             if name in _SEALED or _is_data_url(value):
                 has_more |= bool(value)
+                told += _not_sealed(value)
             else:
+                has_more |= name not in _SIGNATURES and _is_file(value)
                 told.append(value if name in _STRUCTURE or not name else f"{name}: {value}")
+                told += _spelled_out(value)
                 waiting += _inner(value)
         elif isinstance(value, Mapping):
             told += (each for each, inner in value.items() if each not in _STRUCTURE and not isinstance(inner, str))
@@ -53,8 +67,8 @@ def texts_of(body: Mapping[str, Any]) -> Texts:
         elif isinstance(value, list | tuple):
             has_more |= _has_more(name, value)
             waiting += ((name, each) for each in value)
-        elif isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_LEAST_DIGITS:
-            told.append(f"{name}: {value}")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) >= 10**_LEAST_DIGITS:
+            told.append(f"{name}: {value}" if isinstance(value, int) else f"{name}: {value:.0f}")
     return Texts("\n".join(told), has_more)
 
 
@@ -76,6 +90,28 @@ def _inner(text: str) -> list[tuple[str, Any]]:
         return [("", json.loads(text))]
     except (ValueError, RecursionError):
         return []
+
+
+def _spelled_out(text: str) -> Iterator[str]:
+    """The lines of a text in which letters are spelled as codes, without those."""
+    if "\\u" not in text and "%" not in text and "&" not in text:
+        return
+    for line in text.splitlines():
+        if _CODE.search(line):
+            yield html.unescape(unquote_plus(_JSON_CODE.sub(lambda code: chr(int(code[1], 16)), line)))
+
+
+def _not_sealed(text: str) -> Iterator[str]:
+    """What can be read of what is said to be a file: what stands before it, and all of it if it is a text."""
+    head, _, rest = text.partition(",") if text.startswith("data:") else ("", "", text)
+    if head:
+        yield head
+    if not _is_file(rest):
+        yield rest
+
+
+def _is_file(text: str) -> bool:
+    return len(text) >= _SHORTEST_FILE and text.isascii() and not any(mark in text for mark in _MARKS_OF_TEXTS)
 
 
 def _is_data_url(text: str) -> bool:

@@ -38,14 +38,14 @@ def record(told: Any) -> CallRecord:
     overhead = hidden.get("litellm_overhead_time_ms", metadata.get("litellm_overhead_time_ms"))
     return CallRecord(
         at_ms=round(began * 1e3),
-        id=str(told.get("request_id") or told.get("id") or ""),
-        caller=str(metadata.get("user_api_key_alias") or told.get("user") or told.get("end_user") or "anonymous"),
-        agent=str(metadata.get("user_agent") or _mapping(metadata.get("headers")).get("user-agent") or ""),
-        session=str(told.get("session_id") or told.get("trace_id") or ""),
-        path=str(told.get("call_type") or ""),
-        model=str(told.get("model_group") or told.get("model") or ""),
-        tier="cache" if is_hit else str(told.get("custom_llm_provider") or "provider"),
-        instance=str(told.get("api_base") or ""),
+        id=_shown(told.get("request_id") or told.get("id") or ""),
+        caller=_shown(metadata.get("user_api_key_alias") or told.get("user") or told.get("end_user") or "anonymous"),
+        agent=_shown(metadata.get("user_agent") or _mapping(metadata.get("headers")).get("user-agent") or ""),
+        session=_shown(told.get("session_id") or told.get("trace_id") or ""),
+        path=_shown(told.get("call_type") or ""),
+        model=_shown(told.get("model_group") or told.get("model") or ""),
+        tier="cache" if is_hit else _shown(told.get("custom_llm_provider") or "provider"),
+        instance=_shown(told.get("api_base") or ""),
         cache="hit" if is_hit else "off" if told.get("cache_hit") in (None, "None", "") else "miss",
         why="",
         outcome="ok" if str(told.get("status", "success")) == "success" else _error(told, metadata),
@@ -67,9 +67,15 @@ def record(told: Any) -> CallRecord:
     )
 
 
+def _shown(told: object) -> str:
+    """Fit for a terminal: it gives that no orders."""
+    text = str(told)
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _error(told: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     named = _mapping(told.get("error_information") or metadata.get("error_information")).get("error_class")
-    return str(named or told.get("status"))
+    return _shown(named or told.get("status"))
 
 
 def _mapping(given: Any) -> Mapping[str, Any]:

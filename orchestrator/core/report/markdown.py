@@ -24,4 +24,5 @@ def _table(table: Table) -> str:
 
 def _plain(text: str) -> str:
     """What callers say of themselves makes no cells and no markup."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("<", "&lt;").replace("\n", " ")
+    marked = "".join(f"\\{each}" if each in "\\|`[]" else each for each in text)
+    return " ".join(marked.replace("<", "&lt;").split())

@@ -1,7 +1,7 @@
 -- spend: what calls truly used in place of what was reserved for them; of one that did not happen, nothing.
 -- KEYS     of each call those of its `reserve`, in the same order
 -- ARGV[1]  JSON: [[reservation, [[requests, tokens, nano], ...]], ...]
--- returns  how many were settled; one that was settled before, or never made, is left alone
+-- returns  how many were settled; one that was settled before, or is not known, is under way no longer, and no more
 -- Repeated: the records are gone, and nothing changes.
 local ended = cjson.decode(ARGV[1])
 local looked, place, settled = {}, 1, 0
@@ -29,6 +29,8 @@ for n = 1, #ended do
       if taken[of][4] == 1 then call('ZREM', KEYS[key + 2], id) end
     end
     settled = settled + 1
+  else -- lost, or made without Redis: `hold` may have counted it all the same
+    for of = 1, #used do call('ZREM', KEYS[place + 3 * of], id) end
   end
   place = place + 1 + 3 * #used
 end
