@@ -348,22 +348,6 @@ def test_a_host_that_is_powered_off_on_the_way_leaves_the_rest_serving_and_is_ba
     assert "nothing to do: 4 as they are" in operator("plan")
 
 
-def test_this_machine_serves_beside_the_hosts(operator: Operator):
-    hosts = {SMALL: {"replicas": 2, "hosts": 2}}
-    nodes = [operator.node(each) for each in operator.net.machines.values()]
-    operator.settings({**hosts, TINY: {"on_nodes": ["here"]}}, nodes=[*nodes, {"name": "here"}])
-    operator("deploy", "--yes")
-    (here,) = operator.instances(TINY)
-    assert (here["node"], here["host"], here["state"]) == ("here", "127.0.0.1", "serving")
-    assert {each["node"] for each in operator.instances(SMALL)} == {"gpu-1", "gpu-2"}
-    assert operator.asks(TINY) == operator.asks(SMALL) == 200
-    assert "nothing to do: 3 as they are" in operator("deploy", "--yes")
-    operator.settings(hosts)
-    operator("deploy", "--yes")
-    assert operator.asks(TINY) == 404
-    assert operator.asks(SMALL) == 200
-
-
 def test_single_instances_are_drained_started_anew_and_looked_into_and_all_is_destroyed(operator: Operator):
     operator.settings({SMALL: {"replicas": 2, "hosts": 2}})
     operator("deploy", "--yes")
