@@ -113,6 +113,7 @@ class OwnFleet:
         settings = self._settings()
         self._facts = await take_inventory(settings.nodes, ollama_models_dir())
         if settings.hosts:
+            self._engine = engine_of(settings)  # this machine may have become one of the nodes
             facts = (*self._facts, *self._sightings.facts)
             order = self._deployed.order(facts, self._sightings, cannot_load, followed)
             self._wanted = order.wanted

@@ -1,4 +1,4 @@
-"""A fleet of this machine and hosts, from its start."""
+"""This machine as one more node of a fleet of hosts that runs already."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from tests.hosts.test_deploy import SMALL, TINY, Operator, operator, place
 __all__ = ["operator", "place"]
 
 
-def test_this_machine_serves_beside_the_hosts(operator: Operator):
+def test_this_machine_joins_hosts_that_serve_and_leaves_them_again(operator: Operator):
     hosts = {SMALL: {"replicas": 2, "hosts": 2}}
     nodes = [operator.node(each) for each in operator.net.machines.values()]
+    operator.settings(hosts, nodes=nodes)
+    operator("deploy", "--yes")
     operator.settings({**hosts, TINY: {"on_nodes": ["here"]}}, nodes=[*nodes, {"name": "here"}])
     operator("deploy", "--yes")
     (here,) = operator.instances(TINY)
