@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +23,6 @@ PYTHON = REPOSITORY / ".venv" / "bin" / "python"
 
 try:
     from orchestrator.app.paths import default_state
-    from orchestrator.app.visits import own_address
     from orchestrator.core.errors import HostError, SettingsError
     from orchestrator.nodes.onhost import accounts, kept
     from orchestrator.nodes.onhost.program import VERSIONS
@@ -139,6 +139,17 @@ def own(settings: NodeSettings, deploy: DeploySettings) -> dict[str, Any]:
         "firewall_text": rules,
         "firewall_problem": problem,
     }
+
+
+def own_address(host: str, port: int) -> str:
+    """The address that this machine reaches a host from. Raises HostError."""
+    try:
+        family, kind, protocol, _, there = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as way:
+            way.connect(there)  # of UDP: no packet is sent
+            return str(way.getsockname()[0])
+    except OSError as why:
+        raise HostError(f"{host}: no way to it from here: {why.strerror or why}; or name `deploy.gateways`") from why
 
 
 def elsewhere(addresses: Iterable[str], nodes: Mapping[str, str]) -> Hosts:
