@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from orchestrator.core.cards import parse_cards
 
@@ -19,7 +19,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _OWN_HEADERS = frozenset(
     {"host", "authorization", "content-type", "content-length", "transfer-encoding", "connection", "accept-encoding"}
 )
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel", "sentinels", "cluster", "clusters")
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -108,6 +108,9 @@ def check_redis(text: str) -> str:
         return text
     for address in parts.netloc.rpartition("@")[2].split(","):
         _check_redis_address(address, scheme)
+    for name, [path, *_] in parse_qs(parts.query).items():
+        if name in ("ca", "cert", "key") and not path.startswith("/"):
+            raise ValueError(f"`{name}` is the whole path of a file in PEM, such as /etc/ollamactl/{name}.pem")
     return text
 
 

@@ -1,4 +1,4 @@
-"""From a URL to an open socket: where Redis is, how to log in, and which of Sentinel's servers is the master now."""
+"""From a URL to an open socket: where Redis is, how to log in and over which TLS, and whom Sentinels call master."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from orchestrator.core.errors import SettingsError, StoreError
 
 FORMS = (
-    "redis://[user:password@]host[:port][/db], rediss://…, unix:///path[?db=n], sentinel://host[:port],…/master[/db]"
+    "redis://[user:password@]host[:port][/db], unix:///path[?db=n], sentinel://host[:port],…/master[/db], "
+    "cluster://host[:port],…; over TLS rediss://, sentinels://, clusters://, then with ?ca=FILE&cert=FILE&key=FILE as "
+    "needed"
 )
 REDIS_PORT, SENTINEL_PORT = 6379, 26379
+
+_OVER_TLS: Final = ("rediss", "sentinels", "clusters")
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One Redis, or the Sentinels that know it. `str` of it carries no password."""
+    """One Redis, the Sentinels that know it, or some of a Redis Cluster. `str` of it carries no password.
+
+    `ca`: whom its certificate must be from, where not of the system's authorities; `cert`, `key`: ours, in PEM.
+    """
 
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""
@@ -30,31 +38,41 @@ class Address:
     username: str = ""
     password: str = ""
     is_tls: bool = False
+    is_cluster: bool = False
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
 
     def __str__(self) -> str:
         if self.path:
             return f"unix://{self.path}"
         at = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        more = "s" if self.is_tls else ""
         if self.master:
-            return f"sentinel://{at}/{self.master}"
-        return f"{'rediss' if self.is_tls else 'redis'}://{at}"
+            return f"sentinel{more}://{at}/{self.master}"
+        return f"{'cluster' if self.is_cluster else 'redis'}{more}://{at}"
 
 
 def parse_url(url: str) -> Address:
     """Read one of `FORMS`. Raises SettingsError, which never repeats the password."""
     try:
         parts = urlsplit(url)
-        query_db = parse_qs(parts.query).get("db", ["0"])[0]
+        scheme, is_tls = (parts.scheme[:-1], True) if parts.scheme in _OVER_TLS else (parts.scheme, False)
+        told = parse_qs(parts.query)
+        ca, cert, key = (told.get(name, [""])[0] if is_tls else "" for name in ("ca", "cert", "key"))
         username, password = _login(parts)
-        address = Address(username=username, password=password, db=int(query_db), is_tls=parts.scheme == "rediss")
-        if parts.scheme == "unix" and parts.path:
+        db = int(told.get("db", ["0"])[0])
+        address = Address(username=username, password=password, db=db, is_tls=is_tls, ca=ca, cert=cert, key=key)
+        if scheme == "unix" and parts.path:
             return replace(address, path=unquote(parts.path))
         segments = [unquote(each) for each in parts.path.split("/") if each]
-        if parts.scheme == "sentinel" and segments:
+        if scheme == "sentinel" and segments:
             master, *rest = segments
             address = replace(address, hosts=_hosts(parts, SENTINEL_PORT), master=master)
             return replace(address, db=int(rest[0])) if rest else address
-        if parts.scheme in ("redis", "rediss"):
+        if scheme == "cluster" and not segments and not db:
+            return replace(address, hosts=_hosts(parts, REDIS_PORT), is_cluster=True)
+        if scheme == "redis":
             address = replace(address, hosts=_hosts(parts, REDIS_PORT)[:1])
             return replace(address, db=int(segments[0])) if segments else address
     except ValueError:
@@ -81,8 +99,21 @@ async def open_socket(address: Address, make: Callable[[], P]) -> P:
     if address.path:
         return (await loop.create_unix_connection(make, address.path))[1]
     host, port = await _find_master(address) if address.master else address.hosts[0]
-    tls = ssl.create_default_context() if address.is_tls else None
+    tls = _context(address) if address.is_tls else None
     return (await loop.create_connection(make, host, port, ssl=tls))[1]
+
+
+@lru_cache(maxsize=8)
+def _context(address: Address) -> ssl.SSLContext:
+    """Whom to trust, and how to be known. Raises StoreError where a file cannot be read."""
+    try:
+        context = ssl.create_default_context(cafile=address.ca or None)
+        if address.cert:
+            context.load_cert_chain(address.cert, address.key or None)
+    except (OSError, ssl.SSLError) as why:
+        files = ", ".join(each for each in (address.ca, address.cert, address.key) if each)
+        raise StoreError(f"{address}: no certificates can be read from {files}: {why}") from why
+    return context
 
 
 async def _find_master(address: Address) -> tuple[str, int]:
@@ -90,8 +121,16 @@ async def _find_master(address: Address) -> tuple[str, int]:
     from redis.asyncio.sentinel import Sentinel
     from redis.exceptions import RedisError
 
+    tls: dict[str, Any] = {}
+    if address.is_tls:
+        tls = {
+            "ssl": True,
+            "ssl_ca_certs": address.ca or None,
+            "ssl_certfile": address.cert or None,
+            "ssl_keyfile": address.key or None,
+        }
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        list(address.hosts), socket_timeout=1.0, socket_connect_timeout=1.0
+        list(address.hosts), socket_timeout=1.0, socket_connect_timeout=1.0, **tls
     )
     try:
         host, port = await sentinel.discover_master(address.master)

@@ -14,8 +14,6 @@ from orchestrator.store.answer_books import AnswerBooks
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import pool_answer, route_answer, route_counts
 
-_SCANNED_AT_ONCE = 500
-
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -66,14 +64,10 @@ class Answers:
 
     async def _purge(self, prefix: str, rest: str = "") -> int:
         """By the keys there are, in the books or not."""
-        removed, cursor, books = 0, b"0", AnswerBooks(self._connection)
-        while True:
-            cursor, keys = await self._connection.command(
-                b"SCAN", cursor, b"MATCH", f"{_literally(prefix)}*{rest}", b"COUNT", _SCANNED_AT_ONCE
-            )
+        removed, books = 0, AnswerBooks(self._connection)
+        async for keys in self._connection.scan(f"{_literally(prefix)}*{rest}"):
             removed += await books.delete(key.decode() for key in keys)
-            if cursor == b"0":
-                return removed
+        return removed
 
 
 def _literally(text: str) -> str:

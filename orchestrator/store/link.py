@@ -19,14 +19,32 @@ Arg = str | bytes | int | float
 _NO_MORE = object()
 # Replies that say "not now": this server is starting, is not the master (any more), or lost touch with its cluster.
 _NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+# Replies that say that it takes no writes at present: out of memory, its disk full or broken, too few replicas.
+_NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS")
 
 
 class LinkLostError(StoreError):
     """Nobody can say whether the command ran. Whoever answers repeats identically may be asked again."""
 
 
+class NoWritesError(LinkLostError):
+    """Redis answers, and takes no writes for now: the command did not run."""
+
+
 class UnknownScriptError(StoreError):
     """Redis does not have this script (any more)."""
+
+
+class MovedError(LinkLostError):
+    """It was not done: another master of the cluster has the key now."""
+
+
+class AskedElsewhereError(MovedError):
+    """It was not done: the key's slot is on its way to another master, which is to be asked for this once."""
+
+    def __init__(self, text: str, host: tuple[str, int]) -> None:
+        super().__init__(text)
+        self.host = host
 
 
 def pack(args: tuple[Arg, ...]) -> bytes:
@@ -55,6 +73,7 @@ class Link(asyncio.Protocol):
         self._timeout_s = timeout_s
         self.on_lost: Callable[[], None] | None = None
         self.on_changed: Callable[[Sequence[bytes] | None], None] | None = None  # told of tracked keys; None: of all
+        self.on_refused: Callable[[NoWritesError], None] | None = None  # each time that a write was not taken
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
@@ -64,7 +83,7 @@ class Link(asyncio.Protocol):
         self._is_paused = False
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._last_sent = self._loop.time()
+        self._last_sent = self._look_due = self._loop.time()
         self.lost: asyncio.Future[str] = self._loop.create_future()
 
     @property
@@ -117,7 +136,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a stream transport, since this is a stream protocol
-        self._watch = self._loop.call_later(self._timeout_s / 4, self._look_at_time)
+        self._look_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.close(f"connection lost: {exc}" if exc else "Redis closed the connection")
@@ -154,7 +173,10 @@ class Link(asyncio.Protocol):
         if waiter.done():
             return  # The caller left; its place in the line did not.
         if isinstance(reply, hiredis.ReplyError):
-            waiter.set_exception(_as_error(str(reply)))
+            why = _as_error(str(reply))
+            if isinstance(why, NoWritesError) and self.on_refused is not None:
+                self.on_refused(why)
+            waiter.set_exception(why)
             if str(reply).startswith("READONLY"):
                 self.close("no longer the master")
         else:
@@ -172,20 +194,35 @@ class Link(asyncio.Protocol):
             # In RESP3 this is the only reply to the command: it takes that command's place in the line.
             self._answered(push)
 
+    def _look_again(self) -> None:
+        self._look_due = self._loop.time() + self._timeout_s / 4
+        self._watch = self._loop.call_at(self._look_due, self._look_at_time)
+
     def _look_at_time(self) -> None:
         now = self._loop.time()
+        if now - self._look_due > self._timeout_s / 4:
+            # It is this process that was silent: paused, or on a crowded machine. What came meanwhile is read first.
+            self._look_again()
+            return
         if self._waiting and now - self._waiting[0][1] > self._timeout_s:
             self.close(f"no answer within {self._timeout_s:g} s")
             return
         if not self._waiting and now - self._last_sent > self._timeout_s:
             # A silent link may be a dead one. Nobody waits for this reply: should it fail, `close` has told why.
             self.ask(pack((b"PING",))).add_done_callback(lambda ping: ping.cancelled() or ping.exception())
-        self._watch = self._loop.call_later(self._timeout_s / 4, self._look_at_time)
+        self._look_again()
 
 
 def _as_error(text: str) -> StoreError:
     if text.startswith("NOSCRIPT"):
         return UnknownScriptError(text)
+    if text.startswith("MOVED "):
+        return MovedError(f"Redis: {text}")
+    if text.startswith("ASK "):
+        host, _, port = text.rpartition(" ")[2].rpartition(":")
+        return AskedElsewhereError(f"Redis: {text}", (host, int(port)))
     if text.startswith(_NOT_NOW):
         return LinkLostError(f"Redis: {text}")
+    if text.startswith(_NO_WRITES):
+        return NoWritesError(text.partition(" script: ")[0])
     return StoreError(f"Redis: {text.partition(', with args beginning with')[0]}")  # what they are is no log's matter

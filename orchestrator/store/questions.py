@@ -56,15 +56,9 @@ class Questions:
 
     async def forget_lost(self) -> None:
         """Delete every question whose answer is not there any more. Raises StoreError."""
-        cursor = b"0"
-        while True:
-            cursor, keys = await self._connection.command(
-                b"SCAN", cursor, b"MATCH", f"{QUESTIONS}*", b"COUNT", _AT_ONCE
-            )
+        async for keys in self._connection.scan(f"{QUESTIONS}*"):
             for key in keys:
                 await self._forget_lost_of(key.decode())
-            if cursor == b"0":
-                return
 
     async def _forget_lost_of(self, key: str) -> None:
         route = key.removeprefix(QUESTIONS).rpartition("}:")[0]

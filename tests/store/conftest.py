@@ -1,4 +1,5 @@
-"""Real servers: the embedded Valkey, and Debian's Redis 7.0 where it is installed. Each test gets them emptied."""
+"""Real servers: the embedded Valkey, Debian's Redis 7.0 where it is installed, a cluster of three masters. Each test
+gets them emptied."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server
 from orchestrator.store.leases import Leases
-from tests.store.playing import Connect, MakeGateway, Server
+from tests.store.playing import Cluster, Connect, MakeGateway, Server, everywhere
 
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 
@@ -27,13 +28,18 @@ def binary(request: pytest.FixtureRequest) -> Path:
     return DEBIAN_REDIS
 
 
-@pytest.fixture(scope="session")
-def shared_server(binary: Path) -> Iterator[Server]:
+@pytest.fixture(scope="session", params=["valkey", "redis-7.0", "cluster"])
+def shared_server(request: pytest.FixtureRequest) -> Iterator[Server | Cluster]:
+    if request.param == "redis-7.0" and not DEBIAN_REDIS.exists():
+        pytest.skip(f"{DEBIAN_REDIS} is not there (apt-get install redis-server)")
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
-        server = Server(binary, Path(folder))
-        server.start()
-        yield server
-        server.kill()
+        binary = DEBIAN_REDIS if request.param == "redis-7.0" else find_server()
+        server = Cluster(binary, Path(folder)) if request.param == "cluster" else Server(binary, Path(folder))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ async def connect() -> AsyncIterator[Connect]:
     before = asyncio.all_tasks()
     opened: list[Connection] = []
 
-    async def make(server: Server, **options: Any) -> Connection:
+    async def make(server: Server | Cluster, **options: Any) -> Connection:
         connection = Connection(server.url, **options)
         opened.append(connection)
         await connection.open(20)
@@ -66,10 +72,10 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 @pytest.fixture
-async def store(shared_server: Server, connect: Connect) -> Connection:
+async def store(shared_server: Server | Cluster, connect: Connect) -> Connection:
     """A connection to an empty Redis."""
     connection = await connect(shared_server)
-    await connection.command("FLUSHALL")
+    await everywhere(connection, "FLUSHALL")
     return connection
 
 

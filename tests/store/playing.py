@@ -21,6 +21,7 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server, server_command, server_socket, server_url
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import PoolLoad, pool_load, publish_pool
+from orchestrator.store.slots import SLOTS
 
 POOL = PoolName("llama3.2:3b")
 ONE, TWO = InstanceId("gpu-1"), InstanceId("gpu-2")
@@ -108,6 +109,88 @@ class Server:
         return False
 
 
+class Cluster:
+    """A Redis Cluster of our own: `masters` of them, and a replica of each if wanted."""
+
+    def __init__(self, binary: Path, folder: Path, masters: int = 3, *, has_replicas: bool = False) -> None:
+        self.ports = [free_port() for _ in range(masters * (2 if has_replicas else 1))]
+        self.masters = self.ports[:masters]
+        self.url = f"cluster://127.0.0.1:{self.masters[-1]},127.0.0.1:{self.masters[0]}"
+        self._buses = {port: free_port() for port in self.ports}
+        self._binary, self._folder = binary, folder
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        for port in self.ports:
+            self.start_node(port)
+        for port in self.ports:
+            ask(port, "CLUSTER", "MEET", "127.0.0.1", str(self.masters[0]), str(self._buses[self.masters[0]]))
+        share = -(-SLOTS // len(self.masters))
+        for place, port in enumerate(self.masters):
+            last = min(SLOTS, (place + 1) * share) - 1
+            ask(port, "CLUSTER", "ADDSLOTSRANGE", str(place * share), str(last))
+        wait(lambda: all(self._knows_all(port) for port in self.ports), "the nodes know each other")
+        for port, master in zip(self.ports[len(self.masters) :], self.masters, strict=False):
+            ask(port, "CLUSTER", "REPLICATE", ask(master, "CLUSTER", "MYID").decode())
+        wait(lambda: all(self.is_ok(port) for port in self.ports), "the cluster is whole")
+
+    def start_node(self, port: int) -> None:
+        folder = self._folder / str(port)
+        folder.mkdir(exist_ok=True)
+        settings = {
+            "port": port,
+            "cluster-port": self._buses[port],
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": 1000,
+            "cluster-config-file": "nodes.conf",
+            "dir": folder,
+            "save": "",
+            "appendonly": "no",
+            "bind": "127.0.0.1",
+        }
+        words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+        process = subprocess.Popen([str(self._binary), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._processes[port] = process
+        wait(lambda: _answers_at(port) or process.poll() is not None, "the server answers")
+        assert process.poll() is None, "the server ended at once"
+
+    def kill_node(self, port: int) -> None:
+        process = self._processes.pop(port)
+        process.kill()
+        process.wait()
+
+    def kill(self) -> None:
+        for port in list(self._processes):
+            self.kill_node(port)
+
+    def is_ok(self, port: int) -> bool:
+        told = ask(port, "CLUSTER", "INFO")
+        return b"cluster_state:ok" in told and self._replicates(port)
+
+    def _replicates(self, port: int) -> bool:
+        return port in self.masters or b"master_link_status:up" in ask(port, "INFO", "replication")
+
+    def _knows_all(self, port: int) -> bool:
+        nodes = ask(port, "CLUSTER", "NODES").decode().splitlines()
+        return len(nodes) == len(self.ports) and not any("handshake" in each for each in nodes)
+
+
+def ask(port: int, *words: str) -> bytes:
+    """One command to one server, and its answer as it came, without what frames it. Raises OSError."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as link, link.makefile("rb") as read:
+        link.sendall(f"*{len(words)}\r\n".encode() + b"".join(f"${len(e)}\r\n{e}\r\n".encode() for e in words))
+        head = read.readline().rstrip()
+        assert not head.startswith(b"-"), (words, head)
+        return read.read(int(head[1:])) if head.startswith(b"$") else head[1:]
+
+
+def wait(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.02)
+
+
 _numbers = iter(range(10**9))
 
 
@@ -130,6 +213,24 @@ async def look(connection: Connection) -> PoolLoad:
 
 async def taken(connection: Connection) -> dict[str, int]:
     return {each.instance: each.in_flight for each in (await look(connection)).instances}
+
+
+async def everywhere(connection: Connection, *command: str) -> None:
+    """A command of no key, such as FLUSHALL, asked of every server there is."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def told(_: Any, why: StoreError | None) -> None:
+        if why is None:
+            done.set_result(None)
+        else:
+            done.set_exception(why)
+
+    connection.ask_together((command,), told)
+    await done
+
+
+async def all_keys(connection: Connection, match: str = "*") -> set[str]:
+    return {key.decode() async for keys in connection.scan(match) for key in keys}
 
 
 async def back(*connections: Connection) -> None:

@@ -43,7 +43,8 @@ async def test_purging_a_pool_leaves_its_leases_alone(store: Connection) -> None
     await store.command("SET", "olm:pool:{m}:answer:d", "x")
     await store.command("SET", "olm:pool:{m2}:answer:d", "x")
     assert await Answers(store).purge_pool("m") == 1
-    assert await store.command("EXISTS", "olm:pool:{m2}:answer:d", "olm:pool:{m}:slots") == 2
+    for key in ("olm:pool:{m2}:answer:d", "olm:pool:{m}:slots"):
+        assert await store.command("EXISTS", key)
 
 
 async def test_usage_is_read_by_day_and_pool_or_route(store: Connection) -> None:

@@ -30,7 +30,7 @@ from orchestrator.store.budgets import Claim, Claimed, Ended
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import budget_keys, budget_record
 from orchestrator.store.scripts import Script
-from tests.store.playing import Connect, Server, until
+from tests.store.playing import Connect, Server, all_keys, everywhere, until
 
 SCOPE = "tier:deep"
 CALL = Need(requests=1, tokens=100, nano=0, holds=True)
@@ -198,7 +198,7 @@ async def test_a_call_that_is_held_on_to_is_under_way_for_as_long(store: Connect
 
 
 async def test_calls_that_redis_has_lost_are_counted_again(store: Connection) -> None:
-    await store.command("FLUSHALL")
+    await everywhere(store, "FLUSHALL")
     assert await budgets.hold(store, {SCOPE: ["one", "two"]}, TTL_S) == 2
     refusal = (await reserve(store, "three", Budget(concurrent=2))).standings[0].refusal
     assert refusal is not None
@@ -346,7 +346,7 @@ async def test_calls_that_ended_together_are_settled_in_one_run_each_by_its_own_
 async def test_what_is_kept_of_a_scope_nobody_uses_any_more_goes_by_itself(store: Connection) -> None:
     async def has_all_keys() -> bool:
         await reserve(store, "one", Budget(rpm=10**6, concurrent=10**6))
-        return set(map(str.encode, budget_keys(SCOPE))) <= set(await store.command("KEYS", "olm:budget:*"))
+        return set(budget_keys(SCOPE)) <= await all_keys(store, "olm:budget:*")
 
     await until(has_all_keys)  # two seconds have counted calls
     for key in (*budget_keys(SCOPE), budget_record("one")):

@@ -24,7 +24,7 @@ from orchestrator.store import cluster
 from orchestrator.store.cluster import Leadership, lead, publish, read, resign, watch
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import in_flight
-from tests.store.playing import Connect, Server, back, until
+from tests.store.playing import Connect, Server, back, everywhere, until
 
 NODE = NodeName("local")
 
@@ -88,7 +88,7 @@ async def test_a_leader_that_does_not_renew_is_followed(store: Connection) -> No
 async def test_tokens_rise_even_when_redis_lost_its_data(store: Connection) -> None:
     first = await leader(store)
     await asyncio.sleep(0.002)
-    await store.command("FLUSHALL")
+    await everywhere(store, "FLUSHALL")
     assert (await leader(store, "controller-2")).token > first.token
 
 

@@ -16,7 +16,7 @@ from orchestrator.store.answers import Answers
 from orchestrator.store.connection import Connection
 from orchestrator.store.near import OVERHEAD_BYTES, Near
 from orchestrator.store.schema import route_answer
-from tests.store.playing import Connect, Server, back, free_port, playing
+from tests.store.playing import Connect, Server, back, everywhere, free_port, playing
 
 KEY, OTHER = route_answer("auto", "one"), route_answer("auto", "two")
 ROOM = 2**20
@@ -266,8 +266,8 @@ async def test_a_master_that_becomes_anothers_replica_takes_all_along_and_tells_
 
 async def test_where_redis_forbids_tracking_nothing_is_near_and_all_else_works(store, shared_server, connect, caplog):
     url = shared_server.url
-    await store.command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
-    restricted = Connection(url.replace("unix://", "unix://plain:secret@"))
+    await everywhere(store, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking")
+    restricted = Connection(url.replace("://", "://plain:secret@", 1))
     try:
         await restricted.open(20)
         near = Near(restricted, ROOM)
@@ -279,7 +279,7 @@ async def test_where_redis_forbids_tracking_nothing_is_near_and_all_else_works(s
         assert "no answer is kept near: Redis does not tell of changes" in caplog.text
     finally:
         await restricted.close()
-        await store.command("ACL", "DELUSER", "plain")
+        await everywhere(store, "ACL", "DELUSER", "plain")
 
 
 async def test_in_any_order_of_reads_and_writes_what_stays_near_is_what_redis_has(store, near, other):

@@ -1,0 +1,153 @@
+"""One server, kept at the other end of a link: connected, let in, and connected again when it is lost.
+
+What is asked on the link, and whether there is another server to ask, is left to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from orchestrator.core.errors import StoreError
+from orchestrator.store.address import Address, open_socket
+from orchestrator.store.link import Arg, Link, NoWritesError, pack
+
+# Gateways must be back and have renewed their leases within the scripts' RETURN_MS, so the longest pause is half of it.
+FIRST_DELAY_S: Final = 0.05
+LONGEST_DELAY_S: Final = 1.0
+
+Listeners = Mapping[bytes, Callable[[bytes], None]]
+
+
+class Owner(Protocol):
+    """Who is told how lines are."""
+
+    def came_up(self, line: Line) -> None: ...
+
+    def went_down(self, line: Line) -> None: ...
+
+    def takes_no_writes(self, line: Line, why: NoWritesError) -> None:
+        """It answers, and has just refused a write."""
+        ...
+
+    def changed(self, keys: Sequence[bytes] | None) -> None:
+        """Keys that the server was asked to track are not what they were; None: no key is."""
+        ...
+
+
+class Line:
+    """`link` is None while the server is away; then `why` says why. `hears`: whether it is subscribed to channels."""
+
+    def __init__(
+        self, address: Address, name: str, timeout_s: float, listeners: Listeners, owner: Owner, *, hears: bool = True
+    ) -> None:
+        self.address, self.hears = address, hears
+        self.link: Link | None = None
+        self.why = "not connected yet"
+        self._name, self._timeout_s, self._listeners, self._owner = name, timeout_s, listeners, owner
+        self._keeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to connect, and keep at it until `close`."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_up(), name=f"line to {self.address}")
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            self._keeper = None
+        if self.link is not None:
+            self.link.close("closed")
+        self.why = "closed"
+
+    def hear(self, hears: bool) -> None:
+        """Be the line that channels are heard on, or no longer."""
+        if hears is self.hears:
+            return
+        self.hears = hears
+        if self.link is not None and self._listeners:
+            for channel in self._listeners:
+                asked = self.link.ask(pack((b"SUBSCRIBE" if hears else b"UNSUBSCRIBE", channel)))
+                asked.add_done_callback(_lost_is_told)
+
+    async def _keep_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_DELAY_S
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    link = await self._connect()
+            except (OSError, StoreError) as why:  # TimeoutError is an OSError
+                self.why = str(why) or "no connection in time"
+            else:
+                since = loop.time()
+                self._set_up(link)
+                await asyncio.shield(link.lost)
+                if loop.time() - since > LONGEST_DELAY_S:
+                    delay = FIRST_DELAY_S
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - so that gateways do not come in step
+            delay = min(delay * 2, LONGEST_DELAY_S)
+
+    async def _connect(self) -> Link:
+        link = await open_socket(self.address, lambda: Link(str(self.address), self._timeout_s, self._pushed))
+        try:
+            await self._greet(link)
+        except BaseException:
+            link.close("not let in")
+            raise
+        return link
+
+    async def _greet(self, link: Link) -> None:
+        """Log in and subscribe; PING is what a server that still loads its data refuses."""
+        hello: list[Arg] = [b"HELLO", 3]
+        if self.address.password:
+            hello += [b"AUTH", self.address.username or "default", self.address.password]
+        if self._name:
+            hello += [b"SETNAME", self._name]
+        commands: list[list[Arg]] = [hello]
+        if self.address.db:
+            commands.append([b"SELECT", self.address.db])
+        await _ask_all(link, [*commands, [b"PING"]])
+        heard: set[bytes] = set()
+        # One may be added while the others are being confirmed.
+        while self.hears and (missing := self._listeners.keys() - heard):
+            await _ask_all(link, [[b"SUBSCRIBE", channel] for channel in missing])
+            heard |= missing
+
+    def _set_up(self, link: Link) -> None:
+        if link.is_lost:
+            self.why = link.lost.result()
+            return
+        link.on_lost = self._set_down
+        link.on_changed = self._owner.changed
+        link.on_refused = partial(self._owner.takes_no_writes, self)
+        self.link = link
+        self._owner.came_up(self)
+
+    def _set_down(self) -> None:
+        if self.link is not None:
+            self.why = self.link.lost.result()
+        self.link = None
+        self._owner.went_down(self)
+
+    def _pushed(self, channel: bytes, payload: bytes) -> None:
+        listener = self._listeners.get(channel)
+        if listener is not None and self.hears:
+            listener(payload)
+
+
+async def _ask_all(link: Link, commands: Sequence[Sequence[Arg]]) -> None:
+    asked = (link.ask(pack(tuple(each))) for each in commands)
+    for reply in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(reply, BaseException):
+            raise reply
+
+
+def _lost_is_told(asked: asyncio.Future[object]) -> None:
+    """Where the link was lost meanwhile, `went_down` has told of it, and the next greeting does what was asked."""
+    if not asked.cancelled():
+        asked.exception()
