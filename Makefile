@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 up_flags = $(if $(LISTEN),--listen $(LISTEN)) $(if $(STATE),--state $(STATE)) $(ARGS)
 
-.PHONY: up test bench docs install install-test system-test-packages lint lock
+.PHONY: up test bench docs release audit install install-test system-test-packages lint lock
 
 up: install
 	@exec .venv/bin/ollamactl up $(up_flags)
@@ -51,10 +51,23 @@ bench: install-test
 docs: install-test
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml && echo build/docs/index.html
 
+# What is released, in build/dist: the wheel, byte for byte the same from the same commit wherever it is built, and what
+# is in it and under it (CycloneDX), with the digests that an installation holds its packages to.
+release: install-test
+	@rm -rf build/dist && mkdir -p build/dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .venv/bin/python -m flit_core.wheel --outdir build/dist >/dev/null
+	@.venv/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --of JSON -o build/dist/sbom.cdx.json 2>/dev/null
+	@cd build/dist && sha256sum * >SHA256SUMS && cat SHA256SUMS
+
+# Known weaknesses of the packages underneath (asks pypi.org), and of the code (each exception stands in pyproject.toml).
+audit: install-test
+	@.venv/bin/bandit --quiet --recursive --configfile pyproject.toml orchestrator
+	@.venv/bin/pip-audit --disable-pip --require-hashes --requirement requirements.txt
+
 # Versions stay as they are, unless pyproject.toml asks for others; with ARGS=--upgrade the newest.
 lock: .venv/bin/uv
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(ARGS) pyproject.toml --extra embedded --extra build -o requirements.txt
-	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(ARGS) pyproject.toml --extra embedded --extra build --extra test --extra routing -c requirements.txt -o requirements-test.txt
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header $(ARGS) pyproject.toml --extra embedded --extra build --extra test --extra routing --extra release -c requirements.txt -o requirements-test.txt
 
 lint: install-test
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
