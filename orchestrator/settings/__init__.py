@@ -1,6 +1,7 @@
 """Settings as the rest of the package uses them. `load` is the one way in from a file; errors name line and field."""
 
-from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings
+from orchestrator.settings.access import KeySettings
+from orchestrator.settings.answering import CacheSettings, LimitSettings
 from orchestrator.settings.file import load, parse
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings, SshSettings
 from orchestrator.settings.model import ClusterSettings, GatewaySettings

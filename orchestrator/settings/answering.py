@@ -1,4 +1,4 @@
-"""Settings of how calls are answered: kept answers, limits, and who may ask. Where they go is said in `routing`."""
+"""Settings of how calls are answered: kept answers and limits. Where they go is said in `routing`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from orchestrator.settings.routing import BudgetSettings
-from orchestrator.settings.section import KEY_NAME, Section
+from orchestrator.settings.section import Network, Section
 
 
 class CacheSettings(Section):
@@ -140,6 +139,47 @@ class LimitSettings(Section):
     body_bytes: int = Field(
         default=16 * 2**20, ge=1024, le=2**30, description="Larger request bodies are answered 413."
     )
+    body_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="A request's body must be here by then, however steadily it trickles; otherwise 408.",
+    )
+    whole_s: float = Field(
+        default=3600.0,
+        gt=0,
+        le=604_800,
+        description="A call that takes longer in all is ended: 504, or an error frame behind what has been said. The "
+        "bound for answers without end (`num_predict: -1`).",
+    )
+    answer_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="The longest answer, whatever a call asks for or leaves out. None: as long as the model's context, "
+        "where a call asks for more.",
+        examples=[8192],
+    )
+    images: int = Field(
+        default=32, ge=0, le=100_000, description="Pictures in one call; with more it is answered 400. 0: none."
+    )
+    connections_per_address: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000,
+        description="Connections that one address may have to a worker at once; the next is answered 429. 0: no limit.",
+    )
+    fronts: tuple[Network, ...] = Field(
+        default=(),
+        description="Addresses of nginx and other proxies on other machines: all callers come from there, so "
+        "`connections_per_address` does not count them. This machine's own never are.",
+        examples=[["10.0.0.7"]],
+    )
+    continue_streams: bool = Field(
+        default=True,
+        description="A stream whose instance is lost midway goes on at another one, where model and dialect allow; "
+        "false: it ends with an error, for who would rather ask anew than get an answer from two instances.",
+    )
     lease_ttl_s: float = Field(
         default=15.0, ge=1, le=3600, description="A dead gateway's slots return after this; renewed at a third of it."
     )
@@ -152,26 +192,4 @@ class RequestLogSettings(Section):
     keep_days: int = Field(default=400, ge=1, le=36_500, description="Records are forgotten after so many days.")
     max_bytes: int = Field(
         default=10 * 2**30, ge=2**20, le=2**50, description="Room on disk; beyond it the oldest days are forgotten."
-    )
-
-
-class KeySettings(Section):
-    """One caller's API key."""
-
-    name: str = Field(
-        pattern=KEY_NAME, description="Who it is, in logs, metrics and queue order.", examples=["support-team"]
-    )
-    secret: SecretStr = Field(
-        description="The key itself, 16 characters or more; `env:NAME` or `file:PATH` keeps it out of this file.",
-        examples=["env:SUPPORT_KEY"],
-    )
-    admin: bool = Field(default=False, description="May see the status page, metrics and every admin path.")
-    privacy: Literal["internal", "local"] | None = Field(
-        default=None,
-        description="Class of its calls, if nothing makes them stricter; none: as `privacy.default`.",
-        examples=["local"],
-    )
-    limits: BudgetSettings = Field(
-        default=BudgetSettings(),
-        description="What this key may use; beyond it calls are answered 429 with Retry-After.",
     )

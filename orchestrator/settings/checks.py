@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.dialects.parse import canonical_model_name
+from orchestrator.settings.checks_access import check_access
 from orchestrator.settings.checks_measuring import check_measuring
 from orchestrator.settings.checks_outside import check_outside
 from orchestrator.settings.checks_privacy import check_privacy
@@ -31,6 +32,7 @@ def check(settings: ClusterSettings, left_out: frozenset[FieldPath] = frozenset(
     problems += [*check_outside(settings, whole.lacks), *check_privacy(settings, whole.lacks)]
     problems += check_measuring(settings, whole.lacks, whole.names)
     problems += [] if whole.lacks("routes") else unused_calibrations(settings)
+    problems += check_access(settings, whole.lacks)
     problems += [*_unused_tiers(whole), *_placing(whole), *_nginx(whole), *_cache(whole), *_deploy(whole)]
     return [*problems, *_repeated([each.name for each in settings.keys], "keys", "key")]
 

@@ -152,7 +152,9 @@ def _stand_in(section: str | int, index: int) -> Any:
         "keys": {"name": name, "secret": name},
         "instances": {"url": f"http://{name}:1"},
         "escalate_if": {},
+        "scopes": "infer",
+        "old": {"digest": f"sha256:{64 * '0'}", "until": "1970-01-01"},
         **dict.fromkeys(("listen", "redirect_from", "gateways"), f"{name}:1"),
-        **dict.fromkeys(("trusted_proxies", "operators"), "127.0.0.1"),
+        **dict.fromkeys(("trusted_proxies", "operators", "fronts"), "127.0.0.1"),
     }
     return stand_ins.get(str(section), name)

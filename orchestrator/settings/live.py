@@ -8,6 +8,7 @@ AT_START = {
     "listen": "the endpoint's socket is opened once, so that no connection is lost",
     "redis": "queues, leases and counts are in the old one",
     "engine": "instances of the old engine are serving",
+    "keys_file": "the old file's changes are followed",
     "gateway.workers": "the gateway's processes are started once",
     "limits.lease_ttl_s": "leases under way are renewed at the pace they were taken with",
 }
@@ -27,7 +28,7 @@ def live_part(old: ClusterSettings, new: ClusterSettings) -> ClusterSettings:
     """`new`, with what waits for the next start as it is in `old`: the settings that the cluster now runs by."""
     gateway = new.gateway.model_copy(update={"workers": old.gateway.workers})
     limits = new.limits.model_copy(update={"lease_ttl_s": old.limits.lease_ttl_s})
-    kept = {"listen": old.listen, "redis": old.redis, "engine": old.engine}
+    kept = {"listen": old.listen, "redis": old.redis, "engine": old.engine, "keys_file": old.keys_file}
     return new.model_copy(update={**kept, "gateway": gateway, "limits": limits})
 
 

@@ -6,13 +6,15 @@ several values must be together. docs/configuration.md is generated from these m
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from orchestrator.core.nginx.checks import check_address as check_reached
 from orchestrator.core.nginx.checks import check_path, check_server_name
-from orchestrator.settings.answering import CacheSettings, KeySettings, LimitSettings, RequestLogSettings
+from orchestrator.settings.access import KeySettings
+from orchestrator.settings.answering import CacheSettings, LimitSettings, RequestLogSettings
 from orchestrator.settings.hosts import (
     DemandSettings,
     DeploySettings,
@@ -116,7 +118,8 @@ class ClusterSettings(Section):
     )
     redis: Annotated[str, AfterValidator(check_redis)] = Field(
         default="embedded",
-        description="`embedded`, or `redis://…`, `rediss://…`, `unix://…`, `sentinel://…` for one outside.",
+        description="`embedded`, or `redis://…`, `unix://…`, `sentinel://…`, `cluster://…` for one outside; over TLS "
+        "`rediss://…`, `sentinels://…`, `clusters://…`, with `?ca=FILE&cert=FILE&key=FILE` where they are needed.",
         examples=["redis://redis.internal:6379/0"],
     )
     engine: Literal["auto", "ollama", "llama.cpp"] = Field(
@@ -149,7 +152,21 @@ class ClusterSettings(Section):
         default=LimitSettings(), description="Where waiting ends, and how large a call may be."
     )
     keys: tuple[KeySettings, ...] = Field(
-        default=(), description="API keys; with none, whoever reaches the endpoint may ask."
+        default=(),
+        description="API keys, beside those that `ollamactl keys` keeps; with none at all, whoever reaches the "
+        "endpoint may ask.",
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="Where `ollamactl keys` keeps its keys; by default in the state folder. One file on shared "
+        "storage serves the gateways of several machines.",
+        examples=["/srv/ollamactl/keys.json"],
+    )
+    open: bool | None = Field(
+        default=None,
+        description="Without keys the endpoint is on this machine's own address alone, unless `true`: then anybody "
+        "who reaches it may ask. `false`: never without a key, also where there is none yet.",
+        examples=[True],
     )
     privacy: PrivacySettings = Field(default=PrivacySettings(), description="What may leave the cluster.")
     logs: LogSettings = Field(default=LogSettings(), description="What logs say.")

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from orchestrator.settings.answering import CacheSettings, KeySettings
+from orchestrator.settings.access import KeySettings
+from orchestrator.settings.answering import CacheSettings
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.live import AT_START
 from orchestrator.settings.model import ClusterSettings

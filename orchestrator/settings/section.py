@@ -12,6 +12,7 @@ NODE_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$"
 KEY_NAME = r"^[\w.@-]{1,64}$"
+DIGEST = r"^sha256:[0-9a-f]{64}$"
 HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 
 PATTERN_WORDS = {
@@ -19,6 +20,7 @@ PATTERN_WORDS = {
     MODEL_NAME: "a model's name: letters, digits and . _ : / @ -, a letter or digit first",
     NAME: "letters, digits and . _ : -, at most 63, a letter or digit first",
     KEY_NAME: "letters, digits and _ . @ -, at most 64",
+    DIGEST: "sha256: and 64 digits of 0-9 and a-f",
     HEADER_NAME: "a header's name: letters, digits and signs such as -, at most 128",
 }
 ModelName = Annotated[str, Field(pattern=MODEL_NAME)]

@@ -24,7 +24,7 @@ def show(settings: ClusterSettings) -> str:
     """`settings` as YAML that means the same, apart from secrets."""
     tree = settings.model_dump(mode="json")
     for key in tree["keys"]:
-        key["secret"] = MASK
+        key["secret"] = key["secret"] and MASK
     cache = tree["cache"]
     cache["secret"] = cache["secret"] and MASK
     cache["encryption_key"] = cache["encryption_key"] and MASK

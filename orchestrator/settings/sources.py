@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from orchestrator.settings.answering import CacheSettings, KeySettings
+from orchestrator.settings.access import KeySettings
+from orchestrator.settings.answering import CacheSettings
 from orchestrator.settings.hosts import DeploySettings, ModelSettings, NodeSettings
 from orchestrator.settings.measuring import EvalSettings
 from orchestrator.settings.model import ClusterSettings
@@ -58,6 +59,7 @@ def resolve(
         "models": models,
         "cache": cache,
         "deploy": _deploy(settings.deploy, folder),
+        "keys_file": settings.keys_file and _beside(folder, settings.keys_file),
     }
     private = settings.privacy.model_copy(update={"words": words})
     found |= {"providers": providers, "tiers": tiers, "privacy": private, "eval": told}
@@ -123,6 +125,8 @@ def _unreadable(path: Path, field: tuple[str | int, ...]) -> Iterator[Problem]:
 def _key(
     key: KeySettings, index: int, folder: Path, environment: Mapping[str, str], problems: list[Problem]
 ) -> KeySettings:
+    if key.secret is None:
+        return key
     try:
         secret = _secret(key.secret.get_secret_value(), folder, environment)
         _check_secret(secret)
@@ -251,10 +255,9 @@ def _repeated_secrets(keys: tuple[KeySettings, ...], wrong: frozenset[tuple[str 
     """Two keys with one secret could not be told apart. Those that could not be read are in `wrong` and say nothing."""
     seen: dict[str, str] = {}
     for index, key in enumerate(keys):
-        path = ("keys", index, "secret")
-        secret = key.secret.get_secret_value()
-        if path in wrong:
+        field = "digest" if key.secret is None else "secret"
+        if ("keys", index, "secret") in wrong:
             continue
-        if secret in seen:
-            yield Problem(path, f"is the secret of key {seen[secret]!r} too; each key needs its own")
-        seen.setdefault(secret, key.name)
+        if (digest := key.known_by) and digest in seen:
+            yield Problem(("keys", index, field), f"is the secret of key {seen[digest]!r} too; each key needs its own")
+        seen.setdefault(digest, key.name)

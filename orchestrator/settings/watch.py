@@ -1,4 +1,6 @@
-"""A settings file's changes as they happen. Knows files; what a change means is the caller's affair.
+"""Changes of a file that is read whole, the settings' above all, as they happen.
+
+Knows files; what a change means is the caller's affair.
 
 The folder is watched and not the file: editors put a new file in its place, and a mounted configuration changes by a
 link beside it. Every few seconds the file is read in any case: events get lost where a folder is replaced, on network
@@ -10,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from watchfiles import awatch
 
@@ -27,13 +30,18 @@ _RETRY_S = 30.0
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it reports every event in the folder, others' files too
 
+Read = TypeVar("Read")
 
-class SettingsWatch:
+
+class FileWatch(Generic[Read]):
     """Watches one file. `poke` has it read again where no change can be seen: a secret's file, the environment."""
 
-    def __init__(self, path: Path, current: ClusterSettings | None = None) -> None:
-        """`current`: what the caller runs by; a file that says otherwise by the time watching begins is a change."""
-        self._path = path
+    def __init__(
+        self, path: Path, read: Callable[[], str], parse: Callable[[str], Read], current: Read | None = None
+    ) -> None:
+        """`read` and `parse` raise SettingsError. `current`: what the caller runs by; a file that says otherwise by the
+        time watching begins is a change."""
+        self._path, self._read, self._parse = path, read, parse
         self._current = current
         self._wake = asyncio.Event()
         self._is_poked = False
@@ -43,8 +51,8 @@ class SettingsWatch:
         self._is_poked = True
         self._wake.set()
 
-    async def changes(self) -> AsyncGenerator[ClusterSettings | SettingsError, None]:
-        """Yield the file's settings, or what is wrong with them, each time it changes. A missing file is an error too.
+    async def changes(self) -> AsyncGenerator[Read | SettingsError, None]:
+        """Yield what the file says, or what is wrong with it, each time it changes.
 
         It ends only with the caller: close it (`aclosing`) to end the watch.
         """
@@ -73,15 +81,15 @@ class SettingsWatch:
 
     def _text(self) -> str | SettingsError:
         try:
-            return read_text(self._path)
+            return self._read()
         except SettingsError as error:
             return error
 
-    def _parsed(self, text: str | SettingsError) -> ClusterSettings | SettingsError:
+    def _parsed(self, text: str | SettingsError) -> Read | SettingsError:
         if isinstance(text, SettingsError):
             return text
         try:
-            return parse(text, str(self._path))
+            return self._parse(text)
         except SettingsError as error:
             return error
 
@@ -108,6 +116,13 @@ class SettingsWatch:
                 self._wake.set()
                 if _folders(self._path) != folders:
                     return
+
+
+class SettingsWatch(FileWatch[ClusterSettings]):
+    """Watches `cluster.yaml`; that it is missing is an error too."""
+
+    def __init__(self, path: Path, current: ClusterSettings | None = None) -> None:
+        super().__init__(path, lambda: read_text(path), lambda text: parse(text, str(path)), current)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -373,10 +373,10 @@ def test_all_that_is_wrong_is_listed_at_once_in_the_order_of_the_file():
         "keys:\n"
         "  - 3\n"  # 12: an item that is nothing of the kind
         "  - {name: x, secret: short}\n"  # 13: counted as it is written
-        "  - {name: x}\n"  # 14: repeated, incomplete
+        "  - {name: x}\n"  # 14: repeated, and incomplete
         "wat: 1\n"
     )
-    assert [int(line.split(":")[1]) for line in lines] == [1, 3, 3, 5, 7, 7, 8, 10, 10, 12, 13, 14, 15]
+    assert [int(line.split(":")[1]) for line in lines] == [1, 3, 3, 5, 7, 7, 8, 10, 10, 12, 13, 14, 14, 15]
     assert "keys[1].secret" in lines[10]
     assert "keys[2].secret: is missing" in lines[11]
 

@@ -187,7 +187,7 @@ def test_the_sample_at_the_root_is_valid_also_with_its_comments_taken_off(tmp_pa
 def test_only_what_a_start_reads_waits_for_one():
     old = parse("models: {a: }", "cluster.yaml")
     new = parse(
-        "models: {b: }\nlisten: 127.0.0.1:1\nredis: redis://h\nengine: ollama\n"
+        "models: {b: }\nlisten: 127.0.0.1:1\nredis: redis://h\nengine: ollama\nkeys_file: k\n"
         "gateway: {workers: 5}\nlimits: {queue_length: 3, lease_ttl_s: 5}",
         "cluster.yaml",
     )
