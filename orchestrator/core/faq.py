@@ -37,6 +37,8 @@ _PLAIN: Final = """
     max_completion_tokens input system instructions max_output_tokens stop_sequences thinking reasoning include store
     truncation service_tier safety_identifier prompt_cache_key parallel_tool_calls"""
 _PLAIN_FIELDS: Final = frozenset(_PLAIN.split())
+_OF_MESSAGES: Final = frozenset({"role", "content", "type"})
+_OF_PARTS: Final = frozenset({"type", "text", "cache_control"})
 
 
 class FaqError(ValueError):
@@ -208,7 +210,23 @@ def question_of(turns: Sequence[Turn], body: Mapping[str, Any] = MappingProxyTyp
     # What is off or empty asks for nothing.
     if any(value and name not in _PLAIN_FIELDS for name, value in body.items()):
         return None
+    messages = body.get("messages") or body.get("input")
+    if isinstance(messages, list) and not all(map(_says_only_text, messages)):
+        return None
     return said[0].text.strip() or None
+
+
+def _says_only_text(message: object) -> bool:
+    """Whether a message has nothing besides its words: calls of tools, thoughts, sound or a document may ask more."""
+    if message is None or isinstance(message, str):
+        return True
+    if not isinstance(message, Mapping) or any(value and name not in _OF_MESSAGES for name, value in message.items()):
+        return False
+    content = message.get("content")
+    return not isinstance(content, list) or all(
+        isinstance(part, Mapping) and not any(value and name not in _OF_PARTS for name, value in part.items())
+        for part in content
+    )
 
 
 def fold(question: str, language: str) -> str:

@@ -7,6 +7,7 @@ would otherwise reach it), and a foreign page's Origin is refused everywhere (OL
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,6 +19,9 @@ _LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 
 ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+# As browsers write one: a scheme and a host, and nothing that another reader might take for the host's end.
+_ORIGIN = re.compile(r"(?i)[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]*)(?::[0-9]{1,5})?/?", re.ASCII)
+
 # What a page may send: Ollama's list (server/routes.go, v0.33), what OpenAI's and Anthropic's clients send from a
 # browser besides, and what this endpoint reads. Whether the page may call at all is its Origin's matter.
 ALLOWED_HEADERS = ",".join((
@@ -30,7 +34,7 @@ ALLOWED_HEADERS = ",".join((
     *(f"Anthropic-{each}" for each in (
         "Version", "Beta", "Dangerous-Direct-Browser-Access", "Organization-Id", "Workspace-Id", "User-Profile-Id",
     )),
-    "Cache-Control", "X-Cache-Tags", "X-Priority", "X-Queue-Timeout", "X-Queue-Updates",
+    "Cache-Control", "X-Cache-Tags", "X-Priority", "X-Queue-Timeout", "X-Queue-Updates", "X-Deadline",
 ))  # fmt: skip
 # What a page may read of an answer's head besides its type and length: what clients log, and what they wait by.
 EXPOSED_HEADERS = ",".join((
@@ -64,6 +68,14 @@ def is_origin_allowed(origin: str, host_header: str) -> bool:
     return parts.hostname in _LOCAL_NAMES or _is_address(parts.hostname, lambda ip: ip.is_loopback or ip.is_unspecified)
 
 
+def is_of_another_site(site: str, mode: str, *, is_reading: bool) -> bool:
+    """Whether a browser says (Sec-Fetch-Site, Sec-Fetch-Mode) that another site's page sends this without an Origin.
+
+    Forms and images of any page reach a loopback address so. Somebody who follows a link is welcome.
+    """
+    return site == "cross-site" and not (is_reading and mode == "navigate")
+
+
 def is_own_origin(origin: str, host_header: str) -> bool:
     """Whether the page was served by the endpoint itself."""
     parts = _split(origin)
@@ -72,6 +84,8 @@ def is_own_origin(origin: str, host_header: str) -> bool:
 
 def _split(origin: str) -> SplitResult | None:
     """The parts of an Origin; None where it is none: a header may hold anything."""
+    if _ORIGIN.fullmatch(origin) is None:
+        return None
     try:
         return urlsplit(origin)
     except ValueError:

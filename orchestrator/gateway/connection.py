@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
@@ -20,6 +21,7 @@ import httptools
 from orchestrator.core.model import Endpoint
 from orchestrator.gateway.replies import Reply, plain, rendered
 from orchestrator.gateway.request import Request
+from orchestrator.gateway.visitors import Visitors
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,14 @@ HEAD_BYTES_AT_MOST: Final = 32_768
 HEADERS_AT_MOST: Final = 200
 # Without a request between them, and with half a request's head.
 IDLE_S, HEAD_S = 75.0, 15.0
+# A client that reads nothing for so long of an answer that was written as a whole.
+UNREAD_S = 60.0
+# No length of 64 bits has more digits, and Python refuses to read one of thousands.
+LENGTH_DIGITS: Final = 19
 # How long a client may go on sending a body that was refused; closing at once could cost it the answer.
 LINGER_S = 3.0
+# Of a worker that has a successor: a client may be about to ask on a connection that rests.
+LEAVING_S = 3.0
 # Requests of a client that sends ahead: the next one is parsed while one is answered, others wait in the socket.
 AHEAD: Final = 1
 
@@ -37,11 +45,30 @@ AHEAD: Final = 1
 _UPGRADE: Final = re.compile(rb"(\r\n)(?:Upgrade|HTTP2-Settings)[ \t]*:", re.IGNORECASE)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_TOO_LARGE: Final = "the request's head is too large"
+
 # What nearly every request has, as it is asked for.
 _METHODS: Final = {b"POST": "POST", b"GET": "GET"}
+# Nobody reads a body of these.
+_BODILESS: Final = frozenset({"GET", "HEAD"})
 _PLAIN_PATHS: Final = {each.value.encode(): each.value for each in Endpoint}
 
 Serve = Callable[[Request, "Connection"], Awaitable[Reply | None]]
+
+
+class Stream(Protocol):
+    """An answer that goes out piece by piece."""
+
+    def write(self, pieces: list[bytes]) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class _NotTakenError(ValueError):
+    """A head that llhttp reads, and that is refused here: others may read it otherwise."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status, self.why = status, why
 
 
 def _nothing() -> None:
@@ -51,19 +78,27 @@ def _nothing() -> None:
 class Connection(asyncio.Protocol):
     """Reads requests and has `serve` answer each: by a reply, or by itself through `transport` (None)."""
 
-    def __init__(self, serve: Serve, opened: set[Connection]) -> None:
+    def __init__(self, serve: Serve, opened: Visitors[Connection]) -> None:
         self._serve, self._opened = serve, opened
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._parsed: Request | None = None  # the request whose bytes come now
         self._next: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._asked: Request | None = None  # the one that is being answered
         self._target = b""
         self._raw_size = self._head_size = self._header_count = 0
+        self._has_moved = False
         self._since_s = self._loop.time()
         self._is_last = False  # nothing is read any more, or the server stops
         self._is_deaf = False  # what comes is dropped
+        self._is_leaving = False  # what is asked from now on is the last
         self._is_paused = False
+        self._unread_size = 0  # of what was written, as it was last looked at
+        self.address = ""
+        self.until_s = math.inf  # loop time at which the answer under way must have ended
+        self.is_overdue = False  # it had not
+        self.stream: Stream | None = None  # the answer under way has begun, and goes out piece by piece
         self.transport: asyncio.Transport
         self.is_full = False  # the client reads slower than it is written to
         self.on_drained: Callable[[], None] = _nothing
@@ -86,6 +121,13 @@ class Connection(asyncio.Protocol):
     def send_continue(self) -> None:
         self.transport.write(_CONTINUE)
 
+    def pause_body(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_body(self) -> None:
+        if not self._is_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def end_after(self) -> None:
         """Close the connection behind what has been written."""
         self._is_last = True
@@ -103,6 +145,15 @@ class Connection(asyncio.Protocol):
         if self._task is None:
             self.transport.close()
 
+    def leave(self) -> None:
+        """Answer what comes within a moment, and say with it that the connection ends; then end.
+
+        An answer that has begun said nothing of that: its client may ask once more behind it.
+        """
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._since_s = self._loop.time()
+
     @property
     def task(self) -> asyncio.Task[None] | None:
         """The answer under way."""
@@ -111,20 +162,66 @@ class Connection(asyncio.Protocol):
     def look_at_time(self, now_s: float) -> None:
         """Called each second: end what has been silent for too long."""
         if self._task is not None:
+            if now_s > self.until_s:
+                self.until_s, self.is_overdue = math.inf, True
+                self._task.cancel()
             return
         silent_s = now_s - self._since_s
-        if self._is_deaf and silent_s > LINGER_S:
+        if self.is_full or self.transport.is_closing():
+            self._look_at_reader(now_s)
+        elif self._is_leaving and self._parsed is None and silent_s > LEAVING_S:
+            self.transport.close()
+        elif self._is_deaf and silent_s > LINGER_S:
             self.transport.abort()
         elif self._parsed is not None and not self._parsed.method and silent_s > HEAD_S:
             self._refuse(408, "the request's head did not come within time")
         elif silent_s > (IDLE_S if self._parsed is None else HEAD_S):
             self.transport.close()
 
+    def _look_at_reader(self, now_s: float) -> None:
+        """A client that reads nothing of its answers: they would lie here for good."""
+        unread_size = self.transport.get_write_buffer_size()
+        if unread_size < self._unread_size:
+            self._since_s = now_s
+        self._unread_size = unread_size
+        if now_s - self._since_s > UNREAD_S:
+            self.transport.abort()
+
+    # --- for who counts connections -----------------------------------------------------------------------------------
+
+    @property
+    def is_unused(self) -> bool:
+        return self._task is None and self._parsed is None and not self._next and not self.transport.is_closing()
+
+    def close_unused(self) -> None:
+        self.transport.close()
+
+    @property
+    def held_bytes(self) -> int:
+        held = 0 if self._asked is None else self._asked.held_bytes
+        return held if self._parsed is None or self._parsed is self._asked else held + self._parsed.held_bytes
+
+    @property
+    def is_reading_body(self) -> bool:
+        return self._parsed is not None and self._parsed is self._asked
+
+    def turn_away_body(self) -> None:
+        if self._parsed is not None:
+            self._parsed.turn_away()
+
+    @property
+    def has_room(self) -> bool:
+        return not self._opened.is_crowded
+
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not its subclasses
-        self._opened.add(self)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        refusal = self._opened.add(self)
+        if refusal is not None:
+            self._refuse(*refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._opened.discard(self)
@@ -149,14 +246,20 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as why:
-            self._garbled(f"this is not HTTP: {why}")
+            own = why.__context__
+            if isinstance(own, _NotTakenError):
+                self._garbled(own.why, own.status)
+            else:
+                self._garbled(f"this is not HTTP: {why}")
         else:
-            if self._parsed is not None and not self._parsed.method:
-                self._raw_size += len(data)  # of a head that has not come to its end
-            if max(self._raw_size, self._head_size) > HEAD_BYTES_AT_MOST or self._header_count > HEADERS_AT_MOST:
-                self._next.clear()
-                self._garbled("the request's head is too large", status=431)
-        if self._task is None:
+            if self._parsed is not None:
+                # Bytes that brought neither a request's beginning nor any of its body: a head without an end, or what
+                # stands around a body's chunks and behind them.
+                self._raw_size = 0 if self._has_moved else self._raw_size + len(data)
+                self._has_moved = False
+            if max(self._raw_size, self._head_size) > HEAD_BYTES_AT_MOST:
+                self._garbled(_TOO_LARGE, status=431)
+        if self._task is None and not self.is_full:
             self._go_on()
         elif len(self._next) >= AHEAD and not self._is_paused:
             self._is_paused = True
@@ -168,6 +271,7 @@ class Connection(asyncio.Protocol):
         self._parsed = Request(self)
         self._target = b""
         self._raw_size = self._head_size = self._header_count = 0
+        self._has_moved = True
         self._since_s = self._loop.time()
 
     def on_url(self, part: bytes) -> None:
@@ -178,22 +282,38 @@ class Connection(asyncio.Protocol):
         headers, name = self._parsed.headers, name.lower()
         self._head_size += len(name) + len(value)
         self._header_count += 1
+        if self._header_count > HEADERS_AT_MOST:
+            raise _NotTakenError(431, _TOO_LARGE)
+        if self._parsed.method:
+            return  # behind the body: who looked at the head has not seen it, so it says nothing here
         headers[name] = value if name not in headers else headers[name] + b", " + value
 
     def on_headers_complete(self) -> None:
         request = self._parsed
         assert request is not None
+        self._head_size += len(self._target)
+        if self._head_size > HEAD_BYTES_AT_MOST:
+            raise _NotTakenError(431, _TOO_LARGE)
+        version = self._parser.get_http_version()
+        request.is_http_11 = version == "1.1"
+        if not request.is_http_11 and version != "1.0":
+            raise _NotTakenError(505, "HTTP/1.1 is spoken here, and HTTP/1.0")
+        path = _PLAIN_PATHS.get(self._target)
+        if path:
+            request.path, request.query = path, ""
+        else:
+            request.path, request.query = _path_and_query(self._target, request.headers)
+        _check_framing(request)
+        request.keeps_alive = self._parser.should_keep_alive()
         method = self._parser.get_method()
         request.method = _METHODS.get(method) or method.decode("ascii")
-        request.is_http_11 = self._parser.get_http_version() == "1.1"
-        request.keeps_alive = self._parser.should_keep_alive()
-        path = _PLAIN_PATHS.get(self._target)
-        request.path, request.query = (path, "") if path else _path_and_query(self._target)
-        self._head_size += len(self._target)
+        if request.method in _BODILESS:
+            request.drop()
         self._next.append(request)
 
     def on_body(self, piece: bytes) -> None:
         assert self._parsed is not None
+        self._has_moved = True
         self._parsed.take(piece)
 
     def on_message_complete(self) -> None:
@@ -206,7 +326,9 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Answer the next request, if one has come."""
         if self._next:
-            request = self._next.popleft()
+            request = self._asked = self._next.popleft()
+            if self._is_leaving and not self._next:
+                request.keeps_alive = False
             self._task = self._loop.create_task(self._answer(request))
 
     async def _answer(self, request: Request) -> None:
@@ -218,7 +340,8 @@ class Connection(asyncio.Protocol):
             self._answered(request)
 
     def _answered(self, request: Request) -> None:
-        self._task = None
+        self._task = self._asked = self.stream = None
+        self.until_s, self.is_overdue, self._unread_size = math.inf, False, 0
         self._since_s = self._loop.time()
         if self.is_last(request):
             if request.is_whole or request.expects_continue or self.transport.is_closing():
@@ -226,11 +349,16 @@ class Connection(asyncio.Protocol):
             else:
                 # The rest of its body is dropped as it comes: closing now could cost the client the answer.
                 self._is_deaf = True
+        elif self.is_full:
+            self.on_drained = self._take_next  # answers that nobody reads are not added to
         else:
-            self._go_on()
-            if self._is_paused:
-                self._is_paused = False
-                self.transport.resume_reading()
+            self._take_next()
+
+    def _take_next(self) -> None:
+        self._go_on()
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resume_reading()
 
     def _garbled(self, why: str, status: int = 400) -> None:
         """Not HTTP: nothing behind it can be understood. What was asked before it is answered first."""
@@ -248,9 +376,44 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
 
-def _path_and_query(target: bytes) -> tuple[str, str]:
-    """What a request line asks for; the path without its percent signs. A proxy's client names the host, too."""
+def _check_framing(request: Request) -> None:
+    """Raises _NotTakenError for a head that leaves open where its body ends or whom it is for (RFC 9112, 3.2 and 6.1).
+
+    llhttp refuses what is wrong in itself: both lengths, two of one, bare line ends, folded lines.
+    """
+    headers = request.headers
+    host = headers.get(b"host")
+    if host is None:
+        if request.is_http_11:
+            raise _NotTakenError(400, "a Host header is needed")
+    elif b"," in host:
+        raise _NotTakenError(400, "one Host header is needed, not several")
+    length = headers.get(b"content-length")
+    if length is not None:
+        if len(length) > LENGTH_DIGITS:
+            raise _NotTakenError(400, "its Content-Length is none")
+        request.length = int(length)
+    elif b"transfer-encoding" in headers:
+        if not request.is_http_11:
+            raise _NotTakenError(400, "HTTP/1.0 knows no Transfer-Encoding")
+        if headers[b"transfer-encoding"].strip().lower() != b"chunked":
+            raise _NotTakenError(501, "no Transfer-Encoding but chunked is known here")
+
+
+def _path_and_query(target: bytes, headers: dict[bytes, bytes]) -> tuple[str, str]:
+    """What a request line asks for; the path without its percent signs.
+
+    A proxy's client names the host in it, which holds whatever its Host header says (RFC 9112, 3.2.2).
+    """
     if not target.startswith(b"/") and b"://" in target:
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        host, slash, rest = target.partition(b"://")[2].partition(b"/")
+        if not slash:
+            host, mark, asked = host.partition(b"?")
+            rest = mark + asked
+        if not host:
+            raise _NotTakenError(400, "the request names no host")
+        if b"host" in headers:
+            headers[b"host"] = host
+        target = b"/" + rest
     path, _, query = target.decode("latin-1").partition("?")
     return unquote(path) if "%" in path else path, query

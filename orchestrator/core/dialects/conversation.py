@@ -57,6 +57,22 @@ def turns(call: Call, at_most: int | None = None) -> tuple[Turn, ...]:
     return tuple(islice(_generate_turns(call), at_most))
 
 
+def has_images(call: Call) -> bool:
+    """Whether the call asks about pictures. Of one that has none, no message is taken apart."""
+    if call.endpoint is Endpoint.OLLAMA_GENERATE:
+        return bool(call.body.get("images"))
+    if not call.endpoint.is_chat:
+        return False
+    given = call.body.get("input" if call.endpoint is Endpoint.OPENAI_RESPONSES else "messages")
+    if not isinstance(given, list) or not any(map(_may_have_images, given)):
+        return False
+    return any(turn.has_images for turn in turns(call))
+
+
+def _may_have_images(message: object) -> bool:
+    return isinstance(message, dict) and (bool(message.get("images")) or isinstance(message.get("content"), list))
+
+
 def chat_messages(call: Call) -> Iterable[Mapping[str, Any] | None]:
     """The messages of a conversation: the caller's own, or what Ollama makes of those of a younger API."""
     if call.endpoint is Endpoint.OPENAI_RESPONSES:

@@ -17,6 +17,7 @@ from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.conversation import sampling
 from orchestrator.core.dialects.errors import caller_error, error_frame, error_response
 from orchestrator.core.dialects.frames import Stats, head_of
+from orchestrator.core.dialects.malformed import WRONG_FORM
 from orchestrator.core.dialects.streams import answer_body, open_stream
 from orchestrator.core.dialects.toolparts import ToolCallParts
 from orchestrator.core.errors import CallerError
@@ -83,6 +84,12 @@ class FromOllama:
             return self._fail(_BROKEN)
         if not isinstance(frame, dict) or frame.get("error") is not None:
             return self._fail(_error_in(line))
+        try:
+            return self._told(frame)
+        except WRONG_FORM:
+            return self._fail(_BROKEN)
+
+    def _told(self, frame: Mapping[str, Any]) -> bytes:
         text, thinking, calls = self._said(frame)
         now, out = self._clock(), b""
         if text or thinking or calls:
@@ -103,9 +110,12 @@ class FromOllama:
             told = None
         if not isinstance(told, dict) or told.get("done") is not True:
             return error_response(self._call.endpoint.dialect, 500, _error_in(self._rest))[1]
-        text, thinking, calls = self._said(told)
-        answer = Answer(text, self._finish(told), thinking, calls)
-        return answer_body(self._head, self._clock(), answer, answer.finish, _stats(told))
+        try:
+            text, thinking, calls = self._said(told)
+            answer = Answer(text, self._finish(told), thinking, calls)
+            return answer_body(self._head, self._clock(), answer, answer.finish, _stats(told))
+        except WRONG_FORM:
+            return error_response(self._call.endpoint.dialect, 500, _BROKEN)[1]
 
     def _said(self, frame: Mapping[str, Any]) -> tuple[str, str, tuple[ToolCall, ...]]:
         if self.on_logprobs is not None:

@@ -36,6 +36,7 @@ class GoType:
     is_opaque: bool = False
     is_apart: bool = False
     takes_text: bool = False  # besides what it takes
+    untyped: frozenset[str] = frozenset()  # fields that take anything
 
 
 def keep_alive_s(value: object) -> float:
@@ -84,6 +85,33 @@ def check_think(value: object) -> None:
         raise MalformedCall(f"think must be a boolean or string ({levels}, true, or false)")
 
 
+def folded(name: str) -> str:
+    """A field's name as Go compares it: capitals count as small letters, as do the two signs that fold to one."""
+    return name.lower().replace("ſ", "s")  # the other is Kelvin's, whose small letter is k
+
+
+def as_read(wanted: GoType, given: Any) -> Any:
+    """`given` with its fields under the names by which Go finds them, however they are spelled; the last of one counts.
+
+    Read otherwise here than there, a message could hold words that nobody but the engine sees.
+    """
+    if wanted.items is not None and isinstance(given, list):
+        return [as_read(wanted.items, each) for each in given]
+    if wanted.fields is None or not isinstance(given, dict):
+        return given
+    read: dict[str, Any] = {}
+    for name, value in given.items():
+        known = name if name in wanted.fields else folded(name)
+        if known in wanted.fields:
+            if value is not None or known not in read:
+                read[known] = as_read(wanted.fields[known], value)
+        elif known in wanted.untyped:
+            read[known] = value
+        else:
+            read[name] = value
+    return read
+
+
 _TAKEN: Final[Mapping[str, frozenset[type]]] = {
     "string": frozenset({str}),
     "bool": frozenset({bool}),
@@ -96,7 +124,8 @@ _TAKEN: Final[Mapping[str, frozenset[type]]] = {
 
 
 def fits(wanted: GoType, given: object) -> bool:
-    """True only where `misfit` finds nothing: a first look that costs a tenth, since nearly all calls are right."""
+    """True only where `misfit` finds nothing and `as_read` changes nothing: a first look that costs a tenth, since
+    nearly all calls are right."""
     if wanted.rule is not None:
         return False
     if given is None:
@@ -111,7 +140,10 @@ def fits(wanted: GoType, given: object) -> bool:
     elif wanted.fields is not None:
         fields = wanted.fields
         for name, value in given.items():  # type: ignore[attr-defined]  # a dict
-            if name in fields and not fits(fields[name], value):
+            if name in fields:
+                if not fits(fields[name], value):
+                    return False
+            elif name not in wanted.untyped and ((known := folded(name)) in fields or known in wanted.untyped):
                 return False
     return True
 

@@ -38,7 +38,10 @@ class GoJsonError(ValueError):
 
 def dumps(value: object) -> bytes:
     """`value` as Go marshals it: compact, in the order given, with `<`, `>` and `&` escaped."""
-    data = orjson.dumps(value)
+    try:
+        data = orjson.dumps(value)
+    except TypeError:  # deeper than its 254 levels
+        data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     for plain, escaped in _HTML_ESCAPES:
         if plain in data:
             data = data.replace(plain, escaped)
@@ -54,6 +57,21 @@ def loads(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return _loads_leniently(raw.decode("utf-8", "replace"))
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects lie within each other on more levels than that."""
+    within = [value]
+    for _ in range(levels + 1):
+        within = [
+            inner
+            for each in within
+            if isinstance(each, list | dict)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not within:
+            return False
+    return True
 
 
 def quote(text: str) -> str:

@@ -12,7 +12,16 @@ from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import MalformedCall
-from orchestrator.core.dialects.gofields import GoType, check_think, fits, keep_alive_s, misfit, short_name
+from orchestrator.core.dialects.gofields import (
+    GoType,
+    as_read,
+    check_think,
+    fits,
+    folded,
+    keep_alive_s,
+    misfit,
+    short_name,
+)
 from orchestrator.core.dialects.responses_input import check_input
 from orchestrator.core.model import Endpoint
 
@@ -50,10 +59,12 @@ _OLLAMA_MESSAGE: Final = GoType(
     | {"tool_calls": _list("[]api.ToolCall", _struct("api.ToolCall", id=_STRING, function=_OLLAMA_CALL))},
     is_opaque=True,
 )
-_OPENAI_MESSAGE: Final = _struct(
+_OPENAI_MESSAGE: Final = GoType(
     "openai.Message",
-    **_strings("role", "reasoning", "name", "tool_call_id"),
-    tool_calls=_list("[]openai.ToolCall", _struct("openai.ToolCall", id=_STRING, function=_OPENAI_CALL)),
+    "object",
+    fields=_strings("role", "reasoning", "name", "tool_call_id")
+    | {"tool_calls": _list("[]openai.ToolCall", _struct("openai.ToolCall", id=_STRING, function=_OPENAI_CALL))},
+    untyped=frozenset({"content"}),
 )
 _RESPONSE_FORMAT: Final = _struct("openai.ResponseFormat", type=_STRING, json_schema=_struct("openai.JsonSchema"))
 
@@ -184,13 +195,14 @@ def read_fields(endpoint: Endpoint, value: object) -> dict[str, Any]:
     body: dict[str, Any] = {}
     wrong: str | None = None
     for name, given in value.items():
-        known = name if name in fields else name.lower()
+        known = name if name in fields else folded(name)
         if given is None:
             continue
-        body[known if known in fields or known in _UNTYPED else name] = given
         if known in fields and not fits(fields[known], given):
+            given = as_read(fields[known], given)
             wrong_here = misfit(fields[known], short_name(full_name), known, given)
             wrong = wrong or wrong_here
+        body[known if known in fields or known in _UNTYPED else name] = given
     if wrong is not None:
         raise MalformedCall(wrong)
     return body

@@ -9,11 +9,13 @@ that repeats one token without a word.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from orchestrator.core.dialects import anthropic_frames, responses_frames
+from orchestrator.core.dialects.malformed import WRONG_FORM
 from orchestrator.core.dialects.toolparts import ToolCallParts
 from orchestrator.core.model import Answer, Dialect, Endpoint, Finish
 
@@ -44,6 +46,13 @@ def read_end(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
 
     A tail that begins within a frame is fine. Give at least the last `TAIL_BYTES`, or all there was.
     """
+    try:
+        return _end_of(endpoint, is_stream, tail)
+    except WRONG_FORM:
+        return End(False)
+
+
+def _end_of(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
     frames = _frames(is_stream, tail)
     has_error = b"error" in tail or endpoint is Endpoint.OPENAI_RESPONSES
     error = next((text for frame in frames if (text := _error_of(endpoint, frame))), None) if has_error else None
@@ -68,6 +77,13 @@ def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes, end: End | Non
     end = end or read_end(endpoint, is_stream, body)
     if not end.is_whole or end.finish not in _FINISHES or not endpoint.is_answered_in_words:
         return None
+    try:
+        return _answer_of(endpoint, is_stream, body, end)
+    except WRONG_FORM:
+        return None
+
+
+def _answer_of(endpoint: Endpoint, is_stream: bool, body: bytes, end: End) -> Answer | None:
     parts = [_part_of(endpoint, frame) for frame in _frames(is_stream, body)]
     calls = ToolCallParts()
     for part in parts:
@@ -78,8 +94,37 @@ def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes, end: End | Non
         return None
     thinking, text = _said(parts)
     # Ollama's own paths say "stop" where an answer ends by calling tools.
-    finish = Finish.TOOL_CALLS if tool_calls and end.finish == Finish.STOP else Finish(end.finish)
+    finish = Finish.TOOL_CALLS if tool_calls and end.finish == Finish.STOP else Finish(end.finish or Finish.STOP)
     return Answer(text, finish, thinking, tool_calls, end.prompt_tokens, end.completion_tokens)
+
+
+class Told(NamedTuple):
+    """One frame of a stream, and what it tells."""
+
+    frame: Frame
+    text: str
+    thinking: str
+    calls: int  # of tools, or parts of them
+    finish: str | None
+    counts: tuple[int, int] | None
+    error: str | None
+
+
+def read_frames(endpoint: Endpoint, data: bytes) -> list[Told]:
+    """Each frame of a stream, or of a part of one that is made of whole frames."""
+    told = []
+    for frame in _frames(True, data):
+        with suppress(*WRONG_FORM):  # of one that says nothing, nothing is told
+            told.append(_told_by(endpoint, frame))
+    return told
+
+
+def _told_by(endpoint: Endpoint, frame: Frame) -> Told:
+    part = _part_of(endpoint, frame)
+    thinking, text = _said([part])
+    calls = len(part.get("tool_calls") or ())
+    ends = _finish_of(endpoint, frame), _counts_of(endpoint, frame), _error_of(endpoint, frame)
+    return Told(frame, text, thinking, calls, *ends)
 
 
 class Listener:
@@ -96,7 +141,10 @@ class Listener:
         data = self._rest + data if self._rest else data
         end = data.rfind(b"\n") + 1
         self._rest, data = data[end:], data[:end]
-        return _said([self._part(frame) for frame in _frames(True, data)]) if data else ("", "")
+        try:
+            return _said([self._part(frame) for frame in _frames(True, data)]) if data else ("", "")
+        except WRONG_FORM:
+            return "", ""
 
     def _part(self, frame: Frame) -> Frame:
         if self._endpoint is not Endpoint.OPENAI_RESPONSES:
@@ -221,10 +269,11 @@ def _is_closed(endpoint: Endpoint, frames: Sequence[Frame], tail: bytes) -> bool
     """The stream says of itself that it is over. Where the frame that tells the finish does so too, that is enough."""
     if endpoint.dialect is Dialect.ANTHROPIC:
         return any(frame.get("type") == "message_stop" for frame in frames[-2:])
-    return endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES or _says_done(tail)
+    return endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES or says_done(tail)
 
 
-def _says_done(tail: bytes) -> bool:
+def says_done(tail: bytes) -> bool:
+    """Whether a stream of OpenAI's ends here."""
     return any(line.strip() == b"data: [DONE]" for line in tail.rsplit(b"\n", 4))
 
 

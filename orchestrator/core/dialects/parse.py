@@ -45,6 +45,10 @@ _SAY_MODEL_IS_REQUIRED: Final = frozenset({
 _HAVE_TOP_LOGPROBS: Final = frozenset({Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_GENERATE, Endpoint.OPENAI_CHAT})
 _DEFAULT_PARTS: Final = ("registry.ollama.ai", "library")
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+# Go's own limit is ten thousand. What walks through a body here has a stack, and no schema needs a tenth of this.
+DEPTH_AT_MOST: Final = 500
+# Longer than any name that fits; what is longer is kept nowhere.
+_LONGEST_NAME: Final = 1024
 _NAME: Final = re.compile(
     rf"(?:(?:(?:[^/:]+://)?[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,349}}/)?[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}}/)?"
     rf"{_PART}(?::{_PART})?",
@@ -61,7 +65,10 @@ def parse_call(endpoint: Endpoint, raw: bytes) -> Call:
     """
     is_ollama = endpoint.dialect is Dialect.OLLAMA
     try:
-        body = read_fields(endpoint, gojson.loads(raw))
+        given = gojson.loads(raw)
+        if raw.count(b"[") + raw.count(b"{") > DEPTH_AT_MOST and gojson.is_deeper(given, DEPTH_AT_MOST):
+            raise MalformedCall("exceeded max depth")
+        body = read_fields(endpoint, given)
     except gojson.GoJsonError as error:
         raise MalformedCall("missing request body" if error.is_empty and is_ollama else str(error)) from error
     _check_body(endpoint, body)
@@ -126,8 +133,8 @@ def _check_model_name(endpoint: Endpoint, model: str) -> None:
     if not name:
         if endpoint in _SAY_MODEL_IS_REQUIRED:
             raise caller_error(400, "model is required")
-        raise caller_error(404, f"model '{model}' not found")
-    if not _is_model_name(name):
+        raise caller_error(404, f"model '{model[:_LONGEST_NAME]}' not found")
+    if len(model) > _LONGEST_NAME or not _is_model_name(name):
         raise caller_error(400, "invalid model name")
 
 

@@ -16,7 +16,8 @@ import orjson
 
 from orchestrator.core.dialects.errors import caller_error, error_frame
 from orchestrator.core.dialects.frames import DONE_EVENT, Head, Stats
-from orchestrator.core.dialects.translate import Translator
+from orchestrator.core.dialects.malformed import WRONG_FORM
+from orchestrator.core.dialects.translate import BROKEN, Translator
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Dialect, Endpoint
 
@@ -82,7 +83,10 @@ class ProviderTranslator(Translator):
         """As a `Translator`'s; a stream that told why it ends and then ends without `[DONE]` is whole."""
         if not self._call.is_stream or self._rest or self._is_over or self._finish is None:
             return super().finish()
-        return self._end()
+        try:
+            return self._end()
+        except WRONG_FORM:
+            return self._fail(BROKEN)
 
     def _event(self, event: Mapping[str, Any]) -> bytes:
         self.meter.read(event)

@@ -18,6 +18,7 @@ from orchestrator.core.dialects.conversation import embedding_inputs
 from orchestrator.core.dialects.errors import caller_error, error_frame, error_response
 from orchestrator.core.dialects.frames import Head, Stats, head_of
 from orchestrator.core.dialects.llama_request import to_llama_cpp, wanted_logprobs
+from orchestrator.core.dialects.malformed import WRONG_FORM
 from orchestrator.core.dialects.streams import Stream, answer_body, open_stream
 from orchestrator.core.dialects.toolparts import ToolCallParts
 from orchestrator.core.dialects.vectors import embeddings_body
@@ -26,7 +27,7 @@ from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish
 
 __all__ = ["Translator", "callers_fault", "to_llama_cpp"]
 
-_BROKEN: Final = "an error was encountered while running the model: unexpected EOF"
+BROKEN: Final = "an error was encountered while running the model: unexpected EOF"
 # The last is Mistral's word for a full context.
 _FINISHES: Final = {"length": Finish.LENGTH, "tool_calls": Finish.TOOL_CALLS, "model_length": Finish.LENGTH}
 
@@ -67,7 +68,7 @@ class Translator:
             return self._body()
         out = self._line(bytes(self._rest)) if self._rest else b""
         self._rest.clear()
-        return out if self._is_over else out + self._fail(_BROKEN)
+        return out if self._is_over else out + self._fail(BROKEN)
 
     def error(self, status: int, body: bytes) -> CallerError | None:
         """What an error of the engine's means to the caller; None: it is the engine's trouble, not the caller's."""
@@ -79,14 +80,14 @@ class Translator:
         name, _, value = bytes(line).strip().partition(b":")
         if self._is_over or name not in (b"data", b"error"):
             return b""
-        if value.strip() == b"[DONE]":
-            return self._end()
         try:
-            event = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return self._fail(_BROKEN)
+            return self._end() if value.strip() == b"[DONE]" else self._told(name, orjson.loads(value))
+        except WRONG_FORM:
+            return self._fail(BROKEN)
+
+    def _told(self, name: bytes, event: object) -> bytes:
         if not isinstance(event, dict):
-            return self._fail(_BROKEN)
+            return self._fail(BROKEN)
         error = event.get("error") if name == b"data" else event.get("error", event)
         if error is not None:
             return self._fail(str(error.get("message") or error) if isinstance(error, dict) else str(error))
@@ -119,7 +120,7 @@ class Translator:
         head = self._head
         tool_calls = self._parts.whole()
         if head is None or self._finish is None or tool_calls is None:
-            return self._fail(_BROKEN)
+            return self._fail(BROKEN)
         out = self._content(head, tool_calls=tool_calls) if tool_calls else b""
         finish = Finish.TOOL_CALLS if tool_calls and self._finish is Finish.STOP else self._finish
         now = self._now(head)
@@ -141,8 +142,8 @@ class Translator:
             if self._call.endpoint.is_embedding:
                 return self._embeddings(given, head)
             return self._answer(given, given["choices"][0], head)
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-            return error_response(self._call.endpoint.dialect, 500, _BROKEN)[1]
+        except WRONG_FORM:
+            return error_response(self._call.endpoint.dialect, 500, BROKEN)[1]
 
     def _answer(self, given: Mapping[str, Any], choice: Mapping[str, Any], head: Head) -> bytes:
         message = choice.get("message") or {}

@@ -1,0 +1,293 @@
+"""Who sends slowly, reads slowly, or asks for more than its share: told so or cut off, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from orchestrator.gateway import connection as http
+from orchestrator.gateway.visitors import LARGEST_BODIES, Visitors
+from tests.gateway.asking import connected
+from tests.security.doors import Door, door, left, limits, statuses, thrown
+
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST_GET = GET[:-2] + b"Connection: close\r\n\r\n"
+KIB = 1024
+
+
+async def test_a_head_that_trickles_is_ended_after_its_time_however_steadily_it_does():
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        writer.write(HEAD)
+        (visitor,) = await _visitors(opened, 1)
+        await opened.until(lambda: not visitor.is_unused)
+        opened.later(http.HEAD_S / 2)
+        seen = visitor._raw_size
+        writer.write(b"X-More: 1\r\n")
+        await opened.until(lambda: visitor._raw_size > seen)
+        opened.later(http.HEAD_S + 1)
+        assert statuses(await reader.read()) == [408]
+
+
+async def test_a_body_that_trickles_is_ended_after_its_time_however_steadily_it_does():
+    async with door(within_s=0.3) as opened, connected(opened.url) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 100000\r\n\r\n")
+        answer = asyncio.ensure_future(left(reader))
+        async with asyncio.timeout(20):
+            while not answer.done():
+                if not writer.is_closing():
+                    writer.write(b"x")
+                await asyncio.wait((answer,), timeout=0.02)
+        assert statuses(answer.result()) == [408]
+        assert opened.asked[0].held_bytes == 0
+
+
+async def test_connections_that_ask_nothing_are_closed():
+    async with door() as opened:
+        async with connected(opened.url) as (reader, _), connected(opened.url) as (other, _):
+            await opened.until(lambda: len(opened.visitors) == 2)
+            opened.later(http.IDLE_S + 1)
+            assert (await reader.read(), await other.read()) == (b"", b"")
+        await opened.until(lambda: len(opened.visitors) == 0)
+
+
+async def test_line_ends_before_a_request_keep_no_connection_open():
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        (visitor,) = await _visitors(opened, 1)
+        for _ in range(10):
+            opened.later(http.IDLE_S / 2)
+            writer.write(b"\r\n" * 100)
+        assert visitor.is_unused
+        opened.later(http.IDLE_S + 1)
+        assert await left(reader) == b""
+
+
+async def test_answers_that_nobody_reads_are_not_made_one_after_the_other():
+    asked, answer = 400, b"x" * 256 * KIB
+    async with door(answer) as opened, connected(opened.url) as (reader, writer):
+        writer.transport.pause_reading()
+        writer.write(GET * asked)
+        (visitor,) = await _visitors(opened, 1)
+        await opened.until(lambda: visitor.is_full and visitor.task is None)
+        made = len(opened.asked)
+        assert made < asked / 4
+        assert visitor.transport.get_write_buffer_size() < 4 * len(answer)
+        writer.transport.resume_reading()
+        received = 0
+        async with asyncio.timeout(20):
+            while received < asked * len(answer):
+                received += len(await reader.read(2**20))
+        assert len(opened.asked) == asked
+
+
+async def test_an_answer_that_nobody_reads_is_dropped_with_its_connection():
+    async with door(b"x" * 16 * KIB * KIB) as opened, connected(opened.url) as (_, writer):
+        writer.transport.pause_reading()
+        writer.write(GET)
+        (visitor,) = await _visitors(opened, 1)
+        await opened.until(lambda: visitor.is_full and visitor.task is None)
+        opened.later(1)
+        opened.later(http.UNREAD_S + 2)
+        await opened.until(lambda: len(opened.visitors) == 0)
+
+
+async def test_the_last_answer_of_a_connection_that_nobody_reads_is_dropped_with_it():
+    async with door(b"x" * 16 * KIB * KIB) as opened, connected(opened.url) as (_, writer):
+        writer.transport.pause_reading()
+        writer.write(LAST_GET)
+        (visitor,) = await _visitors(opened, 1)
+        await opened.until(lambda: visitor.transport.is_closing())
+        opened.later(1)
+        opened.later(http.UNREAD_S + 2)
+        await opened.until(lambda: len(opened.visitors) == 0)
+
+
+async def test_a_body_that_nobody_asked_for_is_not_kept():
+    async with door() as opened, connected(opened.url) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        await opened.until(lambda: len(opened.asked) == 1)
+        assert opened.asked[0].held_bytes == 0
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", ["trailer", "extension", "trailers"])
+async def test_what_stands_around_a_body_is_as_limited_as_a_head(kind):
+    begin = {"trailer": b"1\r\nx\r\n0\r\nX-Long: ", "extension": b"1;", "trailers": b"1\r\nx\r\n0\r\n"}[kind]
+    more = b"X-Many: 1\r\n" * 6000 if kind == "trailers" else b"x" * 65_536
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        writer.write(CHUNKED + begin)
+        await opened.until(lambda: len(opened.asked) == 1)
+        for _ in range(20):
+            writer.write(more)
+        await opened.until(lambda: len(opened.bodies) == 1)
+        assert "could not be read" in str(opened.bodies[0])
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
+
+
+async def test_what_stands_behind_a_body_is_no_header():
+    body = b"2\r\nhi\r\n0\r\nAuthorization: Bearer stolen\r\nHost: evil\r\nContent-Encoding: gzip\r\n\r\n"
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        writer.write(CHUNKED + body)
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    assert opened.bodies == [b"hi"]
+    assert opened.asked[0].headers[b"host"] == b"localhost"
+    assert b"authorization" not in opened.asked[0].headers
+
+
+async def test_a_body_of_single_bytes_is_held_as_what_it_is():
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        writer.write(CHUNKED + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    assert opened.bodies == [b"x" * 20_000]
+    assert len(opened.asked[0]._pieces) < 100
+
+
+LARGE = {
+    "100 000 headers": b"".join(b"X-%d: 1\r\n" % each for each in range(100_000)),
+    "one header 100 000 times": b"A:\r\n" * 100_000,
+    "one of 100 kB": b"X: " + b"x" * 100_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+async def test_a_head_that_is_too_large_is_refused_and_never_answered(kind):
+    async with door() as opened:
+        received = await thrown(opened.url, GET[:-2] + LARGE[kind] + b"\r\n")
+        assert statuses(received) in ([431], [])
+        assert opened.asked == []
+
+
+async def test_a_request_behind_a_large_one_is_no_large_one():
+    body = b"x" * 100_000
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 100000\r\n\r\n" + body + GET[:20])
+        await opened.until(lambda: len(opened.bodies) == 1)
+        writer.write(GET[20:])
+        async with asyncio.timeout(20):
+            received = b""
+            while received.count(b"HTTP/1.1 200") < 2:
+                received += await reader.read(65_536)
+
+
+# --- how many ---------------------------------------------------------------------------------------------------------
+
+
+class Guest:
+    """A connection, as far as those who count them know one."""
+
+    def __init__(self, address: str, held: int = 0, *, is_unused: bool = False) -> None:
+        self.address, self.held_bytes, self.is_unused = address, held, is_unused
+        self.is_reading_body, self.is_turned_away, self.is_closed = held > 0, False, False
+
+    def close_unused(self) -> None:
+        self.is_closed = True
+
+    def turn_away_body(self) -> None:
+        self.is_turned_away, self.held_bytes = True, 0
+
+
+def guests(**more: Any) -> Visitors[Guest]:
+    allowed = limits(**more)
+    return Visitors(lambda: allowed)
+
+
+def test_one_address_has_so_many_connections_and_others_have_theirs():
+    visitors = guests(connections_per_address=2, fronts=("10.9.0.0/16",))
+    first, *others = (Guest("10.0.0.1") for _ in range(3))
+    assert [visitors.add(each) for each in (first, others[0])] == [None, None]
+    refusal = visitors.add(others[1])
+    assert refusal is not None
+    assert (refusal.status, "limits.connections_per_address" in refusal.why) == (429, True)
+    visitors.discard(others[1])
+    assert visitors.add(Guest("10.0.0.2")) is None
+    visitors.discard(first)
+    assert visitors.add(Guest("10.0.0.1")) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "", "10.9.3.4", "::ffff:10.9.3.4"])
+def test_this_machine_and_the_proxies_that_are_named_are_not_counted(address):
+    visitors = guests(connections_per_address=1, fronts=("10.9.0.0/16",))
+    assert [visitors.add(Guest(address)) for _ in range(3)] == [None] * 3
+
+
+def test_who_has_left_leaves_no_trace():
+    visitors = guests()
+    for index in range(100):
+        guest = Guest(f"10.0.0.{index}")
+        visitors.add(guest)
+        visitors.discard(guest)
+        visitors.discard(guest)
+    assert (len(visitors), len(visitors._by_address)) == (0, 0)
+
+
+def test_where_all_rooms_are_taken_one_that_nobody_uses_is_given_to_the_next():
+    visitors = guests()
+    visitors._room = 2
+    busy, resting = Guest("10.0.0.1"), Guest("10.0.0.2", is_unused=True)
+    assert [visitors.add(busy), visitors.add(resting)] == [None, None]
+    assert visitors.add(Guest("10.0.0.3", is_unused=True)) is None
+    assert (busy.is_closed, resting.is_closed) == (False, True)
+
+
+def test_where_all_rooms_are_in_use_the_next_is_told_so():
+    visitors = guests()
+    visitors._room = 2
+    assert [visitors.add(Guest("10.0.0.1")) for _ in range(2)] == [None, None]
+    refusal = visitors.add(Guest("10.0.0.2", is_unused=True))
+    assert refusal is not None
+    assert refusal.status == 503
+
+
+def test_large_bodies_hold_so_much_together_and_the_largest_that_are_still_coming_go_first():
+    visitors = guests(body_bytes=KIB)
+    most = LARGEST_BODIES * KIB
+    small, large, whole = Guest("a1", KIB), Guest("a2", most), Guest("a3", KIB)
+    whole.is_reading_body = False
+    for each in (small, large, whole):
+        visitors.add(each)
+    visitors.look_at_bodies()
+    assert visitors.is_crowded
+    assert [each.is_turned_away for each in (small, large, whole)] == [False, True, False]
+    visitors.look_at_bodies()
+    assert not visitors.is_crowded
+
+
+async def test_a_large_body_for_which_there_is_no_room_is_told_so_and_dropped():
+    async with door() as opened, connected(opened.url) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 100000\r\n\r\nx")
+        await opened.until(lambda: len(opened.asked) == 1)
+        (visitor,) = await _visitors(opened, 1)
+        assert (visitor.is_reading_body, visitor.held_bytes) == (True, 1)
+        visitor.turn_away_body()
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 503")
+        opened.visitors.is_crowded = True
+        async with connected(opened.url) as (reader, writer):
+            writer.write(HEAD + b"Content-Length: 100000\r\n\r\nx")
+            async with asyncio.timeout(20):
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 503")
+
+
+async def test_hundreds_of_connections_that_rest_keep_nobody_out():
+    async with door() as opened:
+        opened.visitors._room = 100
+        resting = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(300)]
+        try:
+            assert statuses(await thrown(opened.url, LAST_GET)) == [200]
+            await opened.until(lambda: len(opened.visitors) <= 101)
+        finally:
+            for _, writer in resting:
+                writer.transport.abort()
+
+
+async def _visitors(opened: Door, n: int) -> list[Any]:
+    await opened.until(lambda: len(opened.visitors) == n)
+    return list(opened.visitors)
