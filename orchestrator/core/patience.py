@@ -32,6 +32,9 @@ BYTES_A_TOKEN_WRITTEN: Final = 32
 # Other instances answer while one of them did so within what a first byte usually takes: at least within this part of
 # the shortest silence that is looked at (after all fell silent at once, none is a hang), and within this at most.
 WINDOW_PART, LONGEST_WINDOW_S = 0.5, 30.0
+# The only instance of a pool has no other to be compared with: a machine that stands still, and a hang, look alike for
+# a while. It is suspected after so many times the silence, which costs it a question, and its calls nothing.
+LONE_TIMES: Final = 4.0
 # An hour's cures are counted as one lot.
 CURES_WITHIN_S: Final = 3600.0
 
@@ -151,11 +154,13 @@ class Suspicion(NamedTuple):
     silent_s: float
     allowed_s: float
     calls: int  # that wait there
+    is_lone: bool = False  # there is no other of its pool
 
     def __str__(self) -> str:
         calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        beside = ", the only one of its pool" if self.is_lone else " while others answered"
         usual = f"its history allows {self.allowed_s:.1f} s"
-        return f"silent for {self.silent_s:.1f} s to {calls} while others answered; {usual}"
+        return f"silent for {self.silent_s:.1f} s to {calls}{beside}; {usual}"
 
 
 class Cure(StrEnum):
@@ -193,5 +198,8 @@ def next_cure(
 
 
 def may_be_out(out: int, members: int) -> bool:
-    """Whether one more of a pool's `members` may be taken out while `out` are: never more than half of them."""
-    return out + 1 <= members / 2
+    """Whether one more of a pool's `members` may be taken out while `out` are: never more than half of them.
+
+    The only one may: silent as it is, it serves nobody, and nobody but it can be asked.
+    """
+    return out + 1 <= members / 2 or (members == 1 and out == 0)

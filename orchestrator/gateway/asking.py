@@ -11,16 +11,19 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from orchestrator import telemetry
 from orchestrator.core.dialects.frames import body_type
 from orchestrator.core.dialects.outcome import read_answer
-from orchestrator.core.errors import CallerError, InstanceError
+from orchestrator.core.errors import CallerError, CapacityError, InstanceError
 from orchestrator.core.escalation import Doubt, Reason
 from orchestrator.core.model import Answer, Engine, Finish, Pool
+from orchestrator.core.retrying import RetryBudget
 from orchestrator.gateway.admission import Admission, Grant, Hit
 from orchestrator.gateway.answer_cache import AnswerCache, Given
 from orchestrator.gateway.asked import BYTES_A_TOKEN, TRIES, Asked, on_queued, wanted_of
+from orchestrator.gateway.continuing import Plan, may_continue, order_of, plan_of
 from orchestrator.gateway.counted import count_call
 from orchestrator.gateway.doubting import Escalated, Watch, Watching, in_time
 from orchestrator.gateway.joining import MadeElsewhere
@@ -28,14 +31,18 @@ from orchestrator.gateway.live import Live, Tier
 from orchestrator.gateway.making import Refusal
 from orchestrator.gateway.orders import order_for
 from orchestrator.gateway.patience import Attempt, Patience
-from orchestrator.gateway.relay import ClientGoneError, Refused, Relayed, drain, relay
+from orchestrator.gateway.relay import ClientGoneError, Order, Refused, Relayed, drain, relay
 from orchestrator.gateway.replies import Reply, whole
+from orchestrator.gateway.shown import CutShort
 from orchestrator.gateway.story import QUEUE, Whom
 from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections, Exchange
 from orchestrator.store.admission import Joined
 
 log = logging.getLogger(__name__)
+
+# In the middle of a stream, too, an instance is waited for that is being restarted.
+ASK_AGAIN_S: Final = 1.0
 
 # A kept answer given to who asked.
 GiveKept = Callable[[Asked, Given], Awaitable[Reply | None]]
@@ -56,6 +63,7 @@ class Asking:
         self._live, self._admission, self._connections = live, admission, connections
         self._patience, self._cache, self._give_kept = patience, cache, give_kept
         self._draining: set[asyncio.Task[None]] = set()
+        self._retries: dict[str, RetryBudget] = {}  # by pool
 
     async def close(self) -> None:
         """Cut what is still read for clients who left."""
@@ -68,6 +76,8 @@ class Asking:
         """Ask instances of a pool until one has answered. Raises Escalated where `watch` finds its answer wanting."""
         trace = asked.trace
         failed: list[str] = []
+        budget = self._budget_of(pool)
+        budget.called()
         wanted, tell = wanted_of(asked, pool), on_queued(asked)
         while True:
             if trace.story is not None:
@@ -89,17 +99,92 @@ class Asking:
             telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
             try:
                 return await self._ask(asked, pool, admitted, watch)
+            except CutShort as cut:
+                trace.failures += 1
+                return await self._go_on(asked, pool, cut)
             except InstanceError as why:
                 log.warning("%s: %s", trace.request_id, why)
                 failed.append(admitted.instance.id)
                 trace.failures += 1
                 if trace.failures >= TRIES or len(failed) >= len(pool.instances):
                     raise
+                if why.status and not budget.takes(time.monotonic()):
+                    telemetry.TALLY.count(telemetry.RETRIES_SPARED, (pool.name,))
+                    trace.gives_up = True
+                    raise
                 telemetry.TALLY.count(telemetry.RETRIES, (pool.name,))
-                wanted = wanted._replace(excluded=tuple(failed))
+                wanted = wanted_of(asked, pool)._replace(answer_key=wanted.answer_key, excluded=tuple(failed))
 
-    async def _ask(self, asked: Asked, pool: Pool, grant: Grant, watch: Watch | None) -> Reply | None:
-        """One instance asked, and its slot given back whatever happens."""
+    def _budget_of(self, pool: Pool) -> RetryBudget:
+        budget = self._retries.get(pool.name)
+        if budget is None:
+            budget = self._retries[pool.name] = RetryBudget(time.monotonic())
+        return budget
+
+    async def _go_on(self, asked: Asked, pool: Pool, cut: CutShort) -> Reply | None:
+        """Have the rest of a stream told by other instances; where that may not be, its client hears that it broke."""
+        trace, failed, outcome = asked.trace, [cut.instance], ""
+        until_s = asyncio.get_running_loop().time() + self._live.rules.limits.between_bytes_s
+        while not outcome:
+            plan = plan_of(asked, cut)
+            if isinstance(plan, str):
+                outcome = plan
+                break
+            try:
+                grant = await self._slot_for_rest(asked, pool, tuple(failed), until_s)
+                failed.append(grant.instance.id)
+                reply = await self._ask(asked, pool, grant, None, plan)
+            except CutShort as again:
+                cut = again
+                trace.failures += 1
+            except InstanceError as why:
+                log.warning("%s: %s", trace.request_id, why)
+                trace.failures += 1
+                outcome = "failed" if trace.failures >= TRIES + trace.continued else ""
+            except (CapacityError, CallerError) as why:
+                log.warning("%s: not continued: %s", trace.request_id, why)
+                outcome = "refused"
+            else:
+                telemetry.TALLY.count(telemetry.CONTINUED, (pool.name, "continued"))
+                return reply
+        telemetry.TALLY.count(telemetry.CONTINUED, (pool.name, outcome))
+        self._end_broken(asked, cut)
+        return None
+
+    def _end_broken(self, asked: Asked, cut: CutShort) -> None:
+        """A stream that is not continued, or not to its end."""
+        client = asked.client
+        assert client is not None, "only a stream is cut short"
+        if cut.told:
+            cut.shown.fail(cut.told)
+        cut.shown.end()
+        if asked.making is not None:
+            asked.making.fail(cut, asked.trace.failures)
+        client.abandon()
+
+    async def _slot_for_rest(self, asked: Asked, pool: Pool, failed: tuple[str, ...], until_s: float) -> Grant:
+        """A slot for a call in the middle of its answer: before all others, on none of the instances that failed it,
+        unless they are all there are. Raises CapacityError where there is none in time."""
+        now_s = asyncio.get_running_loop().time
+        while True:
+            pool = self._live.pool(pool.name) or pool
+            others = [each.id for each in pool.instances if each.id not in failed]
+            wanted = wanted_of(asked, pool, is_begun=True)._replace(answer_key="", making="", void="", priority=0)
+            wanted = wanted._replace(excluded=failed if others else (), wait_s=max(0.1, until_s - now_s()))
+            try:
+                admitted = await self._admission.admit(pool, wanted)
+            except CapacityError as why:
+                if not why.is_passing or now_s() >= until_s:
+                    raise
+                await self._live.until_changed(ASK_AGAIN_S)
+                continue
+            assert isinstance(admitted, Grant), "no answer was asked for"
+            return admitted
+
+    async def _ask(
+        self, asked: Asked, pool: Pool, grant: Grant, watch: Watch | None, plan: Plan | None = None
+    ) -> Reply | None:
+        """One instance asked, for an answer or (`plan`) for the rest of one; its slot given back whatever happens."""
         call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
         client, left = asked.client, list[Exchange]()
@@ -107,22 +192,21 @@ class Asking:
         is_last = trace.failures + 1 >= min(TRIES, len(pool.instances))
         attempt = self._patience.begin(grant.pool, grant.instance, call, len(asked.raw), trace.failures, is_last)
         try:
-            keep = rules.cache.max_answer_bytes if asked.cache_key else 0
             watching = None if watch is None else watching_of(watch, asked, rules.tiers.get(trace.tier))
-            order = order_for(call, asked.raw, pool, grant.instance, rules.limits, keep, trace.caller.name, watching)
+            order = self._order(asked, pool, grant, plan, watching)
             if trace.story is not None:
                 order = order._replace(traced=trace.story.ask(call.endpoint, _whom(grant), trace))
             # llama.cpp's server sees that its client has left, and frees the slot for certain.
             on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
 
             def on_answer() -> None:
-                _first_byte(trace, grant.pool, began_s, attempt)
+                _first_byte(trace, grant.pool, began_s, attempt, is_rest=plan is not None)
 
             relaying = relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
             relayed = await (relaying if watching is None else in_time(watching, relaying))
         except BaseException as why:
-            is_started = client is not None and client.is_started
-            if not is_started and not attempt.is_answered:
+            is_started = client is not None and client.is_started and (plan is None or attempt.is_answered)
+            if plan is None and not is_started and not attempt.is_answered:
                 trace.waited_s += time.perf_counter() - began_s
             if isinstance(why, Escalated):
                 self._escalate(asked, grant, why, left)
@@ -132,7 +216,7 @@ class Asking:
                 count_call(trace, "gone")
             else:
                 self._give_back(grant, why, trace, is_answering=is_started or attempt.is_answered)
-            if client is None or not is_started or isinstance(why, asyncio.CancelledError):
+            if client is None or not is_started or isinstance(why, asyncio.CancelledError | CutShort):
                 raise
             if asked.making is not None:
                 asked.making.fail(why, trace.failures)
@@ -142,6 +226,17 @@ class Asking:
             attempt.ended()
         self._settle(asked, grant, relayed, None if watching is None else watching.late)
         return await self._tell(asked, relayed)
+
+    def _order(self, asked: Asked, pool: Pool, grant: Grant, plan: Plan | None, watching: Watching | None) -> Order:
+        """What the instance is asked. Raises CallerError for what its engine cannot do."""
+        rules = self._live.rules
+        if plan is not None:
+            return order_of(asked, plan, pool, grant.instance, rules.limits)
+        keep = rules.cache.max_answer_bytes if asked.cache_key else 0
+        order = order_for(asked.call, pool, grant.instance, rules.limits, keep, asked.trace.caller.name, watching)
+        if asked.client is not None and may_continue(asked.call, pool, rules.limits):
+            return order._replace(continues=True)
+        return order
 
     async def _tell(self, asked: Asked, relayed: Relayed | Refused) -> Reply | None:
         """What is left to be told: all of a whole answer or a refusal, of a stream its end."""
@@ -201,9 +296,12 @@ class Asking:
         if isinstance(why, InstanceError):
             if why.answered:
                 log.warning("%s: %s", trace.request_id, why)
-            self._admission.failed(grant, is_dead=why.is_unreachable, is_hung=why.is_hung)
-            count_call(trace, "failed")
-        elif isinstance(why, CallerError):
+            if why.retry_after_s:
+                self._admission.busy(grant, why.retry_after_s)
+            else:
+                self._admission.failed(grant, is_dead=why.is_unreachable, is_hung=why.is_hung)
+            count_call(trace, why.outcome if isinstance(why, CutShort) else "failed")
+        elif isinstance(why, CallerError | CapacityError):
             self._admission.unused(grant)
             count_call(trace, "refused")
         elif isinstance(why, asyncio.CancelledError | ClientGoneError):
@@ -235,7 +333,8 @@ class Asking:
             return
         answer = answer_of(asked, relayed)
         limit = self._live.rules.cache.max_answer_bytes
-        is_kept = answer is not None and relayed.body is not None and len(relayed.body) <= limit
+        # Two instances need not say quite the same: what they said in turn is for those who asked.
+        is_kept = answer is not None and relayed.body is not None and len(relayed.body) <= limit and not trace.continued
         kept = self._cache.kept(asked, answer) if answer is not None and is_kept and doubt is None else None
         if doubt is not None:
             telemetry.TALLY.count(telemetry.DOUBTED_LATE, (asked.name, str(doubt.reason)))
@@ -289,8 +388,11 @@ def _whom(grant: Grant) -> Whom:
     return Whom(there.engine.value, there.pool, there.host, there.port)
 
 
-def _first_byte(trace: Trace, pool: str, began_s: float, attempt: Attempt) -> None:
+def _first_byte(trace: Trace, pool: str, began_s: float, attempt: Attempt, *, is_rest: bool) -> None:
     attempt.answered()
+    if is_rest:
+        trace.continued += 1
+        return
     if trace.story is not None:
         trace.story.first_byte()
     waited_s = time.perf_counter() - began_s

@@ -8,21 +8,22 @@ either whole or visibly not.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from orchestrator.core.dialects.errors import ERROR_STARTS, error_frame
-from orchestrator.core.dialects.frames import SSE_TYPE
+from orchestrator.core.dialects.errors import ERROR_STARTS
 from orchestrator.core.dialects.outcome import End, read_end
 from orchestrator.core.errors import CallerError, InstanceError
 from orchestrator.core.model import Call, Instance
+from orchestrator.core.told import told_from
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.doubting import Escalated, Watching
-from orchestrator.gateway.hidden_usage import UsageHider
 from orchestrator.gateway.kept import Kept
 from orchestrator.gateway.making import Making
-from orchestrator.gateway.upstream import Connections, Exchange, Sink, Stage
+from orchestrator.gateway.shown import CutShort, Shown
+from orchestrator.gateway.upstream import Connections, Exchange, Head, Sink, Stage
 
 # An instance's error text; more of it helps nobody.
 ERROR_BODY_BYTES: Final = 65_536
@@ -78,6 +79,8 @@ class Order(NamedTuple):
     outside: Door | None = None  # what a provider's endpoint is told with each request; None: an instance is asked
     watching: Watching | None = None  # judges the answer before it is shown; None: it is taken as it is
     traced: str = ""  # headers that tell whom of the call's trace, "name: value" and a line's end each
+    continues: bool = False  # where its stream breaks, another instance may tell the rest: no error is shown yet
+    behind: Shown | None = None  # the beginning of the answer, which another instance has told
 
 
 class ClientGoneError(Exception):
@@ -113,8 +116,9 @@ async def relay(
     `on_answer` is called when the instance has begun to answer a stream, or has answered a whole body. Where the client
     leaves within a stream, `on_left` is handed the exchange to read on (`drain`); without it the stream is cut.
     `attempt` is told of the exchange once its request is out; `making`, of a stream, what comes.
-    Raises InstanceError, and where a stream was under way the client has had an error frame; ClientGoneError;
-    CallerError where the engine's refusal had to be put into other words; Escalated, with nothing shown.
+    Raises InstanceError, and where a stream was under way the client has had an error frame, or CutShort where it may
+    be continued; ClientGoneError; CallerError where the engine's refusal had to be put into other words; Escalated,
+    with nothing shown.
     """
     instance = order.instance
     exchange: Exchange | None = connections.idle(instance.host, instance.port)
@@ -206,7 +210,15 @@ async def _refusal(exchange: Exchange, order: Order) -> Refused | Relayed:
     elif is_callers_mistake(head.status, body):
         return Refused(head.status, head.content_type, body)
     text = body[:300].decode("utf-8", "replace").strip()
-    raise InstanceError(order.instance.id, f"answered {head.status}", quoted=text)
+    said = f"answered {head.status}"
+    raise InstanceError(order.instance.id, said, quoted=text, status=head.status, retry_after_s=_alone_s(head))
+
+
+def _alone_s(head: Head) -> float:
+    """For how long who is busy wants no calls; 0: it did not say."""
+    if head.status not in (429, 503) or not head.retry_after:
+        return 0.0
+    return told_from({"retry-after": head.retry_after.decode("latin-1")}, time.time()).retry_after_s or 0.0
 
 
 # Ollama answers 500 to some mistakes of the caller too; counting those as failures would let one bad client take every
@@ -258,9 +270,8 @@ async def _stream(
     else:
         first = await _first_judged(exchange, order, watching, on_answer)
     client.start(order.content_type)
-    shown = _Shown(exchange, client, order, making)
-    if making is not None:
-        making.stream(shown)
+    shown = order.behind or _shown_of(order, client, making)
+    shown.hear(exchange)
     shown.show(first)
     show = shown.show if watching is None else _judged(watching, shown.show)
     exchange.attach(show if order.translation is None else _translated(order.translation, show))
@@ -272,73 +283,48 @@ async def _stream(
     except (InstanceError, CallerError) as why:
         if exchange.is_client_stalled:
             raise ClientGoneError("read nothing for too long") from why
-        shown.fail(f"the answer was cut off: {why.message}")
-        told = why if isinstance(why, InstanceError) else InstanceError("", "", quoted=why.message)
-        raise InstanceError(order.instance.id, told.said, answered=True, quoted=told.quoted) from why
+        raise _broken(order, shown, why) from why
     finally:
-        shown.end()
-    end = read_end(order.call.endpoint, True, shown.kept.tail())
+        shown.leave()
+    end = read_end(order.call.endpoint, True, shown.kept.tail() + shown.held)
+    if not end.is_whole and order.continues:
+        said = "" if end.error else "its answer ended before it was whole"
+        broken = InstanceError(order.instance.id, said, answered=True, quoted=end.error or "")
+        is_told = end.error is not None and not shown.held  # the engine's own word, among the last frames
+        raise CutShort(broken, shown, "" if is_told else "the answer ended before it was whole", "cut")
     if not end.is_whole and end.error is None:
         # Ollama ends such a stream as if it were whole (OLLAMA.md 1.3, 1.4): the client is told that it is not.
         shown.fail("the answer ended before it was whole")
+    shown.end()
     return Relayed(end, shown.kept.body())
 
 
-class _Shown:
-    """The pieces of a stream on their way to the client, and what is kept of them."""
+def _shown_of(order: Order, client: ClientStream, making: Making | None) -> Shown:
+    """A stream whose first piece is there."""
+    kept = Kept(order.keep_bytes, packs=order.continues)
+    shown = Shown(
+        client,
+        order.call.endpoint,
+        order.content_type,
+        kept,
+        making,
+        hides_usage=order.hides_usage,
+        packs=order.continues,
+    )
+    if making is not None:
+        making.stream(shown)
+    return shown
 
-    __slots__ = ("_client", "_exchange", "_hider", "_making", "_order", "kept")
 
-    def __init__(self, exchange: Exchange, client: ClientStream, order: Order, making: Making | None) -> None:
-        self._exchange: Exchange | None = exchange
-        self._client, self._order, self._making = client, order, making
-        self._hider = UsageHider() if order.hides_usage else None
-        self.kept = Kept(order.keep_bytes)
-        client.pause, client.resume = self._pause, self._resume
-        client.heard_tokens = self.kept.frames  # engines tell one token or a few with each
-
-    def show(self, pieces: list[bytes]) -> None:
-        self.kept.add(pieces)
-        if self._making is not None and self._making.is_heard:
-            self._making.came(pieces)
-        if self._hider is not None:
-            pieces = [self._hider.feed(each) for each in pieces]
-        self._client.write(pieces)
-
-    def fail(self, text: str) -> None:
-        """An error frame in the caller's dialect behind a broken stream, not glued to half a frame of the engine's."""
-        frame = error_frame(self._order.call.endpoint, text)
-        if self._hider is None:
-            frame = self.kept.gap(is_events=self._order.content_type == SSE_TYPE) + frame
-        self._hider = None  # whose client has only seen whole events, and has no use for half a one
-        self._client.write([frame])
-
-    def end(self) -> None:
-        """The connection to the instance may serve another client from now on."""
-        self._exchange = None
-        if self._hider is not None:
-            self._client.write([self._hider.finish()])
-            self._hider = None
-
-    def so_far(self) -> bytes | None:
-        return self.kept.body()
-
-    def hurry(self) -> None:
-        self._resume()
-
-    @property
-    def is_held_up(self) -> bool:
-        """The client reads nothing, and nobody else does: the instance is not read from."""
-        return self._client.is_stalled and not (self._making is not None and self._making.followers)
-
-    def _pause(self) -> None:
-        # While others wait for it, too, what a slow client has not read yet is held for it.
-        if self._exchange is not None and not (self._making is not None and self._making.followers):
-            self._exchange.pause()
-
-    def _resume(self) -> None:
-        if self._exchange is not None:
-            self._exchange.resume()
+def _broken(order: Order, shown: Shown, why: InstanceError | CallerError) -> InstanceError:
+    """A stream that came to no end: the client is told so, unless it may be continued."""
+    told = why if isinstance(why, InstanceError) else InstanceError("", "", quoted=why.message)
+    broken = InstanceError(order.instance.id, told.said, answered=True, quoted=told.quoted)
+    text = f"the answer was cut off: {why.message}"
+    if order.continues:
+        return CutShort(broken, shown, text)
+    shown.fail(text)
+    return broken
 
 
 def _translated(translation: Translation, show: Sink) -> Sink:

@@ -15,15 +15,17 @@ from orchestrator import telemetry
 from orchestrator.core import limits
 from orchestrator.core.breaker import Ended, Permit
 from orchestrator.core.cache_policy import Standing
-from orchestrator.core.dialects.errors import error_frame
+from orchestrator.core.dialects import gojson
+from orchestrator.core.dialects.conversation import has_images
+from orchestrator.core.dialects.errors import caller_error, error_frame
 from orchestrator.core.dialects.frames import Stats
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError
 from orchestrator.core.escalation import Watch
 from orchestrator.core.limits import Exhausted
-from orchestrator.core.model import Answer, InstanceState, Pool
+from orchestrator.core.model import Answer, Engine, InstanceState, Pool
 from orchestrator.gateway import discretion
 from orchestrator.gateway.answer_cache import Given
-from orchestrator.gateway.asked import TRIES, Asked
+from orchestrator.gateway.asked import TRIES, Asked, wait_of
 from orchestrator.gateway.asking import Asking, GiveKept
 from orchestrator.gateway.breakers import UNCOUNTED, Breakers
 from orchestrator.gateway.budgets import Budgets, Reserved
@@ -91,6 +93,7 @@ class Targets:
 
     async def serve(self, asked: Asked) -> Reply | None:
         """Have a target answer. An error is raised, or told within the stream where its head is out."""
+        asked = self._to_who_sees(asked)
         try:
             return await self._serve_patiently(asked)
         except OrchestratorError as why:
@@ -107,10 +110,31 @@ class Targets:
             client.abandon()
             return None
 
+    def _to_who_sees(self, asked: Asked) -> Asked:
+        """A call with images, and of its tiers those whose models can see. Raises CallerError where none can.
+
+        An Ollama of before 0.30 answers as if there were no image, a newer one in the words of its runner.
+        """
+        if not has_images(asked.call):
+            return asked
+        able = tuple(tier for tier in asked.tiers if self._sees(tier))
+        if not able:
+            raise caller_error(400, f"{gojson.quote(asked.call.model)} does not support images")
+        return asked._replace(tiers=able)
+
+    def _sees(self, tier: Tier) -> bool:
+        """Whether a tier's model can be given images, or may be able to, as far as one can tell."""
+        pool = None if tier.is_outside else self._live.pool(tier.pool)
+        if pool is None or any(each.engine is not Engine.OLLAMA for each in pool.instances):
+            return True
+        abilities = (pool.details.get("show") or {}).get("capabilities")
+        return not abilities or "vision" in abilities
+
     async def _serve_patiently(self, asked: Asked) -> Reply | None:
         """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
         came_s = time.perf_counter()
         gone = Gone(asked.name, asked.trace) if asked.is_route else None
+        alone_s = 0.0
         while True:
             try:
                 return await (self._serve_pool(asked) if gone is None else self._serve_route(asked, gone))
@@ -122,15 +146,18 @@ class Targets:
                     if gone is None or is_last_word:
                         raise
                     raise gone.error() from why
+                alone_s = why.retry_after_s if isinstance(why, InstanceError) else 0.0
             began_s = time.perf_counter()
-            await self._live.until_changed(min(ASK_AGAIN_S, left_s))
+            await self._live.until_changed(min(max(ASK_AGAIN_S, alone_s), left_s))
             asked.trace.queue_s += time.perf_counter() - began_s
 
     def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, waited_s: float) -> bool:
         """Whether it is worth waiting: an instance is there, or on its way, that this call has not failed too often."""
         if asked.trace.spare is not None:
             return False
-        if asked.trace.failures >= TRIES or (isinstance(why, CapacityError) and not why.is_passing):
+        if asked.trace.failures >= TRIES or asked.trace.gives_up:
+            return False
+        if isinstance(why, CapacityError) and not why.is_passing:
             return False
         pools = [pool for tier in asked.tiers if (pool := self._live.pool(tier.pool)) is not None]
         if waited_s < WITHOUT_INSTANCES_S and any(not pool.instances for pool in pools):
@@ -280,6 +307,7 @@ class Targets:
 
     async def _answer_from(self, asked: Asked, step: _Step) -> Reply | None:
         if step.tier.is_outside:
+            wait_of(asked)  # which raises where its deadline has passed
             return await self._sides.outside.serve(asked, step.tier, step.watch)
         pool = self._live.pool(step.tier.pool)
         if pool is None:  # unpublished while its budget was asked for

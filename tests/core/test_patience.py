@@ -173,9 +173,10 @@ def test_an_instance_has_so_many_cures_within_an_hour_and_then_more():
     assert next_cure(OURS, [], [], 0, 0)[0] is Cure.NONE
 
 
-@pytest.mark.parametrize(("out", "members", "expected"), [(0, 1, False), (0, 2, True), (1, 2, False), (0, 3, True),
-                                                          (1, 3, False), (1, 4, True), (2, 4, False)])  # fmt: skip
-def test_never_more_than_half_of_a_pool_is_out(out, members, expected):
+@pytest.mark.parametrize(("out", "members", "expected"), [(0, 1, True), (1, 1, False), (0, 2, True), (1, 2, False),
+                                                          (0, 3, True), (1, 3, False), (1, 4, True),
+                                                          (2, 4, False)])  # fmt: skip
+def test_never_more_than_half_of_a_pool_is_out_but_for_the_only_one(out, members, expected):
     assert may_be_out(out, members) is expected
 
 
@@ -183,3 +184,4 @@ def test_a_suspicion_says_what_was_seen():
     told = str(Suspicion(12.34, 1.5, 2))
     assert "silent for 12.3 s to 2 calls while others answered" in told
     assert "1.5 s" in told
+    assert "to 1 call, the only one of its pool" in str(Suspicion(12.34, 1.5, 1, is_lone=True))
