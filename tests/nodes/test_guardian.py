@@ -42,8 +42,8 @@ def on_event(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 real = keeper_process._bound_to_keeper
-def killed_between_fork_and_exec(guardian):
-    bind, keeper = real(guardian), os.getpid()
+def killed_between_fork_and_exec(guardian, *more):
+    bind, keeper = real(guardian, *more), os.getpid()
     def preexec():
         if hook == "killed before its child is bound":
             os.kill(keeper, signal.SIGKILL)

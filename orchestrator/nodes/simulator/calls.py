@@ -44,6 +44,7 @@ from orchestrator.core.errors import CallerError, CapacityError
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint
 from orchestrator.core.physics import prompt_tokens_kept
 from orchestrator.nodes.simulator.answers import compose
+from orchestrator.nodes.simulator.begun import Begun, begun_in, go_on
 from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig
 from orchestrator.nodes.simulator.http import GoStream, Routes, respond
 from orchestrator.nodes.simulator.listing import Listing
@@ -127,13 +128,10 @@ class Calls:
     async def _answer(
         self, request: web.Request, call: Call, model: SimulatedModel, runner: Runner, load_s: float
     ) -> web.StreamResponse:
-        prompt = prompt_tokens(call)
+        begun = begun_in(call)
+        prompt = prompt_tokens(call) if begun is None else prompt_tokens(begun.call, begun.text)
         kept = _fitted(call, len(prompt), runner.context)
-        reply = self._script.reply(question(call))
-        if self._config.answers_nothing:
-            reply = Reply((), "stop", len(prompt))
-        if reply is None:
-            reply = compose(call, self._config.marker, model.capabilities, prompt, kept, self._config.doubtful_share)
+        reply = self._reply(call, begun, model, prompt, kept)
         work = runner.new_work(reply, prefix_hashes(prompt[:kept]), is_stream=call.is_stream)
         if call.is_stream:
             return await _stream(request, call, runner, work, load_s)
@@ -150,6 +148,20 @@ class Calls:
             logprobs=[entry for piece in told for entry in piece.logprobs],
         )
         return await respond(request, 200, body_type(call.endpoint), body)
+
+    def _reply(self, call: Call, begun: Begun | None, model: SimulatedModel, prompt: Sequence[str], kept: int) -> Reply:
+        if self._config.answers_nothing:
+            return Reply((), "stop", len(prompt))
+
+        def reply_to(asked: Call) -> Reply:
+            if (scripted := self._script.reply(question(asked))) is not None:
+                return scripted
+            return compose(asked, self._config.marker, model.capabilities, prompt, kept, self._config.doubtful_share)
+
+        rest = None if begun is None else go_on(begun, reply_to)
+        if rest is not None:
+            return replace(rest, prompt_tokens=kept)
+        return reply_to(call)
 
     async def _embed(
         self, request: web.Request, call: Call, model: SimulatedModel, runner: Runner, load_s: float

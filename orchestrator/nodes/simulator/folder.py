@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import orjson
 
@@ -22,10 +23,19 @@ from orchestrator.core.manifests import ModelName, split_name
 from orchestrator.core.model import ModelShape
 from orchestrator.nodes.onhost.ollamas import Models
 from orchestrator.nodes.simulator.config import SimulatedModel, parameter_size
-from orchestrator.nodes.simulator.shelf import MISSING_MANIFEST, PULL_TICK_S, layer_line
+from orchestrator.nodes.simulator.shelf import (
+    MISSING_MANIFEST,
+    NO_SOURCE,
+    PULL_TICK_S,
+    SMALLEST,
+    ShelfError,
+    layer_line,
+)
 
 _KIND: Final = "application/vnd.ollama.image."
 _TEMPLATE: Final = b"{{ .Prompt }}"  # one blob of all models
+_CONFIG_TYPE: Final = "application/vnd.docker.container.image.v1+json"
+_LARGEST_CONFIG_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,49 @@ class ModelFolder:
 
     def present(self) -> Iterator[SimulatedModel]:
         for found in self._models.present()[0]:
-            model = self._model_of(found["name"])
+            model = self._model_of(found["name"]) or self._model_of(self._made_of(found))
             if model is not None:
                 yield _with_files(model, found, self._folder)
+
+    def copy(self, source: str, destination: str) -> bool:
+        found, parts = self.find(source), split_name(destination)
+        if found is not None and parts is not None:
+            _write(self._manifest(parts), self._manifest_of(found).read_bytes())
+        return found is not None
+
+    def delete(self, name: str) -> bool:
+        """Its blobs stay, as they do where OLLAMA_NOPRUNE is set."""
+        found = self.find(name)
+        if found is not None:
+            self._manifest_of(found).unlink()
+        return found is not None
+
+    def create(self, name: str, source: str, files: Mapping[str, str], more: bytes) -> None:
+        parts = split_name(name)
+        assert parts is not None  # whoever asked looked at the name
+        if source:
+            found = self.find(source)
+            if found is None:
+                raise ShelfError(500, MISSING_MANIFEST)
+            manifest = orjson.loads(self._manifest_of(found).read_bytes())
+        elif files:
+            manifest = self._manifest_from(sorted(files.values()))
+        else:
+            raise ShelfError(400, NO_SOURCE)
+        if more:
+            manifest["layers"].append(self._kept("params", more))
+        _write(self._manifest(parts), orjson.dumps(manifest))
+
+    def has_blob(self, digest: str) -> bool:
+        return self._blob(digest).exists()
+
+    def keep_blob(self, digest: str, content: IO[bytes]) -> None:
+        path = self._blob(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}-partial-{os.getpid()}")
+        with beside.open("wb") as out:
+            shutil.copyfileobj(content, out)
+        beside.rename(path)
 
     async def pull(self, name: str) -> AsyncIterator[dict[str, Any]]:
         yield {"status": "pulling manifest"}
@@ -79,7 +129,7 @@ class ModelFolder:
         """One blob, written as its bytes come."""
         digest = hashlib.sha256(content).hexdigest()
         layer = layer_line(digest, len(content))
-        path = self._folder / "blobs" / f"sha256-{digest}"
+        path = self._blob(digest)
         if not path.exists():
             tick = max(1, int(pace.bytes_s * PULL_TICK_S))
             for done in range(0, len(content), tick):
@@ -97,6 +147,45 @@ class ModelFolder:
 
     def _manifest(self, name: ModelName) -> Path:
         return self._folder / "manifests" / name.host / name.namespace / name.model / name.tag
+
+    def _manifest_of(self, model: SimulatedModel) -> Path:
+        parts = split_name(model.name)
+        assert parts is not None  # it was made of a path
+        return self._manifest(parts)
+
+    def _blob(self, digest: str) -> Path:
+        return self._folder / "blobs" / f"sha256-{digest}"
+
+    def _kept(self, kind: str, content: bytes) -> dict[str, Any]:
+        """A layer that is written now."""
+        path = self._blob(hashlib.sha256(content).hexdigest())
+        if not path.exists():
+            _write(path, content)
+        return _layer(kind, content)
+
+    def _manifest_from(self, digests: list[str]) -> dict[str, Any]:
+        """A model whose weights are these blobs; what is in them nobody reads."""
+        layers = []
+        for each in digests:
+            path = self._blob(each.removeprefix("sha256:"))
+            if not path.exists():
+                raise ShelfError(500, f"open {path}: no such file or directory")
+            layers.append({"mediaType": f"{_KIND}model", "digest": each, "size": path.stat().st_size})
+        small = self._model_of(SMALLEST)
+        assert small is not None
+        manifest: dict[str, Any] = orjson.loads(_manifest(_blobs(small, 0)))
+        config = self._kept("config", orjson.dumps(_described(small.shape, SMALLEST)))
+        template = self._kept("template", _TEMPLATE)
+        return manifest | {"config": {**config, "mediaType": _CONFIG_TYPE}, "layers": [*layers, template]}
+
+    def _made_of(self, found: dict[str, Any]) -> str:
+        """The catalogue's model that one of another name was made of, as its configuration tells; '' it does not."""
+        for name, size in found["blobs"].items():
+            if size < _LARGEST_CONFIG_BYTES:
+                told = (self._folder / "blobs" / name).read_bytes()
+                if told.startswith(b'{"model_format"'):
+                    return str(orjson.loads(told)["simulated"])
+        return ""
 
 
 def _with_files(model: SimulatedModel, found: dict[str, Any], folder: Path) -> SimulatedModel:
@@ -132,16 +221,17 @@ def _described(shape: ModelShape, name: str) -> dict[str, Any]:
 
 
 def _manifest(blobs: dict[str, bytes]) -> bytes:
-    def told(kind: str, media: str) -> dict[str, Any]:
-        content = blobs[kind]
-        return {"mediaType": media, "digest": f"sha256:{hashlib.sha256(content).hexdigest()}", "size": len(content)}
-
     return orjson.dumps({
         "schemaVersion": 2,
         "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-        "config": told("config", "application/vnd.docker.container.image.v1+json"),
-        "layers": [told(kind, _KIND + kind) for kind in ("model", "template")],
+        "config": {**_layer("config", blobs["config"]), "mediaType": _CONFIG_TYPE},
+        "layers": [_layer(kind, blobs[kind]) for kind in ("model", "template")],
     })  # fmt: skip
+
+
+def _layer(kind: str, content: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    return {"mediaType": _KIND + kind, "digest": f"sha256:{digest}", "size": len(content)}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -26,6 +26,7 @@ _WRITTEN_LAST: Final = ("Date", "Content-Length", "Transfer-Encoding", "Connecti
 _HTML_TYPE: Final = "text/html; charset=utf-8"
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
 _MODEL_PATH: Final = "/v1/models/"
+BLOB_PATH: Final = "/api/blobs/"
 
 _CORS: Final = (
     (
@@ -97,7 +98,9 @@ async def respond(
 def _handlers(routes: Routes, path: str) -> Mapping[str, Handler]:
     if path.startswith(_MODEL_PATH) and re.fullmatch(r"[^/]+", path[len(_MODEL_PATH) :]):
         return routes[_MODEL_PATH]
-    return routes.get(path, {}) if path != _MODEL_PATH else {}
+    if path.startswith(BLOB_PATH) and re.fullmatch(r"[^/]+", path[len(BLOB_PATH) :]):
+        return routes[BLOB_PATH]
+    return routes.get(path, {}) if path not in (_MODEL_PATH, BLOB_PATH) else {}
 
 
 def _refusal(request: web.Request, routes: Routes, *, is_local: bool) -> web.Response | None:

@@ -1,4 +1,4 @@
-"""What a simulated Ollama says about itself and its models: version, tags, ps, show, OpenAI's list, and pulling one."""
+"""What a simulated Ollama says about itself and its models: version, tags, ps, show, OpenAI's list."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from aiohttp import web
 
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE, error_response, kind_of
-from orchestrator.core.dialects.frames import NDJSON_TYPE, go_time
+from orchestrator.core.dialects.frames import go_time
 from orchestrator.core.model import Dialect
 from orchestrator.nodes.simulator.config import SimulatedModel, SimulatorConfig, parameter_size
-from orchestrator.nodes.simulator.http import GoStream, Routes, respond
+from orchestrator.nodes.simulator.http import Routes, respond
 from orchestrator.nodes.simulator.residence import Residence
 from orchestrator.nodes.simulator.shelf import Shelf
 
@@ -35,7 +35,6 @@ class Listing:
             "/api/tags": either(self._tags),
             "/api/ps": {"GET": self._ps},
             "/api/show": {"POST": self._show},
-            "/api/pull": {"POST": self._pull},
             "/v1/models": {"GET": self._openai_models},
             "/v1/models/": {"GET": self._openai_model},
         }
@@ -91,22 +90,6 @@ class Listing:
             return await respond(request, 404, *error_response(Dialect.OPENAI, 404, message, kind_of(404)))
         return await respond(request, 200, OPENAI_JSON_TYPE, gojson.dumps(_openai(model)) + b"\n")
 
-    async def _pull(self, request: web.Request) -> web.StreamResponse:
-        """Fetch a model; after the headers an error is a line (or 500 without a stream)."""
-        name = await _model_named(request)
-        if isinstance(name, web.StreamResponse):
-            return name
-        is_stream = gojson.loads(await request.read()).get("stream", True)
-        stream = GoStream(request, NDJSON_TYPE) if is_stream else None
-        last: dict[str, Any] = {}
-        async for last in self._shelf.pull(name):
-            if stream is not None:
-                await stream.send(gojson.dumps(last) + b"\n")
-        if stream is None:
-            return await respond(request, 500 if "error" in last else 200, OPENAI_JSON_TYPE, gojson.dumps(last))
-        await stream.write_eof()
-        return stream
-
 
 async def _model_named(request: web.Request) -> str | web.StreamResponse:
     """The body's `model`, or its old name `name`; a response where the body is no object."""
@@ -115,8 +98,7 @@ async def _model_named(request: web.Request) -> str | web.StreamResponse:
     except gojson.GoJsonError as why:
         return await _refuse(request, 400, "missing request body" if why.is_empty else str(why))
     if not isinstance(body, dict):
-        kind = "ShowRequest" if request.path == "/api/show" else "PullRequest"
-        told = f"json: cannot unmarshal {gojson.type_name(body)} into Go value of type api.{kind}"
+        told = f"json: cannot unmarshal {gojson.type_name(body)} into Go value of type api.ShowRequest"
         return await _refuse(request, 400, told)
     return str(body.get("model") or body.get("name") or "")
 

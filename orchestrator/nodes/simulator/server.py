@@ -18,6 +18,7 @@ import uvloop
 from aiohttp import web
 
 from orchestrator.nodes.simulator.calls import Calls
+from orchestrator.nodes.simulator.changing import Changing
 from orchestrator.nodes.simulator.config import ConfigError, SimulatorConfig, load_config
 from orchestrator.nodes.simulator.http import app_for
 from orchestrator.nodes.simulator.listing import Listing
@@ -39,9 +40,10 @@ class Simulator:
         self._config = config
         self._seats = CardSeats(Path(config.seats_file) if config.seats_file else None, config.seat, loop.time)
         self._residence = Residence(config, self._seats)
-        listing = Listing(config, shelf or ConfiguredShelf(config), self._residence)
+        shelf = shelf or ConfiguredShelf(config)
+        listing = Listing(config, shelf, self._residence)
         self._calls = Calls(config, listing, self._residence)
-        routes = {**listing.routes(), **self._calls.routes()}
+        routes = {**listing.routes(), **Changing(shelf).routes(), **self._calls.routes()}
         self._runner = web.AppRunner(
             app_for(routes, config.host),
             access_log=None,

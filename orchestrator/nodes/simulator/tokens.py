@@ -16,6 +16,8 @@ from orchestrator.core.model import Call
 from orchestrator.nodes.simulator.runner import PREFIX_BLOCK_TOKENS
 
 _TOKEN: Final = re.compile(r"\s?[^\W\d_]{1,8}|\s?\d{1,3}|\s?[^\w\s]|\s+|_")
+# A marker, or a word with the space before it, is one.
+_SAID: Final = re.compile(r"\[simulated [^\]]*\] |\s?\w+|\s?[^\w\s]|\s+")
 # ChatML, as recorded: 15 tokens for a question of 6, 23 with a system text of 3 more.
 _TOKENS_A_TURN: Final = 5
 _TOKENS_FOR_THE_ANSWER: Final = 4
@@ -27,8 +29,11 @@ def split(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
-def prompt_tokens(call: Call) -> list[str]:
-    """The call's prompt after its template, in tokens. The template's own are empty: only their number matters."""
+def prompt_tokens(call: Call, begun: str | None = None) -> list[str]:
+    """The call's prompt after its template, in tokens. The template's own are empty: only their number matters.
+
+    `begun`: the answer's beginning, which stands behind it.
+    """
     told: list[str] = []
     is_raw = bool(call.body.get("raw")) or call.endpoint.is_embedding
     if call.body.get("tools"):
@@ -36,7 +41,13 @@ def prompt_tokens(call: Call) -> list[str]:
     for turn in turns(call):
         told += split(turn.text) if is_raw else [f"<{turn.role}>", *[""] * (_TOKENS_A_TURN - 1), *split(turn.text)]
     told += [] if is_raw else [""] * _TOKENS_FOR_THE_ANSWER
+    told += said_tokens(begun or "")
     return [*("" for _ in call.body.get("context") or ()), *told]
+
+
+def said_tokens(text: str) -> list[str]:
+    """What a simulated model said, in the pieces in which it did."""
+    return _SAID.findall(text)
 
 
 def prefix_hashes(tokens: Sequence[str]) -> tuple[int, ...]:

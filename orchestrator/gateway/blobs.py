@@ -1,0 +1,114 @@
+"""A file of a model on its way from a client to every server that lacks it, piece by piece, kept nowhere between.
+
+The slowest of the servers says how fast it goes. Each of them checks the digest itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import orjson
+
+from orchestrator.core.chores import Outcome, shortened
+
+# Pieces that a server may be behind the client.
+_AHEAD: Final = 4
+_CONNECT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that lacks the file."""
+
+    name: str
+    host: str
+    port: int
+
+
+async def spread(
+    targets: Sequence[Target], digest: str, length: int | None, pieces: AsyncIterator[bytes], silence_s: float
+) -> list[Outcome]:
+    """Send it to all of them; what came of it on each. Raises what `pieces` raises: then none of them has it."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        sendings = [_Sending(http, each, digest, length, silence_s) for each in targets]
+        try:
+            async for piece in pieces:
+                await asyncio.gather(*(each.take(piece) for each in sendings))
+                if not any(each.is_going for each in sendings):
+                    break  # nobody takes it
+            await asyncio.gather(*(each.take(b"") for each in sendings))
+            await asyncio.wait([each.task for each in sendings], timeout=silence_s)
+            for each in sendings:
+                each.give_up(f"it had all of it, and said nothing for {silence_s:g} s")
+            return [await each.task for each in sendings]
+        finally:
+            for each in sendings:
+                each.task.cancel()
+            await asyncio.gather(*(each.task for each in sendings), return_exceptions=True)
+
+
+class _Sending:
+    """It, to one server. A piece that is empty is the end."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, target: Target, digest: str, length: int | None, silence_s: float
+    ) -> None:
+        self._http, self._target, self._digest, self._length = http, target, digest, length
+        self._silence_s = silence_s
+        self._given_up = ""
+        self._ahead: asyncio.Queue[bytes] = asyncio.Queue(_AHEAD)
+        self.task = asyncio.create_task(self._send(), name=f"blob to {target.name}")
+
+    @property
+    def is_going(self) -> bool:
+        return not self.task.done()
+
+    async def take(self, piece: bytes) -> None:
+        """The next piece, once there is room for it; nothing where the server takes no more."""
+        putting = asyncio.ensure_future(self._ahead.put(piece))
+        try:
+            await asyncio.wait((putting, self.task), timeout=self._silence_s, return_when=asyncio.FIRST_COMPLETED)
+            if not putting.done():
+                self.give_up(f"it took nothing for {self._silence_s:g} s")
+        finally:
+            putting.cancel()
+
+    def give_up(self, why: str) -> None:
+        """Send no more, if it is not over."""
+        if self.is_going:
+            self._given_up = why
+            self.task.cancel()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await self._ahead.get():
+            yield piece
+
+    async def _send(self) -> Outcome:
+        target = self._target
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        url = f"http://{host}:{target.port}/api/blobs/{self._digest}"
+        headers = {} if self._length is None else {"Content-Length": str(self._length)}
+        try:
+            async with self._http.post(url, data=self._pieces(), headers=headers, allow_redirects=False) as reply:
+                body = await reply.read()
+                if reply.status in (200, 201):
+                    return Outcome(target.name)
+                return Outcome(target.name, reply.status, shortened(_reason(body)))
+        except aiohttp.ClientError as why:
+            return Outcome(target.name, 0, shortened(str(why) or type(why).__name__))
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            return Outcome(target.name, 0, self._given_up)
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return body.decode(errors="replace") or "no reason given"
