@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from orchestrator.app.counts import set_gauges
+from orchestrator.app.leading import Lead
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, PoolName, Snapshot
 from orchestrator.core.numbers import AskedFor
@@ -13,7 +14,6 @@ from orchestrator.core.residency import Pressure
 from orchestrator.store import cluster, demand, pools, suspicion
 from orchestrator.store.connection import Connection
 
-LEADER_TTL_S = 10.0
 # A Redis that may have lost leases grants none for so long: gateways renew theirs first.
 GRACE_S = 2.0
 
@@ -28,22 +28,36 @@ class PublishedCluster:
         may_have_lost: Callable[[], Awaitable[bool]],
         *,
         is_simulated: bool,
+        is_alone: bool = True,
     ) -> None:
+        """`is_alone`: nobody else reaches this Redis."""
         self._connection, self._may_have_lost, self._is_simulated = connection, may_have_lost, is_simulated
-        self._holder = holder
         self._grace_s: float | None = None
         connection.on_up(self._forget_grace)
-        self._leadership: cluster.Leadership | None = None
+        self.lead = Lead(connection, holder, is_alone=is_alone)
+        self.last: Snapshot | None = None
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Publish as the leader. Raises StoreError, also while another controller leads."""
-        self._leadership = await cluster.lead(self._connection, self._holder, LEADER_TTL_S)
-        if self._leadership is None:
-            raise StoreError("another controller leads")
+        leadership = await self.lead.renew()
         if self._grace_s is None:
             self._grace_s = GRACE_S if await self._may_have_lost() else 0.0
-        if not await cluster.publish(self._connection, self._leadership, snapshot, grace_s=self._grace_s):
+        if not await cluster.publish(self._connection, leadership, snapshot, grace_s=self._grace_s):
             raise StoreError("another controller leads")
+        self.last = snapshot
+
+    @property
+    def term(self) -> int:
+        """A number higher than that of every controller that led before; 0: no other can lead."""
+        return self.lead.term
+
+    def check(self) -> None:
+        """To be asked right before each act. Raises StoreError unless this controller leads for sure."""
+        self.lead.check()
+
+    async def read(self) -> Snapshot | None:
+        """What was published last, by whom ever; an emptied Redis tells nothing. Raises StoreError."""
+        return await cluster.read(self._connection) or self.last
 
     def _forget_grace(self) -> None:
         """Redis is there again: it may be another one than before, or have lost what it had."""
@@ -75,12 +89,3 @@ class PublishedCluster:
     async def acquit(self, pool: PoolName, instance: InstanceId) -> None:
         """It was seen to."""
         await suspicion.acquit(self._connection, pool, instance)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this controller led when it last published."""
-        return self._leadership is not None
-
-    async def resign(self) -> None:
-        if self._leadership is not None and self._connection.is_up:
-            await cluster.resign(self._connection, self._leadership)

@@ -11,10 +11,14 @@ from orchestrator.core.model import Instance, InstanceState, Pool
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The part of every instance's slots that gateway `index` of `gateways` may use."""
+    """The part of every instance's slots that gateway `index` of `gateways` may use.
+
+    `elsewhere`: how many of them are on other machines, where nobody here can see what they use.
+    """
 
     index: int
     gateways: int
+    elsewhere: int = 0
 
     def of(self, slots: int, instance: str) -> int:
         """Slots of an instance that are this gateway's. The shares of all add up to `slots`.

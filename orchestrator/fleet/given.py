@@ -1,7 +1,7 @@
 """The controller where servers are somebody else's: watched, published to the gateways, loaded as calls ask for it.
 
-Nothing is started, stopped or pulled. It may be killed at any moment: the next one looks at the servers anew, and until
-it has, what was published last stands.
+Nothing is started or stopped, and models are changed only for who asks for that (`managing`). It may be killed at any
+moment: the next one looks at the servers anew, and until it has, what was published last stands.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from orchestrator.core.chores import Chore
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.core.model import InstanceId, InstanceState, Pool, PoolName, Snapshot
+from orchestrator.core.model import Engine, InstanceId, InstanceState, Pool, PoolName, Snapshot
 from orchestrator.core.patience import Suspicion
 from orchestrator.fleet.curing import Suspicions, Ward
+from orchestrator.fleet.fenced import FencedGivenApi, Leading
 from orchestrator.fleet.given_curing import GivenPatient
 from orchestrator.fleet.loading import Asking, Loader
+from orchestrator.fleet.model_sites import ModelSite, kept_by
 from orchestrator.fleet.offering import given_of, notes_of, pools_of
 from orchestrator.fleet.place import Place
 from orchestrator.fleet.publishing import Publisher, Publishing
 from orchestrator.fleet.servers import Server, servers_of
 from orchestrator.fleet.tasks import raise_first
 from orchestrator.fleet.watching import Watched
-from orchestrator.nodes.given_api import GivenApi
 from orchestrator.settings import ClusterSettings
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 FIRST_LOOKS_WITHIN_S = 5.0
 
 
-class GivenStore(Publishing, Asking, Suspicions, Protocol):
+class GivenStore(Publishing, Asking, Suspicions, Leading, Protocol):
     """What the store is asked for here."""
 
 
@@ -43,11 +45,11 @@ class GivenFleet:
 
     def __init__(self, *, store: GivenStore, settings: Callable[[], ClusterSettings]) -> None:
         self._settings, self._store = settings, store
-        self._api = GivenApi()
+        self._api = FencedGivenApi(store.check)
         self._places: dict[str, Place] = {}  # by URL
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._changed, self._replan = asyncio.Event(), asyncio.Event()
+        self._changed, self._replan, self._were_seen = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._publisher = Publisher(store, self._snapshot)
         self._ward = Ward(store, lambda: settings().limits.cures_an_hour, self._on_change)
         self._loader = Loader(
@@ -73,6 +75,7 @@ class GivenFleet:
                 self._follow(servers_of(self._settings().instances))
                 self._group.create_task(self._follow_settings(), name="given: settings")
                 await self._until_all_were_looked_at()
+                self._were_seen.set()
                 self._group.create_task(self._publisher.keep(self._changed, self._pool_names), name="given: publish")
                 self._group.create_task(self._loader.run(), name="given: load")
                 self._group.create_task(self._ward.watch(self._serving, self._suspected), name="given: ward")
@@ -81,6 +84,28 @@ class GivenFleet:
 
     async def close(self) -> None:
         await self._api.close()
+
+    # --- its models --------------------------------------------------------------------------------------------------
+
+    async def models_known(self) -> None:
+        """Wait until the servers were looked at."""
+        await self._were_seen.wait()
+
+    def model_sites(self) -> Sequence[ModelSite]:
+        """Every server but llama.cpp's. Whether two of them share a folder nobody can say."""
+        watches = [each.watched for each in self._places.values()]
+        return [_site(each) for each in watches if each.sight.engine is not Engine.LLAMA_CPP]
+
+    def why_kept(self, model: str) -> str:
+        """Why a model must not be deleted; empty: it may be."""
+        return kept_by(self._settings(), model)
+
+    async def models_changed(self, _: Chore) -> str:
+        """See and publish what there is now, so that who was told of it can call it."""
+        looks = (each.watched.list_anew() for each in self._places.values() if each.watched.sight.is_up)
+        await asyncio.gather(*looks, return_exceptions=True)  # a look that failed is made again by itself
+        await self._publisher.publish()
+        return ""
 
     # --- which servers there are -------------------------------------------------------------------------------------
 
@@ -158,3 +183,10 @@ class GivenFleet:
             notes=(*notes_of(standings, self._settings()), *self._ward.events),
             given=tuple(map(given_of, standings)),
         )
+
+
+def _site(watched: Watched) -> ModelSite:
+    sight = watched.sight
+    if not sight.is_up:
+        return ModelSite(watched.name, None, sight.reason or "it was not seen yet")
+    return ModelSite(watched.name, watched.server.instance(engine=sight.engine))

@@ -46,7 +46,7 @@ class Claimed:
     """A host's keeping that nobody changes anything through who has not claimed the host. Looking is free."""
 
     def __init__(self, keeping: HostKeeping, claim: Callable[[], Awaitable[None]]) -> None:
-        """`claim` raises HostError where the host is another's, or has seen a newer deployment."""
+        """`claim` raises HostError where the host is another's, has seen a newer deployment or a newer controller."""
         self._keeping, self._claim = keeping, claim
 
     async def run(self) -> None:

@@ -116,7 +116,11 @@ class Loader:
         }
         if not self._publisher.has_settled:
             return True  # what is under way is not all counted yet
-        held = [self._held(self._places[url], several, pressure) for url, several in loadable.items() if several]
+        held = [
+            self._held(self._places[url], several, pressure)
+            for url, several in loadable.items()
+            if several and url in self._places  # a server may have been taken out meanwhile
+        ]
         for move in choose_moves(held, self._lines(pressure)):
             place = self._places[move.server]
             place.move = move

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from random import SystemRandom
 from typing import Protocol
@@ -30,6 +31,7 @@ from orchestrator.core.model import (
 from orchestrator.core.patience import Suspicion
 from orchestrator.fleet.apply import Change, silenced
 from orchestrator.fleet.curing import Suspicions, Ward
+from orchestrator.fleet.fenced import FencedApi, Leading
 from orchestrator.fleet.following import Following
 from orchestrator.fleet.following_load import FollowingLoad, Loads, Told
 from orchestrator.fleet.heeding import Heeding
@@ -38,6 +40,7 @@ from orchestrator.fleet.inventory import blind_spots
 from orchestrator.fleet.keepers import Keepers
 from orchestrator.fleet.made import Made
 from orchestrator.fleet.means import Means
+from orchestrator.fleet.model_sites import ModelSite, sites_by_node
 from orchestrator.fleet.order import Order, World
 from orchestrator.fleet.own import usable_bytes
 from orchestrator.fleet.picture import pool_names, pool_of, problems_of
@@ -47,7 +50,6 @@ from orchestrator.fleet.publishing import HEARTBEAT_S, Publisher, Publishing
 from orchestrator.fleet.stopping import has_drained, has_ended, has_finished
 from orchestrator.fleet.tasks import raise_first, within
 from orchestrator.fleet.wanted import Wanted
-from orchestrator.nodes.engine_api import EngineApi
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ log = logging.getLogger(__name__)
 TRY_AGAIN_S = 30.0
 
 
-class StewardStore(Publishing, Suspicions, Loads, Protocol):
+class StewardStore(Publishing, Suspicions, Loads, Leading, Protocol):
     """What the store is asked for here."""
 
 
@@ -64,7 +66,7 @@ class Steward:
 
     def __init__(self, keepers: Keepers, store: StewardStore, world: World) -> None:
         self._keepers, self._world = keepers, world
-        self._api = EngineApi()
+        self._api = FencedApi(store.check)
         self._ward = Ward(store, lambda: world.care().cures_an_hour, self._on_change)
         self._order = Order(None)
         self._instances = Instances(keepers, world.record, self._on_change, lambda: self._order.deployment)
@@ -91,6 +93,7 @@ class Steward:
             lambda: world.care().drain_s,
         )
         self._unloadable: frozenset[InstanceId] = frozenset()
+        self._pulling: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # --- for app ---------------------------------------------------------------------------------------------------
 
@@ -103,6 +106,19 @@ class Steward:
     def placements(self) -> tuple[Placement, ...]:
         """Of what runs, or is being started or stopped."""
         return self._instances.placements
+
+    async def models_known(self) -> None:
+        """Wait until it is known what runs, and what is to."""
+        await self._is_told.wait()
+
+    def model_sites(self) -> Sequence[ModelSite]:
+        """Every folder of models that instances use."""
+        return sites_by_node((each.instance for each in self._instances), self._turn_of)
+
+    def _turn_of(self, instance: Instance) -> asyncio.Lock:
+        """Of who pulls on its node: the same as for instances that pull their own model."""
+        site = self._world.site_of(instance.node)
+        return self._pulling[site.host, site.models_dir]
 
     async def run(self, published: Snapshot | None) -> None:
         """Until cancelled. `published` is what an earlier controller published last. Raises HostError without a keeper.
@@ -144,6 +160,7 @@ class Steward:
             ports=Ports(SystemRandom()),
             taken_ports=self._taken_ports,
             may_start=self._is_told,
+            pulling=self._pulling,
         )
 
     # --- reconcile --------------------------------------------------------------------------------------------------

@@ -118,6 +118,11 @@ class Watched:
             self._become(seen)
             return seen
 
+    async def list_anew(self) -> None:
+        """See now what it has. Raises InstanceError where it does not answer."""
+        self._listed_s = float("-inf")
+        await self.look()
+
     def does_not_tell_memory(self) -> None:
         """/api/ps was found not to tell what is loaded: all of its models are served at any time from now on."""
         log.warning("%s: /api/ps does not list a model that was just loaded; what is loaded is left to it", self.name)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator import telemetry
@@ -27,9 +29,15 @@ log = logging.getLogger(__name__)
 # second later than the first (store/connection), and a slot whose caller left before is taken for two seconds more
 # (admission): until then all keep to their shares, or slots would be sold twice.
 REJOIN_AFTER_S = 2.5
+# Where there are gateways on other machines, each stops taking slots by itself so long after Redis is back, and tells
+# it of those that it has: the first that asks Redis again must find there what the last has taken.
+TAKES_NO_MORE_AFTER_S = 1.0
 # A slot that a sibling gives back, or a lock that it lets go, wakes nobody here. While calls wait, the table is looked
 # at again after this: a few per cent of a short answer, and next to no work.
 LOOK_AGAIN_S = 0.05
+# Of gateways on other machines nobody here knows what they use. What Redis gave them beyond their share before it went
+# is given this long to end; nearly every fail-over of Redis is over by then, too, and no slot was shared out at all.
+OTHERS_END_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +52,11 @@ class _Waiter:
 
 
 class Alone:
-    """What one gateway may do by itself, and who waits for it."""
+    """What one gateway may do by itself, and who waits for it. `share`: its part, as gateways are known now."""
 
-    def __init__(self, live: Live, connection: Connection, leases: Leases, slots: SharedSlots, share: Share) -> None:
+    def __init__(
+        self, live: Live, connection: Connection, leases: Leases, slots: SharedSlots, share: Callable[[], Share]
+    ) -> None:
         self._live, self._connection, self._leases = live, connection, leases
         self._slots, self._share = slots, share
         self._waiting: dict[PoolName, deque[_Waiter]] = {}
@@ -54,9 +64,13 @@ class Alone:
         self._is_marked = False
         self._has_said = False
         self._was_up = False
+        self._lost_s = time.monotonic()
         self._rejoining: asyncio.TimerHandle | None = None
+        self._stopping: asyncio.TimerHandle | None = None
+        self._takes_no_more = False
         self._looking: asyncio.TimerHandle | None = None
         connection.on_up(self._came_up)
+        connection.follow(self)
 
     @property
     def is_alone(self) -> bool:
@@ -115,6 +129,9 @@ class Alone:
             self._mark(is_untold=self.is_alone)
 
     def _grant_in_turn(self, waiting: list[_Waiter]) -> None:
+        share = self._share()
+        if share.elsewhere and (self._takes_no_more or time.monotonic() - self._lost_s < OTHERS_END_S):
+            return
         full: set[int] = set()  # pools that have no slot for who would take any: thousands may wait
         for waiter in waiting:
             if id(waiter.pool) in full:
@@ -122,7 +139,7 @@ class Alone:
             instances: list[str] = [each.id for each in waiter.pool.instances]
             own = {each: self._slots.own(each) for each in instances}
             everyones = {each: self._slots.everyones(each) for each in instances}
-            instance = choose_alone(waiter.pool, own, everyones, self._share, waiter.excluded)
+            instance = choose_alone(waiter.pool, own, everyones, share, waiter.excluded)
             if instance is not None:
                 # Held like any lease: when Redis is back, renewing tells it of this one.
                 self._leases.hold(waiter.lease, Held(waiter.pool.name, instance.id, waiter.affinity))
@@ -145,16 +162,34 @@ class Alone:
         self._is_marked = is_untold or bool(self._untold)
         self._slots.mark_untold(self._is_marked)
 
+    def changed(self, keys: Sequence[bytes] | None) -> None:
+        """Nothing is tracked here."""
+
+    def lost(self) -> None:
+        """Redis is away from now on."""
+        self._lost_s = time.monotonic()
+        self._takes_no_more = False
+        for each in (self._rejoining, self._stopping):
+            if each is not None:
+                each.cancel()
+        self._rejoining = self._stopping = None
+
     def _came_up(self) -> None:
         if self._rejoining is not None:
             self._rejoining.cancel()
         if self._was_up:
-            self._rejoining = asyncio.get_running_loop().call_later(REJOIN_AFTER_S, self._rejoin)
+            loop = asyncio.get_running_loop()
+            self._stopping = loop.call_later(TAKES_NO_MORE_AFTER_S, self._take_no_more)
+            self._rejoining = loop.call_later(REJOIN_AFTER_S, self._rejoin)
         self._was_up = True
+
+    def _take_no_more(self) -> None:
+        self._stopping, self._takes_no_more = None, True
+        self._leases.tell_now()
 
     def _rejoin(self) -> None:
         """Redis counts every slot again: what waits here is to wait there, where every gateway's calls do."""
-        self._rejoining = None
+        self._rejoining, self._takes_no_more = None, False
         self._send_to_redis()
         self._mark(is_untold=False)
 

@@ -93,14 +93,19 @@ def _hosts(parts: SplitResult, default_port: int) -> tuple[tuple[str, int], ...]
     return tuple(found)
 
 
-async def open_socket(address: Address, make: Callable[[], P]) -> P:
-    """Connect to what `address` means at this moment. Raises OSError (ssl's included) or StoreError."""
+async def host_now(address: Address) -> tuple[str, int]:
+    """Where the server is at this moment: the only one, or whom the Sentinels name. Raises StoreError."""
+    return await _find_master(address) if address.master else address.hosts[0]
+
+
+async def open_socket(address: Address, make: Callable[[], P], host: tuple[str, int] | None = None) -> P:
+    """Connect to what `address` means at this moment, or to `host`. Raises OSError (ssl's included) or StoreError."""
     loop = asyncio.get_running_loop()
     if address.path:
         return (await loop.create_unix_connection(make, address.path))[1]
-    host, port = await _find_master(address) if address.master else address.hosts[0]
+    name, port = host or await host_now(address)
     tls = _context(address) if address.is_tls else None
-    return (await loop.create_connection(make, host, port, ssl=tls))[1]
+    return (await loop.create_connection(make, name, port, ssl=tls))[1]
 
 
 @lru_cache(maxsize=8)

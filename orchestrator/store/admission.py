@@ -81,6 +81,7 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"  # the instance broke its promise
     DEAD = "dead"  # it refused the connection
+    BUSY = "busy"  # it said that it takes no calls for a while
     HUNG = "hung"  # it was silent while others answered: judged by time already, so one such call is enough
     GONE = "gone"  # the client left, or the call was at fault: says nothing about the instance
 

@@ -104,6 +104,7 @@ class Batch:
         answer: Kept | None,
         usage: Usage | None,
         done: asyncio.Future[None] | None = None,
+        alone_s: float = 0.0,
     ) -> None:
         key, pool = self._key, held.pool
         op: list[Any] = [
@@ -125,6 +126,8 @@ class Batch:
             self._answers.append(answer.answer)
             op += (key(pool_answer(pool, answer.key)), len(self._answers) + 1, ms(answer.ttl_s))
         op.append(key(pool_making(pool, held.making)) if held.making else 0)
+        if alone_s:
+            op.append(ms(alone_s))
         self._ended.append(op)
         if done is not None:
             self._settled.append(done)

@@ -313,6 +313,8 @@ class Connection:
         if line not in self._refusing and line.link is not None:
             self._refusing[line] = str(why)
             self._up.clear()
+            for each in self._followers:
+                each.lost()
             looking = asyncio.ensure_future(self._until_writable(line, line.link))
             self._looking.add(looking)
             looking.add_done_callback(self._looking.discard)

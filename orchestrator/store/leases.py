@@ -177,12 +177,22 @@ class Leases:
             await done
 
     def settle_soon(
-        self, lease: LeaseId, outcome: Outcome, hold_s: float, answer: Kept | None, usage: Usage | None
+        self,
+        lease: LeaseId,
+        outcome: Outcome,
+        hold_s: float,
+        answer: Kept | None,
+        usage: Usage | None,
+        alone_s: float = 0.0,
     ) -> None:
-        """`settle`, not waited for; where Redis does not take it, the log says so."""
+        """`settle`, not waited for; where Redis does not take it, the log says so.
+
+        `alone_s`: where the outcome is BUSY, for how long the instance wants no calls.
+        """
         if (held := self._let_go(lease, hold_s)) is not None:
             # Somebody here waits for a slot: each millisecond would be added to all who wait behind.
-            self._leaving(held.pool, is_urgent=bool(self._tickets)).settle(lease, held, outcome, hold_s, answer, usage)
+            batch = self._leaving(held.pool, is_urgent=bool(self._tickets))
+            batch.settle(lease, held, outcome, hold_s, answer, usage, alone_s=alone_s)
             if hold_s > 0:
                 # No call's end gives this slot on: whoever waits for it would be told a second later.
                 asyncio.get_running_loop().call_later(hold_s + HOLD_OVER_S, self._sweep, held.pool)
@@ -190,6 +200,10 @@ class Leases:
     def _sweep(self, pool: PoolName) -> None:
         if self._loops:
             self._connection.post(f"a sweep of {pool}", scripts.SWEEP, pool_keys(pool), ())
+
+    def tell_now(self) -> None:
+        """Have Redis told at once of all that is held here, of which it may not know."""
+        self._came_up[0].set()
 
     def leave_now(self) -> None:
         """Let go of what is on its way: Redis has it before what it is told next."""
@@ -257,6 +271,9 @@ class Leases:
 
     def _granted(self, payload: bytes) -> None:
         lease, _, instance = payload.decode().partition("\n")
+        if not lease:  # Redis was away, or its clock went ahead: what is not renewed now is taken for left behind
+            self.tell_now()
+            return
         self._resolve(LeaseId(lease), Leased(InstanceId(instance), LeaseId(lease)))
 
     def _resolve(self, lease: LeaseId, result: Leased | None) -> None:

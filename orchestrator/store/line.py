@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from orchestrator.core.errors import StoreError
-from orchestrator.store.address import Address, open_socket
+from orchestrator.store.address import Address, host_now, open_socket
 from orchestrator.store.link import Arg, Link, NoWritesError, pack
 
 # Gateways must be back and have renewed their leases within the scripts' RETURN_MS, so the longest pause is half of it.
@@ -93,9 +93,14 @@ class Line:
             delay = min(delay * 2, LONGEST_DELAY_S)
 
     async def _connect(self) -> Link:
-        link = await open_socket(self.address, lambda: Link(str(self.address), self._timeout_s, self._pushed))
+        host = await host_now(self.address) if self.address.master else None
+        link = await open_socket(self.address, lambda: Link(str(self.address), self._timeout_s, self._pushed), host)
         try:
             await self._greet(link)
+            # A master that was stopped takes connections, and answers them as a master once it goes on: for some
+            # seconds there would be two, and each would give all slots.
+            if host is not None and await host_now(self.address) != host:
+                raise StoreError(f"{self.address} has another master since")
         except BaseException:
             link.close("not let in")
             raise

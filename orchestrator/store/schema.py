@@ -7,6 +7,7 @@ from functools import lru_cache
 
 POOLS = "olm:pools"  # set: names of the pools published
 ROUTES = "olm:routes"  # set: names that usage outside a pool was counted under
+WRITABLE = "olm:writable:"  # with a number: written to see whether a server takes writes again
 PROGRESS = "olm:progress"  # hash: name -> what is being done for it, one line for people
 
 # One hash tag, because a script reads the leader and writes the snapshot.
@@ -14,6 +15,13 @@ LEADER = "olm:{cluster}:leader"
 TOKEN = "olm:{cluster}:token"  # noqa: S105 - a fencing token, no secret
 SNAPSHOT = "olm:{cluster}"
 SNAPSHOT_CHANNEL = "olm:cluster"
+
+# Changes of models that are to be done; beside the leader, who alone may tell of them.
+CHORES = "olm:{cluster}:chores"
+CHORES_CHANNEL = "olm:chores"
+
+MEMBERS = "olm:{cluster}:members"  # hash: who shares this Redis, see lua/meet.lua
+KEPT = "olm:{cluster}:kept"  # hash: files that each machine is to have, see lua/keep.lua
 
 # Hashes of JSON: what is known of routes' drift; what evaluations found last, by target.
 DRIFT = "olm:drift"
@@ -87,6 +95,11 @@ def budget_keys(scope: str) -> tuple[str, str, str]:
 
 def budget_record(reservation: str) -> str:
     return f"olm:budget:{{all}}:reserved:{reservation}"
+
+
+def chore_told(chore: str) -> str:
+    """What was told of one change of models."""
+    return f"olm:{{cluster}}:chore:{chore}"
 
 
 def joins(holder: str) -> str:

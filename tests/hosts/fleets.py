@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from orchestrator.app import deployments, settings_in_use
 from orchestrator.app.paths import StatePaths
@@ -61,7 +61,7 @@ class Fleet:
         self.keys = known(state, *net.machines.values())
         self.settings = self._settings({})
 
-    async def __aenter__(self) -> Fleet:
+    async def __aenter__(self) -> Self:
         await self._keeper.open()
         await self._connection.open(20)
         self._watch = await watch(self._connection, self._saw)
@@ -185,8 +185,13 @@ class Fleet:
                 continue
 
 
+F = TypeVar("F", bound=Fleet)
+
+
 @asynccontextmanager
-async def fleet_of(net: Network, state: Path, server: Server, machines: Iterable[Machine]) -> AsyncIterator[Fleet]:
+async def fleet_of(
+    net: Network, state: Path, server: Server, machines: Iterable[Machine], kind: type[F] = Fleet
+) -> AsyncIterator[F]:
     """A place with hosts whose base is made; instances and base are gone at the end."""
     with ExitStack() as stack:
         for each in machines:
@@ -195,7 +200,7 @@ async def fleet_of(net: Network, state: Path, server: Server, machines: Iterable
             program = each.files / PROGRAM[1:]
             program.write_bytes(STAND_IN.read_bytes())
             each.stand_in(card="RTX 4090", speed=300.0, pull_bytes_s=1e9)
-        async with Fleet(net, state, server) as fleet:
+        async with kind(net, state, server) as fleet:
             yield fleet
 
 

@@ -115,8 +115,82 @@ async def test_an_instance_that_fails_again_after_its_return_is_left_out_for_lon
     times = (await store.command("HGET", "olm:pool:{llama3.2:3b}:health", ONE)).split()[2]
     assert times == b"3"
     await until(is_back)
-    await call(leases, Outcome.OK)
+    for _ in range(2):
+        await call(leases, Outcome.OK)
     assert await store.command("HGET", "olm:pool:{llama3.2:3b}:health", ONE) is None
+
+
+async def room_of_one(leases: Leases) -> int:
+    """How many calls the first instance takes at once."""
+    got = []
+    while isinstance(each := await leases.admit(request(excluded=(TWO,), may_queue=False)), Leased):
+        got.append(each)
+    await asyncio.gather(*(leases.settle(POOL, each.lease, Outcome.GONE) for each in got))
+    return len(got)
+
+
+async def test_an_instance_that_is_back_gets_one_call_then_twice_as_many_with_each_that_succeeds(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=6, gpu_2=6)
+    leases = await gateway(ejection=Ejection(after_failures=1, for_s=0.1, at_most_s=600))
+    assert await room_of_one(leases) == 6
+    await call(leases, Outcome.FAILED)
+
+    async def is_back() -> bool:
+        return await ejected(store) == set()
+
+    await until(is_back)
+    for room in (1, 2, 4, 6):
+        assert await room_of_one(leases) == room
+        await call(leases, Outcome.OK)
+    assert await room_of_one(leases) == 6
+
+
+async def test_one_that_fails_while_it_is_coming_back_begins_again_with_one_call(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=6, gpu_2=6)
+    leases = await gateway(ejection=LONG)
+    await store.command("HSET", "olm:pool:{llama3.2:3b}:health", ONE, "2 0 3")
+    for outcome, room in ((Outcome.OK, 2), (Outcome.OK, 4), (Outcome.FAILED, 1)):
+        await call(leases, outcome)
+        assert await room_of_one(leases) == room
+    assert await ejected(store) == set(), "one failure is not two"
+
+
+async def test_a_busy_instance_is_left_alone_for_as_long_as_it_says_and_never_more_than_half_of_a_pool(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=2, gpu_2=2)
+    leases = await gateway()
+    for instance in (ONE, TWO):
+        others = tuple(each for each in (ONE, TWO) if each != instance)
+        admitted = await leases.admit(request(excluded=others))
+        assert isinstance(admitted, Leased)
+        leases.settle_soon(admitted.lease, Outcome.BUSY, 0.0, None, None, 600.0)
+
+    async def one_is_out() -> bool:
+        return await ejected(store) == {ONE}
+
+    await until(one_is_out)
+    (one, _) = (await look(store)).instances
+    assert 0 < one.ejected_for_s <= Ejection().at_most_s
+
+
+async def test_the_last_classes_are_turned_away_while_the_first_still_find_a_place(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=1)
+    leases = await gateway()
+    assert isinstance(await leases.admit(request()), Leased)
+    for _ in range(6):
+        await leases.admit(request(queue_limit=10))
+    assert await leases.admit(request(queue_limit=10, priority=9)) == Refused(Why.FULL, 6)
+    assert not isinstance(await leases.admit(request(queue_limit=10, priority=4)), Refused)
+    for _ in range(3):
+        assert not isinstance(await leases.admit(request(queue_limit=10)), Refused)
+    assert await leases.admit(request(queue_limit=10)) == Refused(Why.FULL, 10)
 
 
 async def test_ejection_is_bounded(store: Connection, gateway: MakeGateway) -> None:

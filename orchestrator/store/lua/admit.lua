@@ -38,6 +38,12 @@ local function hopeless(excluded)
   return 'excluded'
 end
 
+-- The part of the room, and of the wait, that is a class' own: the last ones are turned away while the first still find
+-- a place, long before the queue is full for all.
+local function share(below)
+  return 1 - below / 20
+end
+
 local function enqueue(id, limit, waited_us, below, key, estimate, excluded, prefer)
   local class = STEP > 0 and math.max(0, below - math.floor(waited_us / STEP)) or 0
   local came_us = now_us - waited_us
@@ -48,8 +54,10 @@ local function enqueue(id, limit, waited_us, below, key, estimate, excluded, pre
   -- The foretelling is rough: those ahead may leave, their calls may be short. Slots come free at random, so where twice
   -- as many tickets and two more are ahead than are to be granted in time, less than one in a hundred is granted after
   -- all (Poisson): such a wait is for nothing.
-  local in_time = wait > 0 and limit * (ahead + 1) / wait
-  if in_time and waited_us == 0 and ahead + 1 > 2 * in_time + 2 then return {'R', 'late', waiting, wait - limit} end
+  local in_time = wait > 0 and limit * share(below) * (ahead + 1) / wait
+  if in_time and waited_us == 0 and ahead + 1 > 2 * in_time + 2 then
+    return {'R', 'late', waiting, math.max(0, wait - limit)}
+  end
   local deadline = now + limit
   local came, every = math.floor(came_us / 1000), string.format('%.0f', STEP)
   local fields = {'T', HOLDER, deadline, TTL, came, every, estimate, place, prefer, excluded}
@@ -74,6 +82,6 @@ local function admit(id, most, limit, waited, below, key, estimate, excluded, ma
   local why = hopeless(excluded)
   if why then return {'R', why, waiting, why == 'ejected' and back_at - now or -1} end
   if may_queue ~= 1 then return {'R', 'busy', waiting, queue().expected_ms(waiting)} end
-  if waiting >= most then return {'R', 'full', waiting, queue().expected_ms(waiting)} end
+  if waiting >= (waited == 0 and most * share(below) or most) then return {'R', 'full', waiting, queue().expected_ms(waiting)} end
   return enqueue(id, limit, waited * 1000, below, key, estimate, excluded, prefer)
 end

@@ -6,11 +6,12 @@
 --                 failures in a row that eject, ejected for (ms; doubled each time), at most (ms), a dead one for (ms),
 --                 time to live of an affinity (ms), usage kept for (s)]
 --          ended  [[lease id, instance, outcome: ok | failed | dead (refused the connection) | hung (silent for too long)
---                 | gone (the client left), hold (ms): the engine works on that much longer, its slot stays taken,
+--                 | busy (it said so) | gone (the client left), hold (ms): the engine works on that much longer, its slot stays taken,
 --                 API key, tokens of prompt and answer, an answer's counted twice (-1: nobody knows),
 --                 key of the conversation's affinity, key of usage, [field, amount, ...],
 --                 key of the answer, its place in ARGV, its time to live (ms),
---                 key of who makes the answer], ...]      a key's place is 0: none
+--                 key of who makes the answer, for how long it wants to be left alone (ms)], ...]
+--                 a key's place is 0: none
 --          came   [[lease id, tickets the queue may hold, longest wait (ms), waited already (ms): a ticket that Redis
 --                 lost is filed where it stood, priority class 0 to 9, API key, tokens of the prompt as far as one can
 --                 tell, instances it may not have: '' or '\tone\tanother\t', 1 may queue,
@@ -50,7 +51,7 @@ local records = call('HMGET', RECORDS, unpack(names))
 
 for at = 1, #ended do
   local each = ended[at]
-  local key = settle(records[at], unpack(each, 1, 6))
+  local key = settle(records[at], each[1], each[2], each[3], each[4], each[5], each[6], each[14] or 0)
   if key then
     callers[key] = true
     if each[3] == 'ok' then

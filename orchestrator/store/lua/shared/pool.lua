@@ -81,7 +81,8 @@ local function compare()
 end
 
 -- What instances in trouble may do. An ejected one nothing. One whose ejection is over gets one call at a time until
--- one succeeds. Any that failed a moment ago is dearer: one that fails at once would otherwise look idle.
+-- one succeeds, then twice as many with each that does: what is just back is not given all at once. Any that failed a
+-- moment ago is dearer: one that fails at once would otherwise look idle.
 local function bar(at, state)
   local failures, ends, times = match(state, '^(%d+) (%d+) (%d+)$')
   failures, ends = tonumber(failures), tonumber(ends)
@@ -89,6 +90,9 @@ local function bar(at, state)
     is_barred[at], ejected = true, ejected + 1
     if back_at == 0 or ends < back_at then back_at = ends end
     room[at] = 0
+  elseif failures == 0 then
+    if now - ends < FORGIVEN_MS then room[at] = math.min(room[at], math.max(0, times - load[ids[at]])) end
+    return
   elseif times ~= '0' then
     room[at] = math.min(room[at], math.max(0, 1 - load[ids[at]]))
   end

@@ -172,6 +172,7 @@ function queue()
     local kind = record and sub(record, 1, 1)
     if was_away and (kind == 'L' or kind == 'T') then
       call('ZADD', EXPIRY, now + RETURN_MS, id)
+      if kind == 'L' then was_away[match(record, '^L\n[^\n]*\n([^\n]*)')] = true end
       return nil
     end
     if kind == 'L' or kind == 'D' then
@@ -182,6 +183,34 @@ function queue()
     call('HDEL', RECORDS, id)
     call('ZREM', EXPIRY, id)
     return kind
+  end
+
+  -- Redis' clock was set back by so many ms: what was to end in a while would end as much later, and whatever a gateway
+  -- that is gone has left would stand so long.
+  local function set_back(by)
+    for key, unit in pairs({[EXPIRY] = 1, [ENDED] = 1, [RISES] = 1000}) do
+      local all = call('ZRANGE', key, 0, -1, 'WITHSCORES')
+      for at = 1, #all, 2 do call('ZADD', key, string.format('%.0f', all[at + 1] - by * unit), all[at]) end
+    end
+    for _, place in ipairs(call('ZRANGE', QUEUE, 0, -1)) do
+      local id = match(place, '([^\t]*)$')
+      local holder, deadline, rest = match(call('HGET', RECORDS, id) or '', '^T\n([^\n]*)\n(%d+)\n(.*)$')
+      if holder then
+        call('HSET', RECORDS, id, table.concat({'T', holder, string.format('%.0f', deadline - by), rest}, '\n'))
+      end
+    end
+    local trouble = call('HGETALL', HEALTH)
+    for at = 1, #trouble, 2 do
+      local failures, ends, times = match(trouble[at + 1], '^(%d+) (%d+) (%d+)$')
+      local state = string.format('%s %.0f %s', failures, math.max(0, ends - by), times)
+      call('HSET', HEALTH, trouble[at], state)
+      if troubles[trouble[at]] then troubles[trouble[at]] = state end
+    end
+    local token, opens_at = match(call('HGET', SLOTS, '') or '', '^(%d+) (%d+)$')
+    if token then
+      call('HSET', SLOTS, '', string.format('%s %.0f', token, math.max(0, opens_at - by)))
+      is_open = opens_at - by <= now
+    end
   end
 
   -- Forgets what ended long ago, at most `rounds` hundreds.
@@ -206,21 +235,26 @@ function queue()
   made = {
     reorder = reorder, tokens_of = tokens_of, position = position,
     arrive = arrive, leave = leave, grant_all = grant_all,
-    expected_ms = expected_ms, expire = expire, forget_ended = forget_ended, fade = fade,
+    expected_ms = expected_ms, expire = expire, set_back = set_back, forget_ended = forget_ended, fade = fade,
   }
   return made
 end
 
 -- Ends what is past its time, the oldest first: at most `rounds` hundreds, so that no call pays for a long pause.
 -- Where nothing has happened to the pool for a while, it may be Redis that was away (stopped, restarted) and not the
--- holders: they are given the time to say so, otherwise slots in use would be leased once more.
+-- holders: they are told, and given the time to say so; otherwise slots in use would be leased once more.
 local function drop_expired(rounds)
   local leases, tickets, was_away = 0, 0, nil
+  local behind = load_of('@') - now
+  if behind > BACK_MS then
+    queue().set_back(behind)
+    set_load('@', now)
+  end
   repeat
     local due = call('ZRANGE', EXPIRY, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
     if #due == 0 then break end
     if was_away == nil then
-      was_away = now - load_of('@') > AWAY_MS
+      was_away = now - load_of('@') > AWAY_MS and {}
       if was_away then set_load('@', now) end
     end
     local records = call('HMGET', RECORDS, unpack(due))
@@ -231,6 +265,8 @@ local function drop_expired(rounds)
     end
     rounds = rounds - 1
   until #due < 100 or (rounds <= 0 and not was_away)
+  -- Those that did not see Redis go, because its clock alone went forward, would renew in their own time, and too late.
+  for holder in pairs(was_away or {}) do call('PUBLISH', 'olm:grant:' .. holder, '\n') end
   return leases, tickets
 end
 

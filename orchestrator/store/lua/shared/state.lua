@@ -9,7 +9,8 @@
 --                        '\tk' API key -> tokens it was charged; '\tv' -> the count of the key served last;
 --                        '\tw' -> tokens charged for one call, a moving mean
 -- KEYS[3] health   hash  instance -> 'failures until times', only of instances in trouble: failures in a row; when its
---                        ejection ends, or its last failure; ejections in a row
+--                        ejection ends, or its last failure; ejections in a row. No failures: it is back, and
+--                        may have so many calls at once
 -- KEYS[4] records  hash  lease id -> what it is (fields split by \n):
 --                        'L' instance holder since charged key       a lease; one that Redis had lost: no since etc.
 --                        'D' instance holder        its client left, the engine still works on it: the slot is taken
@@ -25,7 +26,8 @@ local SLOTS, LOAD, HEALTH, RECORDS, EXPIRY, QUEUE, ENDED, TURNS, RISES = unpack(
 local call, match, find, sub = redis.call, string.match, string.find, string.sub
 local ENDED_KEPT_MS = 30000 -- longer than any client goes on repeating a request whose answer was lost
 local AWAY_MS = 3000 -- a pool in use is renewed or swept more often than that
-local RETURN_MS = 2000 -- longer than a gateway takes to reconnect and renew
+local RETURN_MS = 2000 -- longer than a gateway takes to reconnect and renew, or to renew when it is told to
+local BACK_MS = 1000 -- a clock that is so far behind what it was has been set back
 local MADE_WITHIN_MS = 900000 -- an answer's maker is looked for so long; whether it lives, its lease says
 local FORGIVEN_MS = 30000 -- a failure longer ago says nothing of the next call
 local SAMPLES = 128 -- in a moving mean: calls are as unlike as their answers' lengths, this leaves some 8 % of chance
