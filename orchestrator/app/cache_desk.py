@@ -278,7 +278,7 @@ def found_told(found: Found) -> dict[str, Any]:
 
 
 def _trace_of(caller: str) -> Trace:
-    return Trace("", 0.0, Caller(caller, is_admin=False))
+    return Trace("", 0.0, Caller(caller))
 
 
 def _faq_step(faq: Faq, question: str) -> Step:

@@ -112,7 +112,10 @@ def _records(database: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> duck
     lines: Any = [str(each) for each in files if each.suffix == _LINES]  # its stubs know no lists
     parts = []
     if packed:
-        parts.append(database.read_parquet(packed, union_by_name=True).select(*TYPES))
+        read = database.read_parquet(packed, union_by_name=True)
+        # Files of before a field was kept do not have it.
+        fields = (name if name in read.columns else f"NULL::{kind} AS {name}" for name, kind in TYPES.items())
+        parts.append(read.project(", ".join(fields)))
     if lines:  # half a one, which is still being written, lacks its last fields, and is read the next time
         read = database.read_json(lines, columns=TYPES, format="newline_delimited", ignore_errors=True)
         parts.append(read.select(*TYPES).filter("simulated IS NOT NULL"))

@@ -6,6 +6,7 @@ Nothing is changed anywhere, and nothing that fails ends it: what could not be l
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,20 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.app import settings_in_use
 from orchestrator.app.checkup_redis import look_at_redis
 from orchestrator.app.checkup_servers import look_at_servers
+from orchestrator.app.keys import joined, place_of, read_keys
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import reason
 from orchestrator.core.doctor import Clock, Cluster, FileLimit, Host, OllamaProcess, Redis, Seen, Unseen
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.model import Instance
 from orchestrator.fleet.inventory import LOCAL, Reach, look_at_all
+from orchestrator.gateway.identity import SOON_S
 from orchestrator.nodes.checkup import ollama_process, open_files, own_file_limit
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.state_lock import Holder, read_holder
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, load
+from orchestrator.settings.moments import unix_of
 from orchestrator.store.embedded import server_url
 
 STATUS_TIMEOUT_S = 10.0
@@ -63,7 +67,7 @@ async def look(ways: Ways) -> Seen:
     """Everything once; the slowest host decides how long it takes."""
     known = _known(ways)
     settings = known.settings or ClusterSettings()
-    status = await _status(known, ways.key)
+    status = await _status(known, ways.key or settings_in_use.asking_key(StatePaths(ways.state)))
     instances = _instances(status)
     hosts, redis = await asyncio.gather(_hosts(ways, settings), _redis(ways, known, settings))
     gpus = {each.uuid for host in hosts if not isinstance(host.facts, Unseen) for each in host.facts.accelerators}
@@ -87,7 +91,8 @@ def _known(ways: Ways) -> _Known:
         if holder is not None:
             return _Known(settings_in_use.read(StatePaths(ways.state)), f"in use by pid {holder.pid}", holder)
         if ways.config is not None:
-            return _Known(load(ways.config), f"{ways.config} is valid", None)
+            found, paths = load(ways.config), StatePaths(ways.state)
+            return _Known(joined(found, read_keys(place_of(found, paths))), f"{ways.config} is valid", None)
     except OrchestratorError as why:  # of a file with mistakes, or a folder that is not ours
         return _Known(None, Unseen(str(why)), None)
     return _Known(ClusterSettings(), "none: what `ollamactl up` would do by itself", None)
@@ -173,13 +178,20 @@ def _cluster(known: _Known, settings: ClusterSettings, status: dict[str, Any] | 
     pools = {each["name"]: tuple(one["state"] for one in each["instances"]) for each in told.get("pools", ())}
     return Cluster(
         listens=endpoint or settings.listen or DEFAULT_LISTEN,
-        has_keys=bool(settings.keys),
+        has_keys=bool(settings.keys) or settings.open is False,
         is_cache_on=told["cache"]["state"] == "ON" if "cache" in told else settings.cache.enabled,
         cached_routes={name: each.cache for name, each in settings.routes.items()},
         store=told.get("store", "up"),
         pools=status if isinstance(status, Unseen) else pools,
         problem=status.why if isinstance(status, _Silent) else "",
+        ending_keys=_ending(settings, time.time()),
     )
+
+
+def _ending(settings: ClusterSettings, now_s: float) -> dict[str, float]:
+    """Days that keys are still good for, of those that have ended or soon do."""
+    days = {each.name: (unix_of(each.expires) - now_s) / 86_400 for each in settings.keys if each.expires is not None}
+    return {name: left for name, left in days.items() if left < SOON_S / 86_400}
 
 
 @dataclass(frozen=True, slots=True)

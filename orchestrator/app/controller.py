@@ -5,29 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from orchestrator import telemetry
 from orchestrator.app import settings_in_use
-from orchestrator.app.loop import run, until
+from orchestrator.app.crewing import member_of
+from orchestrator.app.loop import on_reload, run, until
 from orchestrator.app.measuring import Measuring
+from orchestrator.app.mirroring import Mirror, secret_of
 from orchestrator.app.own_fleet import OwnFleet
 from orchestrator.app.packing import keep_packed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.published import PublishedCluster
 from orchestrator.app.replaying import Replaying
-from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.fleet.given import GivenFleet
+from orchestrator.fleet.managing import Managing
 from orchestrator.fleet.tasks import raise_first
 from orchestrator.nodes.keeper_client import KeeperClient
-from orchestrator.store import cluster
+from orchestrator.settings import ClusterSettings
+from orchestrator.store.chores import Chores
 from orchestrator.store.connection import Connection
+from orchestrator.store.members import BEAT_S, leaving, meet
 
 log = logging.getLogger(__name__)
+
+# After one that may not lead has let another one try.
+AGAIN_S = 5.0
 
 
 @click.command()
@@ -43,7 +51,7 @@ def main(state: Path) -> None:
 
 
 class Controller:
-    """One process: the settings, the store, and who keeps the fleet."""
+    """One process: the settings, the store, and who keeps the fleet while this controller leads."""
 
     def __init__(self, paths: StatePaths) -> None:
         self._paths = paths
@@ -52,34 +60,96 @@ class Controller:
         self._keeper = KeeperClient(paths.keeper_socket)
         # The keeper runs one controller of this place at a time: a killed one's successor leads on at once.
         holder = settings_in_use.place(paths)
+        self._is_alone = self._settings.redis == "embedded"
         is_simulated = any(node.simulate for node in self._settings.nodes)
-        self._store = PublishedCluster(self._connection, holder, self._may_have_lost, is_simulated=is_simulated)
+        self._store = PublishedCluster(
+            self._connection, holder, self._may_have_lost, is_simulated=is_simulated, is_alone=self._is_alone
+        )
+        self._running: OwnFleet | GivenFleet | None = None  # while this controller leads
+        self._mirror = self._mirror_of(self._settings)
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Bring the fleet to what is asked for and keep it, until `stop`."""
+        """Until `stop`: stand by, and while this controller leads bring the fleet to what is asked for and keep it."""
+        on_reload(self._reload)
         await self._connection.open(wait_s=30.0)
         telemetry.UP.set(1)
-        fleet = self._fleet()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, fleet)
         try:
-            await until(stop, self._keep(fleet))
+            await until(stop, self._work())
         finally:
-            await fleet.close()
-            await self._store.resign()
+            await self._store.lead.resign()
+            if not self._is_alone and self._connection.is_up:
+                await leaving(self._connection, "controller", settings_in_use.place(self._paths))
             await self._connection.close()
         return 0
 
+    async def _work(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(keep_packed(self._paths), name="keep the request log packed")
+                group.create_task(self._take_turns(), name="lead or stand by")
+                if not self._is_alone:
+                    group.create_task(self._say_so(), name="say that it is there")
+                if self._mirror is not None:
+                    group.create_task(self._mirror.run(lambda: self._store.lead.leads), name="same on all machines")
+        except BaseExceptionGroup as several:
+            raise_first(several)
+
+    async def _take_turns(self) -> None:
+        while True:
+            await self._store.lead.stand_by()
+            try:
+                if self._mirror is not None:
+                    await self._mirror.take_over()
+            except HostError as why:
+                log.error("does not lead: %s", why)
+                await self._store.lead.resign()
+                await asyncio.sleep(AGAIN_S)
+            else:
+                await self._lead()
+
+    def _mirror_of(self, settings: ClusterSettings) -> Mirror | None:
+        """What instances on hosts need so that another machine can go on; nobody reaches a Redis of our own."""
+        if self._is_alone or not settings.hosts:
+            return None
+        return Mirror(self._paths, self._connection, secret_of(self._paths, settings), self._replan)
+
+    async def _lead(self) -> None:
+        """Keep the fleet until another controller leads. Raises OrchestratorError where nothing can be kept."""
+        self._running = fleet = self._fleet()
+        leading = asyncio.create_task(self._store.lead.keep(), name="go on leading")
+        try:
+            await until(self._store.lead.over, self._keep(fleet))
+        finally:
+            self._running = None
+            leading.cancel()
+            await asyncio.wait((leading,))
+            await fleet.close()
+
+    async def _say_so(self) -> None:
+        """To whoever asks which machines share this Redis."""
+        while True:
+            own = member_of(self._paths, self._settings, 0)
+            problem = self._mirror.problem if self._mirror is not None else ""
+            try:
+                await meet(self._connection, "controller", replace(own, problem=problem))
+            except StoreError as why:
+                log.debug("not said that this controller is there: %s", why)
+            await asyncio.sleep(BEAT_S)
+
     async def _keep(self, fleet: OwnFleet | GivenFleet) -> None:
-        published = await cluster.read(self._connection)
-        settings, leads = (lambda: self._settings), (lambda: self._store.leads)
+        published = await self._store.read()
+        settings, leads = (lambda: self._settings), (lambda: self._store.lead.leads)
         measuring = Measuring(self._connection, settings, leads)
         replaying = Replaying(self._paths, self._connection, settings, leads)
+        chores = Chores(self._connection)
+        await chores.start()
+        managing = Managing(chores, self._store.lead, fleet)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(fleet.run(published), name="fleet")
                 group.create_task(measuring.run(), name="measuring")
                 group.create_task(replaying.run(), name="replaying")
-                group.create_task(keep_packed(self._paths), name="keep the request log packed")
+                group.create_task(managing.run(), name="changes of models")
         except BaseExceptionGroup as several:
             raise_first(several)
 
@@ -89,13 +159,19 @@ class Controller:
             return GivenFleet(store=self._store, settings=lambda: self._settings)
         return OwnFleet(self._paths, self._store, lambda: self._settings)
 
-    def _reload(self, fleet: OwnFleet | GivenFleet) -> None:
+    def _reload(self) -> None:
         try:
             self._settings = settings_in_use.read(self._paths)
         except OrchestratorError as why:
             log.error("settings not taken over: %s", why)
             return
-        fleet.replan()
+        if self._mirror is not None:
+            self._mirror.stir()
+        self._replan()
+
+    def _replan(self) -> None:
+        if self._running is not None:
+            self._running.replan()
 
     async def _may_have_lost(self) -> bool:
         """Whether gateways may hold leases that this Redis does not know: one of them is older than it."""

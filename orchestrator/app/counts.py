@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orchestrator import telemetry
+from orchestrator.app.machines import machines
 from orchestrator.core.errors import StoreError
 from orchestrator.core.limits import NANO
 from orchestrator.core.target import Budget
@@ -20,7 +21,7 @@ from orchestrator.store.pools import PoolLoad, in_flight
 from orchestrator.store.routed import Routed
 
 _UNLIMITED: Final[Mapping[str, Budget]] = {}
-_NOTHING: Final[Mapping[str, Any]] = {"routed": {}, "replayed": {}, "limits": []}
+_NOTHING: Final[Mapping[str, Any]] = {"routed": {}, "replayed": {}, "limits": [], "machines": []}
 
 
 async def read_counts(connection: Connection, budgets: Mapping[str, Budget] = _UNLIMITED) -> dict[str, Any]:
@@ -34,11 +35,12 @@ async def read_counts(connection: Connection, budgets: Mapping[str, Budget] = _U
         replayed = await routed.replayed(connection)
         lines = await progress(connection)
         limits = await standings(connection, budgets)
+        together = await machines(connection)
     except StoreError as why:
         telemetry.STORE_ERRORS.inc()
         return {"store": f"DOWN: {why}", "in_flight": {}, "queues": {}, "usage": {}, "progress": [], **_NOTHING}
     return {
-        "store": "up",
+        "store": f"DOWN: {connection.problem}" if connection.problem else "up",
         "in_flight": {each.instance: each.in_flight for load in loads for each in load.instances},
         "queues": {load.pool: _queue(load) for load in loads},
         "usage": by_tier(used.values()),
@@ -46,6 +48,7 @@ async def read_counts(connection: Connection, budgets: Mapping[str, Budget] = _U
         "routed": routes,
         "replayed": replayed,
         "limits": told_of(budgets, limits),
+        "machines": together,
     }
 
 

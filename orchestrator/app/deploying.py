@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orchestrator.app import deployments
+from orchestrator.app import deployments, settings_in_use
 from orchestrator.app.answering import check_answers
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.proposing import Proposal
@@ -215,6 +215,6 @@ class Deploying:
         pools: dict[str, bool] = {each: deployment.shapes[each].is_embedding for each in placed}
         if not pools:
             return (), ()
-        key = next((each.secret.get_secret_value() for each in self._settings.keys), "")
+        key = settings_in_use.asking_key(self._paths)
         self._screen.step("asking each model a question …")
         return await check_answers(holder_of(self._paths).endpoint, pools, key)

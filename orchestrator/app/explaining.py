@@ -73,7 +73,7 @@ def explain(settings: ClusterSettings, asking: Asking, status: Mapping[str, Any]
 def _caller(settings: ClusterSettings, name: str) -> Caller:
     """The key's holder, as far as it decides what may leave."""
     privacy = next((key.privacy for key in settings.keys if key.name == name), None)
-    return Caller(name, is_admin=False, privacy=privacy_of(privacy))
+    return Caller(name, privacy=privacy_of(privacy))
 
 
 def _found(question: str) -> list[str]:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import uuid
 from functools import partial
@@ -15,14 +16,14 @@ from pathlib import Path
 import click
 
 from orchestrator import telemetry
-from orchestrator.app import settings_in_use
+from orchestrator.app import audit, settings_in_use
 from orchestrator.app.acts import Acts
 from orchestrator.app.counts import read_counts
-from orchestrator.app.loop import run
+from orchestrator.app.crewing import Crewing
+from orchestrator.app.loop import on_reload, open_files_at_most, run, until
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.recent_calls import recent_calls
-from orchestrator.app.rules import rules_from, texts_in_logs
-from orchestrator.core.admission import Share
+from orchestrator.app.rules import rules_from, texts_in_logs, with_other_keys
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.model import PoolName, Snapshot
 from orchestrator.gateway import cache_words
@@ -33,6 +34,7 @@ from orchestrator.gateway.budgets import Budgets
 from orchestrator.gateway.exporting import SpanExporter
 from orchestrator.gateway.feedback import Feedback
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.managing import Managing
 from orchestrator.gateway.page import Page
 from orchestrator.gateway.patience import Patience
 from orchestrator.gateway.pipeline import Pipeline
@@ -42,8 +44,10 @@ from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.tracing import Tracing
 from orchestrator.gateway.upstream import Connections
+from orchestrator.nodes.keeper_units import LISTEN_FD, SAY_READY_FD
 from orchestrator.settings.syntax import host_and_port
 from orchestrator.store import suspicion
+from orchestrator.store.chores import Chores
 from orchestrator.store.cluster import watch
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
@@ -52,6 +56,10 @@ log = logging.getLogger(__name__)
 
 # A worker that finds no Redis at its start serves what it can, and says so.
 REDIS_WAIT_S = 10.0
+# A Redis that is silent for so long is as good as none: calls go on without it. It takes as long to be let in again.
+REDIS_SILENT_S = 2.0
+# Of a place's name, in each lease and ticket: enough for two never to be taken for one.
+PLACE_LETTERS = 12
 
 
 @click.command()
@@ -59,33 +67,39 @@ REDIS_WAIT_S = 10.0
 @click.option("--listen", required=True)
 @click.option("--index", type=int, required=True, help="Number of this worker, from 0.")
 @click.option("--workers", type=int, required=True)
-def main(state: Path, listen: str, index: int, workers: int) -> None:
-    """Serve until SIGTERM; SIGHUP reads the settings in use again."""
+@click.option("--life", type=click.IntRange(0, 1), default=0, help="The other one of a worker that this one succeeds.")
+def main(state: Path, listen: str, index: int, workers: int, life: int) -> None:
+    """Serve until SIGTERM; SIGHUP reads the settings in use again. SIGUSR2: another takes what is new."""
     telemetry.log_to_stderr(f"gateway-{index}", has_calls=True)
-    sys.exit(run(Worker(StatePaths(state), listen, index, workers).run))
+    open_files_at_most()
+    sys.exit(run(Worker(StatePaths(state), listen, index, workers, life).run))
 
 
 class Worker:
     """Everything of one worker, built once."""
 
-    def __init__(self, paths: StatePaths, listen: str, index: int, workers: int) -> None:
+    def __init__(self, paths: StatePaths, listen: str, index: int, workers: int, life: int = 0) -> None:
         self._paths, self._listen, self._index = paths, listen, index
-        settings = settings_in_use.read(paths)
+        self._written = settings_in_use.written(paths)
+        self._settings = settings = settings_in_use.read(paths)
         self._live = Live(rules_from(settings))
         telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
-        # The holder names this worker's place and its life: a later life gives back what an earlier one held.
-        self._place = f"gw{index}."
-        self._connection = Connection(os.environ["OLM_REDIS"], name=f"gateway-{index}")
+        # The holder names this worker and its life: a later life gives back what an earlier one held. Other machines
+        # on the same Redis have workers of the same numbers, so the state folder is part of it.
+        # Nor may it give back what the one holds that it succeeds, and that finishes its calls meanwhile.
+        self._place = f"{settings_in_use.place(paths)[:PLACE_LETTERS]}.gw{index}{'b' * life}."
+        self._connection = Connection(os.environ["OLM_REDIS"], name=f"gateway-{index}", timeout_s=REDIS_SILENT_S)
         holder = self._place + uuid.uuid4().hex
-        self._slots = SharedSlots(paths.slots, index, workers)
+        self._slots = SharedSlots(paths.slots, index + life * workers, 2 * workers)
         self._leases = Leases(self._connection, holder, settings.limits.lease_ttl_s, count=self._slots)
-        alone = Alone(self._live, self._connection, self._leases, self._slots, Share(index, workers))
+        self._crew = Crewing(paths, settings, self._connection, index, workers)
+        alone = Alone(self._live, self._connection, self._leases, self._slots, self._crew.share)
         self._admission = Admission(self._live, self._connection, self._leases, alone)
         self._upstream = Connections()
         self._patience = Patience(self._live, partial(suspicion.suspect, self._connection))
         secret = settings_in_use.cache_secret(paths)
         self._cache = AnswerCache(self._live, self._connection, secret)
-        self._budgets = Budgets(self._live, self._connection, Share(index, workers), settings.limits.lease_ttl_s)
+        self._budgets = Budgets(self._live, self._connection, self._crew.share, settings.limits.lease_ttl_s)
         self._pipeline = Pipeline(
             self._live, self._admission, self._upstream, self._patience, self._cache, self._budgets
         )
@@ -96,13 +110,17 @@ class Worker:
         feedback = Feedback(self._cache, self._connection)
         self._spans = SpanExporter(lambda: self._live.rules.traces, f"gateway-{index}")
         tracing = Tracing(self._spans.take)
-        self._server = Server(self._live, self._pipeline, status, feedback, self._records, page, tracing)
+        self._chores = Chores(self._connection)
+        managing = Managing(self._live, self._chores, self._audited)
+        self._server = Server(self._live, self._pipeline, status, feedback, self._records, page, tracing, managing)
         self._dropped: set[str] = set()
         self._dropping: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop`, then finish what is under way."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        leave = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, leave.set)
+        on_reload(self._reload)
         try:
             await self._connection.open(wait_s=REDIS_WAIT_S)
         except OrchestratorError as why:
@@ -110,19 +128,24 @@ class Worker:
         await self._leases.start()
         await self._budgets.start()
         await self._pipeline.start()
+        await self._chores.start()
         self._cache.start()
         self._records.start()
         self._spans.start()
+        crewing = asyncio.create_task(self._crew.run())
         watching = await watch(self._connection, self._published)
         flushing = asyncio.create_task(self._admission.flush_counts())
         reckoning = asyncio.create_task(self._cache.keep_reckoning())
         watching_silence = asyncio.create_task(self._patience.watch())
-        await self._server.start(*host_and_port(self._listen))
+        await self._server.start(*host_and_port(self._listen), _handed())
         log.info("serves on %s", self._listen)
         self._say_cache()
         telemetry.UP.set(self._connection.is_up)
         _keep_for_good()
-        await stop.wait()
+        _say_ready()
+        await until(stop, leave.wait())
+        if not stop.is_set():
+            await until(stop, self._server.leave())
         await self._server.stop()
         await self._pipeline.close()
         await self._records.close()
@@ -130,6 +153,7 @@ class Worker:
         flushing.cancel()
         reckoning.cancel()
         watching_silence.cancel()
+        crewing.cancel()
         await self._admission.flush()
         await self._budgets.close()
         await self._cache.reckon()
@@ -142,11 +166,17 @@ class Worker:
 
     def _reload(self) -> None:
         try:
+            if (written := settings_in_use.written(self._paths)) == self._written:  # keys alone have changed
+                self._settings = settings_in_use.with_keys(self._paths, self._settings)
+                self._live.rules = with_other_keys(self._live.rules, self._settings)
+                log.info("keys taken over")
+                return
             settings = settings_in_use.read(self._paths)
             self._live.rules = rules_from(settings)
         except OrchestratorError as why:
             log.error("settings not taken over: %s", why)
             return
+        self._settings, self._written = settings, written
         telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
         log.info("settings taken over")
         self._cache.begin_anew()
@@ -160,6 +190,7 @@ class Worker:
 
     def _published(self, snapshot: Snapshot) -> None:
         self._live.snapshot = snapshot
+        self._upstream.learn(each.host for pool in snapshot.pools for each in pool.instances)
         for pool in snapshot.pools:
             if pool.name not in self._dropped:
                 self._dropped.add(pool.name)
@@ -178,8 +209,28 @@ class Worker:
         if leases or tickets:
             log.warning("%s: gave back %d leases and %d tickets of an earlier life", pool, leases, tickets)
 
+    def _audited(self, who: str, act: str, what: str) -> None:
+        audit.record(self._paths.audit, who, "api", act, what)
+
     async def _read_counts(self) -> dict[str, object]:
         return await read_counts(self._connection, self._live.rules.budgets)
+
+
+def _handed() -> socket.socket | None:
+    """The socket to accept on, where the keeper gave one: it has it open as well, and so have this worker's next
+    lives."""
+    number = os.environ.pop(LISTEN_FD, "")
+    if not number:
+        return None
+    os.set_inheritable(int(number), False)
+    return socket.socket(fileno=int(number))
+
+
+def _say_ready() -> None:
+    """To the keeper, which has an earlier life of this worker finish from then on."""
+    if number := os.environ.pop(SAY_READY_FD, ""):
+        with os.fdopen(int(number), "wb") as pipe:
+            pipe.write(b"1")
 
 
 def _keep_for_good() -> None:

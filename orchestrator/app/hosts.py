@@ -11,7 +11,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
+from orchestrator.core.errors import HostError, StoreError
 from orchestrator.core.model import NodeName
+from orchestrator.fleet.fenced import Leading
 from orchestrator.fleet.inventory import Reach, Sight, address_of
 from orchestrator.fleet.keepers import Claimed, HostKeeping
 from orchestrator.fleet.lookout import Lookout
@@ -28,23 +30,31 @@ HELD_FOR_S = 1.0
 
 
 class Fence:
-    """Whether a host is still `owner`'s to change; asked on a connection of its own."""
+    """Whether a host is still `owner`'s to change; asked on a connection of its own.
 
-    def __init__(self, connect: Connect, owner: Callable[[], Owner]) -> None:
-        self._connect, self._owner = connect, owner
+    The first time under a controller's token the host is told of it: from then on it refuses those of before.
+    """
+
+    def __init__(self, connect: Connect, owner: Callable[[], Owner], leading: Leading) -> None:
+        self._connect, self._owner, self._leading = connect, owner, leading
+        self._told = 0  # the token that the host was told of
         self._checked: tuple[Owner, float] | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def check(self) -> None:
-        """Raises HostError where it is another place's, or has taken a newer deployment."""
+        """Raises HostError where it is another's, has taken a newer deployment, or another controller leads."""
         async with self._one_at_a_time:
             owner, now_s = self._owner(), time.monotonic()
-            if self._checked is not None and self._checked[0] == owner and now_s - self._checked[1] < HELD_FOR_S:
-                return
-            self._checked = None
-            async with self._connect() as host:
-                await check_held(host, owner)
-            self._checked = (owner, time.monotonic())
+            if self._checked is None or self._checked[0] != owner or now_s - self._checked[1] >= HELD_FOR_S:
+                self._checked = None
+                async with self._connect() as host:
+                    await check_held(host, owner, is_dry=owner.leader <= self._told)
+                self._told = owner.leader
+                self._checked = (owner, time.monotonic())
+            try:
+                self._leading.check()
+            except StoreError as why:
+                raise HostError(str(why)) from why
 
 
 class Hosts:
@@ -52,9 +62,15 @@ class Hosts:
     look that differs from the one before."""
 
     def __init__(
-        self, keys: HostKeys, place: str, number: Callable[[], int], on_sight: Callable[[Sight], None]
+        self,
+        keys: HostKeys,
+        place: str,
+        number: Callable[[], int],
+        on_sight: Callable[[Sight], None],
+        leading: Leading,
     ) -> None:
-        self._keys, self._place, self._number, self._on_sight = keys, place, number, on_sight
+        """`leading`: see `Fence`."""
+        self._keys, self._place, self._number, self._on_sight, self._leading = keys, place, number, on_sight, leading
         self._settings: ClusterSettings | None = None
         self._kept: dict[object, HostKeeping] = {}
         self._changed = asyncio.Event()
@@ -89,7 +105,10 @@ class Hosts:
         node = next(each for each in settings.hosts if each.name == name)
         connect = partial(connected, address_of(node), self._keys, self._reach(settings).waits)
 
-        fence = Fence(connect, lambda: Owner(self._place, self._number()))
+        def owner() -> Owner:
+            return Owner(self._place, self._number(), leader=self._leading.term)
+
+        fence = Fence(connect, owner, self._leading)
         return Claimed(SystemdKeeper(name, connect, user=settings.deploy.user), fence.check)
 
     def _reach(self, settings: ClusterSettings) -> Reach:

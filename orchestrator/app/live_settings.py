@@ -7,11 +7,24 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.app import settings_in_use
+from orchestrator.app.keys import (
+    NO_FILE,
+    KeptKeys,
+    joined,
+    kept_of,
+    own_of,
+    parse_keys,
+    place_of,
+    read_keys,
+    read_text,
+    refuse_open_endpoint,
+)
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
 from orchestrator.core.errors import HostError, SettingsError, StoreError
@@ -24,7 +37,7 @@ from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, NodeSettings, load
 from orchestrator.settings.defaults import default_settings
 from orchestrator.settings.live import live_part, needs_restart
-from orchestrator.settings.watch import SettingsWatch
+from orchestrator.settings.watch import FileWatch, SettingsWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +51,17 @@ class Wish:
     ready_file: Path | None
     workers: int | None = None
     only_balances: bool = False  # servers that run already, and nothing is deployed
+    is_open: bool = False  # anybody may ask without a key, wherever it listens
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The settings to run by, and the file's own, without what the command line put in their place."""
+    """The settings to run by, and what they are made of."""
 
     settings: ClusterSettings
-    of_file: ClusterSettings | None
+    of_file: ClusterSettings | None  # without what the command line put in its place
+    own: ClusterSettings  # without the keys that are kept in a file of their own
+    kept: KeptKeys = NO_FILE
 
 
 class Telling(Protocol):
@@ -60,16 +76,44 @@ async def resolve_settings(wish: Wish) -> Resolved:
     if wish.config is not None:
         of_file = load(wish.config)
         _check_command_line(of_file, wish)
-        resolved = Resolved(with_command_line(of_file, wish), of_file)
+        own = with_command_line(of_file, wish)
     elif wish.only_balances:
         raise SettingsError("there is no cluster.yaml here; name one with --config, with the `instances` to serve")
     else:
         nodes = (NodeSettings(name="sim", simulate=wish.simulate) if wish.simulate else NodeSettings(name="local"),)
         facts = await take_inventory(nodes, ollama_models_dir())
         engine = Engine.OLLAMA if wish.simulate else find_engine("auto").kind
-        resolved = Resolved(with_command_line(default_settings(facts, engine, wish.simulate), wish), None)
-    check_here(resolved.settings)
-    return resolved
+        of_file, own = None, with_command_line(default_settings(facts, engine, wish.simulate), wish)
+    check_here(own)
+    return Resolved(own, of_file, own)
+
+
+def with_kept_keys(resolved: Resolved, paths: StatePaths) -> Resolved:
+    """The settings of an endpoint: with the keys that are kept beside them, and not open for want of any.
+
+    Raises SettingsError.
+    """
+    own = resolved.own
+    kept = read_keys(place_of(own, paths), is_needed=own.keys_file is not None)
+    settings = joined(own, kept)
+    refuse_open_endpoint(settings)
+    return replace(resolved, settings=settings, kept=kept)
+
+
+def as_before(in_use: ClusterSettings, paths: StatePaths) -> Resolved:
+    """What a supervisor goes on with that takes over from another: what the files say by now is a change to it."""
+    own, keys = in_use.model_copy(update={"keys": own_of(in_use)}), kept_of(in_use)
+    kept = KeptKeys(keys, is_there=bool(keys) or place_of(own, paths).exists())
+    return Resolved(in_use, own, own, kept)
+
+
+def file_behind(own: ClusterSettings, wish: Wish) -> ClusterSettings:
+    """What the file says where that is what runs already; otherwise what runs, to which the file is a change."""
+    try:
+        of_file = load(wish.config) if wish.config is not None else own
+    except SettingsError:
+        return own  # whoever follows the file says what is wrong with it
+    return of_file if with_command_line(of_file, wish) == own else own
 
 
 def _check_command_line(settings: ClusterSettings, wish: Wish) -> None:
@@ -92,6 +136,8 @@ def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
         changes["nodes"] = (NodeSettings(name="sim", simulate=wish.simulate),)
     if wish.workers is not None:
         changes["gateway"] = settings.gateway.model_copy(update={"workers": wish.workers})
+    if wish.is_open and not settings.keys:
+        changes["open"] = True
     return settings.model_copy(update=changes)
 
 
@@ -118,31 +164,49 @@ def _refuse_other_kind(old: ClusterSettings, new: ClusterSettings) -> None:
         )
 
 
+Publish = Callable[[str | None], Awaitable[None]]
+
+
 class LiveSettings:
-    """Follows the file, and puts each valid change in force in every child."""
+    """Follows the settings' file and that of keys, and puts each valid change in force in every child."""
 
     def __init__(self, wish: Wish, resolved: Resolved, paths: StatePaths, keeper: Keeper, screen: Telling) -> None:
         self._wish, self._paths, self._keeper, self._screen = wish, paths, keeper, screen
-        self._in_force = resolved.settings
+        self._own, self._kept = resolved.own, resolved.kept  # what is in force
         self._poked = asyncio.Event()
         self._watch = SettingsWatch(wish.config, resolved.of_file) if wish.config is not None else None
+        place = place_of(resolved.own, paths)
+        self._keys = FileWatch(place, partial(read_text, place), partial(parse_keys, path=place), resolved.kept)
+        self._problems: dict[str, str | None] = {}
 
     def reload(self) -> None:
-        """SIGHUP: read the settings and the FAQ's files again, changed or not."""
+        """SIGHUP: read the settings, the FAQ's files and the keys again, changed or not."""
         if self._watch is not None:
             self._watch.poke()
         self._poked.set()
+        self._keys.poke()
 
-    async def follow(self, publish: Callable[[str | None], Awaitable[None]]) -> None:
-        """Until cancelled. `publish` puts what is wrong with the file, or None, where `status` shows it."""
-        await self._tell(publish, None)
+    async def follow(self, publish: Publish) -> None:
+        """Until cancelled. `publish` puts what is wrong with the files, or None, where `status` shows it."""
+        await self._tell(publish, "settings", None)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_settings(publish))
+            tasks.create_task(self._follow_keys(publish))
+
+    async def _follow_settings(self, publish: Publish) -> None:
         async with aclosing(self._changes()) as changes:
             async for changed in changes:
-                await self._tell(publish, self._apply(changed))
+                await self._tell(publish, "settings", self._apply(changed))
 
-    async def _tell(self, publish: Callable[[str | None], Awaitable[None]], problem: str | None) -> None:
+    async def _follow_keys(self, publish: Publish) -> None:
+        async with aclosing(self._keys.changes()) as changes:
+            async for changed in changes:
+                await self._tell(publish, "keys", self._apply_keys(changed))
+
+    async def _tell(self, publish: Publish, file: str, problem: str | None) -> None:
+        self._problems[file] = problem
         try:
-            await publish(problem)
+            await publish("\n".join(filter(None, self._problems.values())) or None)
         except StoreError as why:
             self._screen.warn(f"`status` does not show what became of the settings: {why}")
 
@@ -154,7 +218,7 @@ class LiveSettings:
         while True:  # defaults: no file to follow, but the FAQ's may have changed
             await self._poked.wait()
             self._poked.clear()
-            yield self._in_force
+            yield self._own
 
     def _apply(self, changed: ClusterSettings | SettingsError) -> str | None:
         """Put changed settings in force, or keep the old ones and answer why."""
@@ -162,18 +226,42 @@ class LiveSettings:
             if isinstance(changed, SettingsError):
                 raise changed
             new = with_command_line(changed, self._wish)
-            _refuse_other_kind(self._in_force, new)
-            check_here(new)
+            _refuse_other_kind(self._own, new)
+            whole = joined(new, self._kept)
+            refuse_open_endpoint(whole)
+            check_here(whole)
         except (SettingsError, HostError) as why:
             problem = f"the changed settings are refused, the old ones stay in force:\n{why}"
             self._screen.warn(problem)
             return problem
-        for sentence in needs_restart(self._in_force, new):
+        for sentence in needs_restart(self._own, new):
             self._screen.warn(sentence)
-        self._in_force = live_part(self._in_force, new)
-        settings_in_use.write(self._paths, self._in_force)
-        for unit in self._keeper.status():
-            if unit.pid is not None and unit.name.startswith(("gateway-", "controller")):
-                os.kill(unit.pid, signal.SIGHUP)
+        self._own = live_part(self._own, new)
+        settings_in_use.write(self._paths, joined(self._own, self._kept))
+        self._have_read_again(("gateway-", "controller"))
         self._screen.tell("the changed settings are in force")
         return None
+
+    def _apply_keys(self, changed: KeptKeys | SettingsError) -> str | None:
+        """Put changed keys in force, or keep the old ones and answer why."""
+        try:
+            if isinstance(changed, SettingsError):
+                raise changed
+            if self._kept.is_there and not changed.is_there:
+                raise SettingsError(f"{place_of(self._own, self._paths)}: is gone; bring it back, or start again")
+            whole = joined(self._own, changed)
+        except SettingsError as why:
+            problem = f"the changed keys are refused, the old ones stay in force:\n{why}"
+            self._screen.warn(problem)
+            return problem
+        if changed != self._kept:
+            self._kept = changed
+            settings_in_use.write_keys(self._paths, whole)
+            self._have_read_again(("gateway-",))
+            self._screen.tell(f"the changed keys are in force: there are {len(changed.keys)}")
+        return None
+
+    def _have_read_again(self, names: tuple[str, ...]) -> None:
+        for unit in self._keeper.status():
+            if unit.pid is not None and unit.name.startswith(names):
+                os.kill(unit.pid, signal.SIGHUP)

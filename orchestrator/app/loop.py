@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 try:
@@ -28,6 +30,14 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
         return runner.run(with_signals())
 
 
+def open_files_at_most() -> None:
+    """Let this process open as many files as it may: a call has two connections, and systems begin with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # where the system allows no more than it says, the soft limit stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 # Longer than the work here takes to end in order.
 CANCEL_AGAIN_S = 5.0
 
@@ -46,6 +56,12 @@ async def until(stop: asyncio.Event, work: Awaitable[Any]) -> None:
         while not task.done():
             task.cancel()
             await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+
+
+def on_reload(reload: Callable[[], None]) -> None:
+    """From now on SIGHUP calls `reload`; one that the keeper has held back since the process began does at once."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
 
 
 def on_hangup(reload: Callable[[], None], end: Callable[[], None]) -> None:

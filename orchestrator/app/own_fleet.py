@@ -16,6 +16,8 @@ from orchestrator.app.deployed import Deployed
 from orchestrator.app.hosts import Hosts
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.cards import find_card
+from orchestrator.core.chores import Chore, ChoreKind
+from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import Engine, InstanceId, NodeFacts, NodeName, Placement, PoolName, Snapshot
 from orchestrator.core.numbers import Followed
@@ -27,6 +29,7 @@ from orchestrator.fleet.heeding import Wished
 from orchestrator.fleet.inventory import Sight, take_inventory
 from orchestrator.fleet.keepers import Keepers, LocalKeeping
 from orchestrator.fleet.means import Site
+from orchestrator.fleet.model_sites import ModelSite, kept_by
 from orchestrator.fleet.order import Care, Order, World
 from orchestrator.fleet.own import own_bytes
 from orchestrator.fleet.seats import seat_for
@@ -55,9 +58,9 @@ class OwnFleet:
         record = Chronicle(paths.events).record
         self._deployed = Deployed(paths, settings, record)
         self._here = LocalKeeping(paths.keeper_socket)
-        place = settings_in_use.place(paths)
+        place = settings_in_use.owner(paths)
         self._names = Names()
-        self._hosts = Hosts(HostKeys(paths.known_hosts), place, lambda: self._deployed.number, self._saw)
+        self._hosts = Hosts(HostKeys(paths.known_hosts), place, lambda: self._deployed.number, self._saw, store)
         self._keepers = Keepers(self._here, self._hosts.take(settings()))
         world = World(
             want=self._want,
@@ -101,6 +104,30 @@ class OwnFleet:
 
     async def close(self) -> None:
         await self._steward.close()
+
+    # --- models on its disks ------------------------------------------------------------------------------------------
+
+    async def models_known(self) -> None:
+        """Wait until it is known what runs, and what is to."""
+        await self._steward.models_known()
+
+    def model_sites(self) -> Sequence[ModelSite]:
+        """Every folder of models that instances use."""
+        return self._steward.model_sites()
+
+    def why_kept(self, model: str) -> str:
+        """Why a model must not be deleted; empty: it may be."""
+        if why := kept_by(self._settings(), model):
+            return why
+        runs = canonical_model_name(model) in {canonical_model_name(each.pool) for each in self._steward.placements}
+        return f"model '{model}' is deployed: `ollamactl deploy` without it, then delete it" if runs else ""
+
+    async def models_changed(self, chore: Chore) -> str:
+        """What is on the disks is not served for that: the settings say what is."""
+        model = str(chore.body.get("model", ""))
+        if chore.kind is ChoreKind.PUSH or kept_by(self._settings(), model):
+            return ""
+        return f"{model} is on every node; to have it served, name it under `models` in cluster.yaml"
 
     # --- what should run ----------------------------------------------------------------------------------------------
 

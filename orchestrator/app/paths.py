@@ -71,13 +71,29 @@ class StatePaths:
         return self.root / "sim"
 
     @property
+    def owner(self) -> Path:
+        """Whose the hosts of a cluster are, the same on each of its machines; none: this folder's alone."""
+        return self.root / "owner"
+
+    @property
     def slots(self) -> Path:
         """What the gateways of this machine use on each instance, for each other to see."""
         return self.root / "slots.map"
 
     @property
-    def status_key(self) -> Path:
-        return self.root / "admin.key"
+    def keys(self) -> Path:
+        """Keys as `ollamactl keys` keeps them, unless `keys_file` says where."""
+        return self.root / "keys.json"
+
+    @property
+    def keys_in_use(self) -> Path:
+        """The last valid ones, as every child process reads them; none: nobody needs a key."""
+        return self.root / "keys-in-use.json"
+
+    @property
+    def own_key(self) -> Path:
+        """The secret by which this cluster's own commands ask it."""
+        return self.root / "own.key"
 
     @property
     def keeper_socket(self) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator import telemetry
+from orchestrator.app import settings_in_use
 from orchestrator.app.evaluating import Asking, evaluate, resamples, target_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import OrchestratorError, StoreError
@@ -79,8 +80,8 @@ class Replaying:
         settings = self._settings()
         questions = await asyncio.to_thread(_read, told.set)
         targets = [target_of(each, settings) for each in told.targets]
-        secrets = {each.name: each.secret.get_secret_value() for each in settings.keys}
-        key = secrets.get(told.key or "", "")
+        named = next((each.secret for each in settings.keys if each.name == told.key), None)
+        key = settings_in_use.asking_key(self._paths) if named is None else named.get_secret_value()
         asking = Asking(endpoint, key, told.at_once, told.tokens, told.judge or "")
         self._paths.replays.mkdir(mode=0o700, exist_ok=True)
         under_way = self._paths.replays / "under-way.jsonl"

@@ -88,6 +88,7 @@ def _facts(database: duckdb.DuckDBPyConnection, source: str) -> Facts:
         tiers=_groups(database, "tier"),
         models=_groups(database, "CASE WHEN tier = 'cache' THEN 'cache' ELSE coalesce(nullif(model, ''), 'none') END"),
         callers=_groups(database, "caller")[:AT_MOST],
+        tenants=_groups(database, "tenant", "tenant <> ''")[:AT_MOST],
         agents=_groups(database, "coalesce(nullif(agent, ''), 'unnamed')")[:AT_MOST],
         sessions=_groups(database, "session", "session <> ''")[:AT_MOST],
         days=_by_day(database),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -22,11 +23,13 @@ from orchestrator.core.privacy import Privacy, redacted
 from orchestrator.core.routing import RouteRule, always, by_role, by_size
 from orchestrator.core.target import Budget
 from orchestrator.gateway.budget_claims import budgets_of
-from orchestrator.gateway.identity import Caller, Keys
+from orchestrator.gateway.identity import NEVER, Caller, Key, Keys
 from orchestrator.gateway.live import CacheRules, Limits, Route, Rules, Scorer, Tier, TraceRules
 from orchestrator.settings import ClusterSettings
-from orchestrator.settings.answering import CacheSettings, KeySettings
+from orchestrator.settings.access import KeySettings
+from orchestrator.settings.answering import CacheSettings
 from orchestrator.settings.deciding import BreakerSettings, MatchSettings
+from orchestrator.settings.moments import unix_of
 from orchestrator.settings.routing import BudgetSettings, RouteSettings, TierSettings
 from orchestrator.settings.tracing import TraceSettings
 from orchestrator.store.sealing import Seal
@@ -55,15 +58,22 @@ def rules_from(settings: ClusterSettings) -> Rules:
             drain_s=limits.drain_s,
             body_bytes=limits.body_bytes,
             hang_s=limits.hang_s,
+            body_s=limits.body_s,
+            whole_s=limits.whole_s,
+            answer_tokens=limits.answer_tokens,
+            images=limits.images,
+            connections_per_address=limits.connections_per_address,
+            fronts=limits.fronts,
+            continues=limits.continue_streams,
         ),
-        keys=Keys((key.secret.get_secret_value(), _caller(key)) for key in settings.keys),
+        keys=keys_of(settings),
         faq=faq_from(cache.faq, paraphrases=cache.faq_paraphrases),
         keeps_records=settings.request_log.enabled,
         traces=traces_of(settings.traces),
         privacy=privacy_rules(settings.privacy),
         backups={name: tier.backup for name, tier in settings.tiers.items()},
         matches=matches_of(settings),
-        budgets=budgets_of(tiers.values(), map(_caller, settings.keys)),
+        budgets=budgets_of(tiers.values(), map(caller_of, settings.keys)),
     )
 
 
@@ -107,9 +117,39 @@ def seal_of(cache: CacheSettings) -> Seal:
     return Seal([each.get_secret_value() for each in now])
 
 
-def _caller(key: KeySettings) -> Caller:
+def with_other_keys(rules: Rules, settings: ClusterSettings) -> Rules:
+    """`rules`, with the keys of `settings` and nothing else of them."""
+    budgets = budgets_of(rules.tiers.values(), map(caller_of, settings.keys))
+    return replace(rules, keys=keys_of(settings), budgets=budgets)
+
+
+def keys_of(settings: ClusterSettings) -> Keys:
+    """Who may ask."""
+    found: list[Key] = []
+    for key in settings.keys:
+        caller, end_s = caller_of(key), NEVER if key.expires is None else unix_of(key.expires)
+        found.append(Key(_digest(key.known_by), caller, end_s))
+        for old in key.old:
+            found.append(Key(_digest(old.digest), caller, min(end_s, unix_of(old.until)), is_replaced=True))
+    return Keys(found, is_open=settings.open is not False)
+
+
+def caller_of(key: KeySettings) -> Caller:
+    """A key's holder, as far as the gateway has to know."""
     budget = budget_of(key.limits)
-    return Caller(key.name, key.admin, privacy_of(key.privacy), None if budget.is_endless else budget)
+    return Caller(
+        key.name,
+        scopes=frozenset(key.granted),
+        privacy=privacy_of(key.privacy),
+        budget=None if budget.is_endless else budget,
+        models=key.models,
+        priority=key.priority,
+        tenant=key.tenant or "",
+    )
+
+
+def _digest(written: str) -> bytes:
+    return bytes.fromhex(written.removeprefix("sha256:"))
 
 
 def privacy_of(written: str | None) -> Privacy | None:

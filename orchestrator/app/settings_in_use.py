@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
+from orchestrator.app.keys import joined, kept_of, own_of, read_keys, text_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import HostError
 from orchestrator.settings import ClusterSettings
+from orchestrator.settings.access import OWN_NAME, KeptKey, digest_text
 from orchestrator.settings.file import load
 from orchestrator.whole_file import write_once, write_whole
 
@@ -26,12 +28,15 @@ SECRET_BYTES = 32
 
 def write(paths: StatePaths, settings: ClusterSettings) -> None:
     """Put `settings` where children read them, at once or not at all; secrets go into files of their own, 0600."""
-    document: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
+    own = own_of(settings)
+    document: dict[str, Any] = settings.model_copy(update={"keys": own}).model_dump(mode="json", exclude_none=True)
     paths.secrets.mkdir(mode=0o700, exist_ok=True)
-    for entry, key in zip(document["keys"], settings.keys, strict=True):
-        secret = paths.secrets / key.name
-        write_whole(secret, key.secret.get_secret_value(), mode=0o600)
-        entry["secret"] = f"file:{secret}"
+    for entry, key in zip(document["keys"], own, strict=True):
+        if key.secret is not None:
+            secret = paths.secrets / key.name
+            write_whole(secret, key.secret.get_secret_value(), mode=0o600)
+            entry["secret"] = f"file:{secret}"
+    write_keys(paths, settings)
     _write_cache_keys(paths, settings, document["cache"])
     _write_provider_keys(paths, settings, document["providers"])
     for header, value in settings.traces.headers.items():
@@ -40,6 +45,15 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
         document["traces"]["headers"][header] = f"file:{path}"
     document["redis"] = settings.redis
     write_whole(paths.settings, yaml.safe_dump(document, allow_unicode=True, sort_keys=False), mode=0o600)
+
+
+def write_keys(paths: StatePaths, settings: ClusterSettings) -> None:
+    """Put the keys that are not in the settings' own file where children read them, at once or not at all."""
+    if settings.open is not False and not settings.keys:
+        paths.keys_in_use.unlink(missing_ok=True)
+        return
+    own = KeptKey(name=OWN_NAME, digest=digest_text(own_secret(paths)), scopes=("infer", "admin"))
+    write_whole(paths.keys_in_use, text_of((*kept_of(settings), own)), mode=0o600)
 
 
 def _write_cache_keys(paths: StatePaths, settings: ClusterSettings, written: dict[str, Any]) -> None:
@@ -73,8 +87,35 @@ def _write_provider_keys(paths: StatePaths, settings: ClusterSettings, written: 
 
 
 def read(paths: StatePaths) -> ClusterSettings:
-    """The settings in use. Raises SettingsError."""
-    return load(paths.settings)
+    """The settings in use, and the keys. Raises SettingsError."""
+    return with_keys(paths, load(paths.settings))
+
+
+def written(paths: StatePaths) -> tuple[int, int]:
+    """Which writing of the settings lies there. It stays the same while keys alone change."""
+    about = paths.settings.stat()
+    return about.st_ino, about.st_mtime_ns
+
+
+def with_keys(paths: StatePaths, settings: ClusterSettings) -> ClusterSettings:
+    """`settings` with the keys in use beside their own. Raises SettingsError."""
+    own = settings.model_copy(update={"keys": own_of(settings)})
+    return joined(own, read_keys(paths.keys_in_use))
+
+
+def own_secret(paths: StatePaths) -> str:
+    """The secret of this cluster's own key: made once a state folder. Raises HostError where the file is damaged."""
+    if not paths.own_key.exists():
+        write_once(paths.own_key, secrets.token_urlsafe(SECRET_BYTES), mode=0o600)
+    secret = paths.own_key.read_text("ascii", "replace").strip()
+    if len(secret) < SECRET_BYTES:
+        raise HostError(f"{paths.own_key} is damaged; remove it, and start again")
+    return secret
+
+
+def asking_key(paths: StatePaths) -> str:
+    """What the cluster of this state folder is asked by from this machine: its own key, '' where none is needed."""
+    return own_secret(paths) if paths.keys_in_use.exists() else ""
 
 
 def cache_secret(paths: StatePaths) -> bytes:
@@ -95,3 +136,13 @@ def place(paths: StatePaths) -> str:
     """A name for this state folder on this host that no other has, the same at each start."""
     named = f"{socket.gethostname()}\n{paths.root}".encode()
     return hashlib.blake2b(named, key=cache_secret(paths), digest_size=16).hexdigest()
+
+
+def owner(paths: StatePaths) -> str:
+    """Whose the hosts are: this place's, or the one's that its cluster began on. Raises HostError."""
+    try:
+        return paths.owner.read_text("ascii").strip()
+    except FileNotFoundError:
+        return place(paths)
+    except (OSError, UnicodeDecodeError) as why:
+        raise HostError(f"{paths.owner} cannot be read: {why}") from why

@@ -2,6 +2,7 @@
 
 It holds the state folder, reserves the endpoint's address, and has the keeper run Redis, the controller and the
 gateway workers; the controller has it run the instances. It watches the settings and ends everything with itself.
+Asked to, it becomes the code on disk in the same process, with all that it keeps.
 """
 
 from __future__ import annotations
@@ -10,25 +11,31 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
-
-import orjson
 
 from orchestrator import telemetry
-from orchestrator.app import settings_in_use
-from orchestrator.app.listening import address_of, reserve
-from orchestrator.app.live_settings import LiveSettings, Wish, resolve_settings
+from orchestrator.app import builds, settings_in_use, succession
+from orchestrator.app.listening import Listeners, reserve, taken_over
+from orchestrator.app.live_settings import (
+    LiveSettings,
+    Resolved,
+    Wish,
+    as_before,
+    file_behind,
+    resolve_settings,
+    with_kept_keys,
+)
 from orchestrator.app.loop import on_hangup, until
+from orchestrator.app.machines import check_together
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.questions import CACHED_QUESTION, FIRST_TOKENS, FULL_QUESTION, SMALL_QUESTION, Reply, ask
-from orchestrator.app.readiness import down_words, engine_words, until_it_answers, until_ready
-from orchestrator.core.errors import HostError
-from orchestrator.core.model import Snapshot
+from orchestrator.app.renewing import Renewing
+from orchestrator.app.starting import Screen, Start, prepare
+from orchestrator.app.succession import Succession
+from orchestrator.app.workers import PREFIX, Workers
 from orchestrator.nodes.keeper import Keeper
 from orchestrator.nodes.keeper_units import EventKind, Unit, UnitEvent
 from orchestrator.nodes.state_lock import StateLock
@@ -36,39 +43,9 @@ from orchestrator.settings import ClusterSettings
 from orchestrator.store import embedded
 from orchestrator.store.cluster import set_progress
 from orchestrator.store.connection import Connection
-from orchestrator.whole_file import write_whole
 
-# `up --detach` waits at the other end of a pipe whose number stands in this variable.
-READY_FD = "OLLAMACTL_READY_FD"
+REDIS_WAIT_S = 20.0
 INTERRUPTED = 130  # the exit code of an `up` that was ended before every tier answered
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What stands on the screen, and in the ready file, once every tier answers."""
-
-    endpoint: str
-    state: str
-    pid: int
-    seconds: float
-    engine: str
-    is_simulated: bool
-    settings_from: str
-    cache: str
-    replies: tuple[Reply, ...]
-    notes: tuple[str, ...]
-    model: str = ""  # one that can be asked: a route, or else a model that answers; '' none
-    deploys: bool = True
-    has_hosts: bool = False  # reached over SSH: what runs there is deployed by `ollamactl deploy`
-
-
-class Screen(Protocol):
-    """What the supervisor tells the user; `cli` draws it."""
-
-    def step(self, text: str) -> None: ...
-    def tell(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def ready(self, told: Ready) -> None: ...
 
 
 class Supervisor:
@@ -79,140 +56,161 @@ class Supervisor:
         self._paths = StatePaths(wish.state)
         self._began_s = time.monotonic()
         self._is_ready = False
+        self._build = builds.on_disk()
+        self._handed = succession.received()
+        # What the program that this process becomes goes on with; None: it ends.
+        self.succession: Succession | None = None
 
     async def run(self, stop: asyncio.Event) -> int:
         """Until `stop`. Raises OrchestratorError where the cluster cannot be started."""
-        self._screen.step("reading the settings …" if self._wish.only_balances else "looking at this machine …")
-        resolved = await resolve_settings(self._wish)
+        handed = self._handed
+        resolved = await self._resolved()
         settings = resolved.settings
-        with StateLock(self._paths.root) as lock, reserve(settings.listen) as bound:
-            endpoint = address_of(bound)
-            lock.tell(endpoint)
-            _prepare_ready(self._wish.ready_file)
-            settings_in_use.write(self._paths, settings)
-            _empty(self._paths.metrics)
-            socket_path = self._paths.keeper_socket
-            keeper = Keeper(self._paths.root, self._on_unit, socket_path=socket_path, on_shutdown=stop.set)
-            await keeper.open()
+        with ExitStack() as held:
+            lock = held.enter_context(self._lock())
+            listeners = held.enter_context(self._listeners(settings))
+            lock.tell(listeners.address, self._build)
+            if handed is None:
+                prepare(self._wish.ready_file)
+                settings_in_use.write(self._paths, settings)
+                _empty(self._paths.metrics)
+            self._renewing = Renewing(self._build, handed.times if handed else 0, stop.set)
+            keeper = self._keeper(listeners, stop)
+            environment = self._environment(settings)
+            self._workers = Workers(keeper, listeners, self._paths, settings.gateway.workers, environment)
+            await keeper.open(handed.keeper if handed else None)
             try:
                 live = LiveSettings(self._wish, resolved, self._paths, keeper, self._screen)
                 on_hangup(live.reload, stop.set)
-                await until(stop, self._start_and_serve(keeper, live, settings, endpoint))
+                succession.take_signals()
+                await until(stop, self._start_and_serve(keeper, live, settings, listeners.address))
             finally:
-                self._screen.step("stopping …")
-                await _stop_in_order(keeper)
-                await keeper.close()
-                self._paths.leave_no_sockets()
+                if self._renewing.program:
+                    self.succession = await self._hand_over(keeper, lock, listeners)
+                    self._kept_open = held.pop_all()
+                else:
+                    self._screen.step("stopping …")
+                    listeners.drop_all()
+                    await _stop_in_order(keeper)
+                    await keeper.close()
+                    self._paths.leave_no_sockets()
         return 0 if self._is_ready else INTERRUPTED
+
+    # --- from one program to the next in this process ---------------------------------------------------------------
+
+    async def _resolved(self) -> Resolved:
+        """Settings to begin with. A program that takes over goes on by those in use; the file's are a change."""
+        if self._handed is not None:
+            before = as_before(settings_in_use.read(self._paths), self._paths)
+            return replace(before, of_file=file_behind(before.own, self._wish))
+        self._screen.step("reading the settings …" if self._wish.only_balances else "looking at this machine …")
+        return with_kept_keys(await resolve_settings(self._wish), self._paths)
+
+    def _lock(self) -> StateLock:
+        if self._handed is None:
+            return StateLock(self._paths.root)
+        return StateLock(self._paths.root, handed=self._handed.lock, since_unix_ms=self._handed.started_unix_ms)
+
+    def _listeners(self, settings: ClusterSettings) -> Listeners:
+        if self._handed is None:
+            return Listeners(reserve(settings.listen))
+        return Listeners(taken_over(self._handed.address), self._handed.sockets)
+
+    def _keeper(self, listeners: Listeners, stop: asyncio.Event) -> Keeper:
+        return Keeper(
+            self._paths.root,
+            self._on_unit,
+            socket_path=self._paths.keeper_socket,
+            on_shutdown=stop.set,
+            environment={builds.MARK: self._build},
+            listeners=listeners.descriptor,
+            verbs=self._renewing.verbs,
+        )
+
+    async def _hand_over(self, keeper: Keeper, lock: StateLock, listeners: Listeners) -> Succession:
+        """All that runs goes on, but for the controller: it works with the keeper, which is away for a moment."""
+        self._screen.step("going on as the code on disk …")
+        await keeper.stop("controller")
+        succession.hold_signals()
+        address, sockets = listeners.hand_over()
+        descriptor, since = lock.hand_over()
+        return Succession(await keeper.hand_over(), descriptor, since, address, sockets, self._renewing.times + 1)
+
+    @property
+    def program(self) -> str:
+        """The Python that goes on with `succession`."""
+        return self._renewing.program
+
+    # --- start, and serve -------------------------------------------------------------------------------------------
 
     async def _start_and_serve(
         self, keeper: Keeper, live: LiveSettings, settings: ClusterSettings, endpoint: str
     ) -> None:
         """Tell when every tier answers; follow the settings from the start and to the end."""
-        self._screen.step("starting Redis, the controller and the gateway …")
-        redis_url = await self._start_redis(keeper, settings)
-        await self._start_processes(keeper, settings, endpoint, redis_url)
-        connection = Connection(redis_url, name="supervisor")
-        await connection.open(wait_s=20.0)
-        following = asyncio.create_task(live.follow(partial(set_progress, connection, "settings")))
+        if self._handed is None:
+            self._screen.step("starting Redis, the controller and the gateway …")
+            await check_together(self._paths, settings)
+            await self._start_redis(keeper, settings)
+        await self._start_controller(keeper, settings)
+        if self._handed is None:
+            await self._workers.start()
+        connection = Connection(self._redis_url(settings), name="supervisor")
+        # One that takes over does so without Redis, too: gateways serve without it.
+        await connection.open(wait_s=REDIS_WAIT_S if self._handed is None else 0.0)
+        following = asyncio.create_task(live.follow(partial(set_progress, connection, self._progress_name)))
         try:
-            await self._tell_when_ready(connection, settings, endpoint)
+            if self._handed is None:
+                start = Start(self._wish, self._paths, self._screen, self._began_s)
+                await start.tell_when_ready(connection, settings, endpoint)
+            else:
+                self._screen.tell(f"goes on as {self._build}")
+            self._is_ready = True
+            self._renewing.began(self._workers)
             await following
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await connection.close()
 
+    @property
+    def _progress_name(self) -> str:
+        """What is wrong with this machine's settings is not another's to take back."""
+        return f"settings of {settings_in_use.place(self._paths)}"
+
     # --- processes --------------------------------------------------------------------------------------------------
 
-    async def _start_redis(self, keeper: Keeper, settings: ClusterSettings) -> str:
+    async def _start_redis(self, keeper: Keeper, settings: ClusterSettings) -> None:
         if settings.redis != "embedded":
-            return settings.redis
+            return
         root = self._paths.root
         argv = tuple(embedded.server_command(root))
         await keeper.start(Unit(name="redis", argv=argv, ready=f"unix:{embedded.server_socket(root)}"))
         if note := embedded.socket_note(root):
             self._screen.warn(note)
-        return embedded.server_url(root)
 
-    async def _start_processes(self, keeper: Keeper, settings: ClusterSettings, endpoint: str, redis_url: str) -> None:
-        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._paths.metrics), "OLM_REDIS": redis_url}
-        state = ("--state", str(self._paths.root))
-        module = (sys.executable, "-m", "orchestrator.app.controller")
-        await keeper.start(Unit(name="controller", argv=(*module, *state), env={**shared, **_engine_environment()}))
-        workers = settings.gateway.workers
-        for index in range(workers):
-            place = ("--listen", endpoint, "--index", str(index), "--workers", str(workers))
-            argv = (sys.executable, "-m", "orchestrator.app.gateway", *state, *place)
-            await keeper.start(Unit(name=f"gateway-{index}", argv=argv, env=shared, stop_timeout_s=35.0))
+    def _redis_url(self, settings: ClusterSettings) -> str:
+        return embedded.server_url(self._paths.root) if settings.redis == "embedded" else settings.redis
+
+    def _environment(self, settings: ClusterSettings) -> dict[str, str]:
+        return {"PROMETHEUS_MULTIPROC_DIR": str(self._paths.metrics), "OLM_REDIS": self._redis_url(settings)}
+
+    async def _start_controller(self, keeper: Keeper, settings: ClusterSettings) -> None:
+        argv = (sys.executable, "-m", "orchestrator.app.controller", "--state", str(self._paths.root))
+        environment = {**self._environment(settings), **_engine_environment()}
+        await keeper.start(Unit(name="controller", argv=argv, env=environment, holds_hangup=True))
 
     def _on_unit(self, event: UnitEvent) -> None:
+        self._workers.on_unit(event)
         if event.pid is not None and event.kind in (EventKind.EXITED, EventKind.STOPPED):
             telemetry.forget_process(event.pid, self._paths.metrics)
         if event.kind in (EventKind.EXITED, EventKind.FAILED):
             self._screen.warn(str(event) + "".join(f"\n    {line}" for line in event.lines[-3:]))
 
-    # --- until every tier answers -------------------------------------------------------------------------------------
-
-    async def _tell_when_ready(self, connection: Connection, settings: ClusterSettings, endpoint: str) -> None:
-        began_unix_ms = (time.time() - (time.monotonic() - self._began_s)) * 1000
-        snapshot = await until_ready(connection, settings, began_unix_ms, self._screen.step, self._paths.logs)
-        told = self._ready(settings, endpoint, snapshot, await self._first_answers(endpoint, settings))
-        self._is_ready = True
-        self._screen.ready(told)
-        if self._wish.ready_file is not None:
-            _write_ready(self._wish.ready_file, told)
-        if READY_FD in os.environ:
-            descriptor = int(os.environ.pop(READY_FD))
-            os.write(descriptor, b"1")
-            os.close(descriptor)
-
-    async def _first_answers(self, endpoint: str, settings: ClusterSettings) -> tuple[Reply, ...]:
-        """A question for each tier. Without a curated answer the cache has the first one when it is asked again.
-
-        Servers that somebody else runs are asked nothing: it is for callers to have models loaded there. Nor are hosts:
-        what serves there is `deploy`'s to see to.
-        """
-        if settings.instances or settings.hosts:
-            await until_it_answers(endpoint)
-            return ()
-        key = settings.keys[0].secret.get_secret_value() if settings.keys else ""
-        models = [name for name, model in settings.models.items() if not model.embedding]
-        name = next(iter([*settings.routes, *models]), None)
-        if name is None:
-            return ()
-
-        async def asked(question: str, *, is_fresh: bool) -> Reply:
-            self._screen.step(f"asking: {question}")
-            return await ask(endpoint, question, model=name, key=key, tokens=FIRST_TOKENS, is_fresh=is_fresh)
-
-        first = await asked(CACHED_QUESTION, is_fresh=False)
-        if first.tier != "cache" and settings.cache.enabled:
-            first = await asked(CACHED_QUESTION, is_fresh=False)
-        return first, await asked(SMALL_QUESTION, is_fresh=True), await asked(FULL_QUESTION, is_fresh=True)
-
-    def _ready(self, settings: ClusterSettings, endpoint: str, snapshot: Snapshot, replies: tuple[Reply, ...]) -> Ready:
-        return Ready(
-            endpoint=f"http://{endpoint}",
-            state=str(self._paths.root),
-            pid=os.getpid(),
-            seconds=round(time.monotonic() - self._began_s, 3),
-            engine=engine_words(snapshot),
-            is_simulated=any(node.simulate for node in settings.nodes),
-            settings_from=str(self._wish.config) if self._wish.config else "defaults that fit this machine",
-            cache="ON" if settings.cache.enabled else "OFF",
-            replies=replies,
-            notes=(*down_words(snapshot), *snapshot.notes),
-            model=next(iter([*settings.routes, *(each.name for each in snapshot.pools if not each.is_embedding)]), ""),
-            deploys=not settings.instances,
-            has_hosts=bool(settings.hosts),
-        )
-
 
 async def _stop_in_order(keeper: Keeper) -> None:
     """Gateways first, all at once, so that what they answer is finished; then who would start things anew."""
     names = [each.name for each in keeper.status()]
-    await asyncio.gather(*(keeper.stop(name) for name in names if name.startswith("gateway-")))
+    await asyncio.gather(*(keeper.stop(name) for name in names if name.startswith(PREFIX)))
     await keeper.stop("controller")
     await asyncio.gather(*(keeper.stop(name) for name in names if name.startswith("engine-")))
 
@@ -229,23 +227,3 @@ def _engine_environment() -> dict[str, str]:
     network = ("HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
     names = (*own, *network)
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _prepare_ready(path: Path | None) -> None:
-    """Take an earlier start's file away, before anybody takes it for this one's. Raises HostError."""
-    if path is None:
-        return
-    try:
-        path.unlink(missing_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as why:
-        raise HostError(f"{path} cannot be written: {why.strerror}; name another --ready-file") from why
-
-
-def _write_ready(path: Path, told: Ready) -> None:
-    """Write the file at once or not at all. Raises HostError."""
-    try:
-        write_whole(path, orjson.dumps(asdict(told), option=orjson.OPT_INDENT_2) + b"\n")
-    except OSError as why:
-        raise HostError(f"{path} cannot be written: {why.strerror}; name another --ready-file") from why

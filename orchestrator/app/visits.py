@@ -178,7 +178,7 @@ async def visits(
         found = None if deploy.ollama is None else await program(deploy.ollama, deploy.sha256, folder)
     current = deployments.current(paths)
     # The number in force, not the next one: until that is written down, the controller acts by this one.
-    owner = Owner(settings_in_use.place(paths), current.number if current is not None else 0, deployments.who())
+    owner = Owner(settings_in_use.owner(paths), current.number if current is not None else 0, deployments.who())
     return Visits(settings, paths, found, owner, take_over=take_over)
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli.output import console, draw, table
-from orchestrator.cli.status import endpoint_of, fetch_status
+from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 
 GAUGE_CELLS: Final = 12
 # From which part of a limit a gauge is yellow, and red.
@@ -30,7 +30,7 @@ _NAMES: Final = {
 
 def run_limits(state: Path, endpoint: str | None, key: str, *, as_json: bool) -> int:
     """Print every budget. Exit code 4 where no cluster answers."""
-    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key))
+    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key_of(state, endpoint, key)))
     limits = told["limits"]
     if as_json:
         click.echo(json.dumps({"store": told["store"], "limits": limits}, indent=2, ensure_ascii=False))

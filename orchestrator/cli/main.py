@@ -15,12 +15,14 @@ from orchestrator.cli.commands.evaluate import drift, evaluate
 from orchestrator.cli.commands.faq import faq
 from orchestrator.cli.commands.fleet import deploy, destroy, drain, events, exec_, logs, restart, rollback
 from orchestrator.cli.commands.hosts import gpus, nodes
+from orchestrator.cli.commands.keys import keys
 from orchestrator.cli.commands.limits import limits
 from orchestrator.cli.commands.nginx import nginx
 from orchestrator.cli.commands.planning import capacity, plan
 from orchestrator.cli.commands.providers import providers
 from orchestrator.cli.commands.records import calls, report
 from orchestrator.cli.commands.route import route
+from orchestrator.cli.commands.upkeep import backup, restore, upgrade
 from orchestrator.cli.options import JSON
 from orchestrator.cli.output import console, fail
 from orchestrator.core.errors import OrchestratorError, SettingsError
@@ -75,10 +77,12 @@ def version(as_json: bool) -> None:
 for command in (
     *(up, gateway, down, status, top, doctor, queue, limits, ask),
     *(plan, capacity),
+    keys,
     *(nodes, gpus),
     *(deploy, rollback, destroy, drain, restart, logs, exec_, events),
     *(route, providers, evaluate, drift, nginx, config, faq, cache),
     *(calls, report),
+    *(upgrade, backup, restore),
     *(completion, version),
 ):
     main.add_command(command)

@@ -14,9 +14,10 @@ from rich.markup import escape
 
 from orchestrator.app.following_nginx import Followed, follow
 from orchestrator.app.fronting import choose_pool, given_pools, published_pools, site_of
+from orchestrator.app.keys import place_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.output import console, errors
-from orchestrator.cli.status import endpoint_of, fetch_status
+from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 from orchestrator.core.errors import HostError
 from orchestrator.core.nginx import Site, render, without_gateway
 from orchestrator.nodes.nginx import Nginx, find_nginx
@@ -62,7 +63,18 @@ def run_install(asked: Asked, file: Path, main: Path | None, *, is_forced: bool)
     """Put it in place, checked, and reload nginx."""
     nginx = _nginx(main)
     console.print(f"{file}: {nginx.install(render(_site(asked, nginx)), file, is_forced=is_forced)}")
+    _warn_if_open(asked)
     return 0
+
+
+def _warn_if_open(asked: Asked) -> None:
+    """Other machines reach nginx, wherever the gateway behind it listens."""
+    settings, paths = load(asked.config) if asked.config is not None else ClusterSettings(), StatePaths(asked.state)
+    has_keys = settings.keys or settings.open is not None or place_of(settings, paths).exists()
+    if not (asked.is_direct or has_keys):
+        errors.print(
+            "[yellow]there are no API keys: whoever reaches nginx may ask; `ollamactl keys create NAME`[/yellow]"
+        )
 
 
 def run_follow(asked: Asked, file: Path, main: Path | None, *, is_forced: bool) -> int:
@@ -108,5 +120,6 @@ def _site(asked: Asked, nginx: Nginx | None) -> Site:
     if settings.instances:
         pools = given_pools(settings)
     else:
-        pools = published_pools(asyncio.run(fetch_status(endpoint_of(asked.state, asked.endpoint), asked.key)))
+        key = key_of(asked.state, asked.endpoint, asked.key)
+        pools = published_pools(asyncio.run(fetch_status(endpoint_of(asked.state, asked.endpoint), key)))
     return without_gateway(site, *choose_pool(pools, asked.model))

@@ -85,6 +85,7 @@ LISTEN = click.option(
     callback=checked_listen,
     help="Address of the endpoint.  [default: 127.0.0.1:11434 or the next free]",
 )
+OPEN = click.option("--open", "is_open", is_flag=True, help="Let anybody ask without a key, wherever it listens.")
 DETACH = click.option("--detach", is_flag=True, help="Return once it is ready; end it with `ollamactl down`.")
 READY_FILE = click.option(
     "--ready-file", type=click.Path(path_type=Path), default=None, help="JSON is written here when it is ready."

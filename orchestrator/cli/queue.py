@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli.output import console, draw, table
-from orchestrator.cli.status import endpoint_of, fetch_status
+from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 
 TOP_KEYS = 5
 _TOLD = ("queue_depth", "oldest_wait_s", "expected_wait_s", "service_s")
@@ -20,7 +20,7 @@ _TOLD = ("queue_depth", "oldest_wait_s", "expected_wait_s", "service_s")
 
 def run_queue(state: Path, endpoint: str | None, key: str, *, as_json: bool) -> int:
     """Print every pool's queue. Exit code 4 where no cluster answers."""
-    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key))
+    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key_of(state, endpoint, key)))
     pools = [_queue(pool) for pool in told["pools"]]
     if as_json:
         click.echo(json.dumps({"store": told["store"], "pools": pools}, indent=2, ensure_ascii=False))

@@ -16,7 +16,7 @@ from orchestrator.app.explaining import Asking, explain
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.output import console
 from orchestrator.cli.route_explained import draw_explained
-from orchestrator.cli.status import endpoint_of, fetch_status
+from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import doubt_of, score
 from orchestrator.core.errors import OrchestratorError
@@ -58,7 +58,8 @@ def _status(where: Where) -> dict[str, Any] | None:
     """What the cluster says of itself that runs with the state folder, or the one named; None: none runs."""
     if where.endpoint is None and ((holder := read_holder(where.state)) is None or not holder.endpoint):
         return None
-    return asyncio.run(fetch_status(endpoint_of(where.state, where.endpoint), where.key))
+    key = key_of(where.state, where.endpoint, where.key)
+    return asyncio.run(fetch_status(endpoint_of(where.state, where.endpoint), key))
 
 
 def run_score(questions: Path, scores: Path, *, after_answer: bool) -> int:

@@ -16,7 +16,7 @@ from rich.status import Status
 
 from orchestrator.app.paths import default_state
 from orchestrator.app.questions import Reply
-from orchestrator.app.up import Ready
+from orchestrator.app.starting import Ready
 from orchestrator.cli.output import console, errors, hanging, program
 
 

@@ -13,7 +13,9 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import NobodyAnswersError, ask, reason
+from orchestrator.app.settings_in_use import asking_key
 from orchestrator.cli.drift import lines, replayed_lines
 from orchestrator.cli.output import below, console, draw, fail, table
 from orchestrator.core.errors import HostError
@@ -25,7 +27,7 @@ _COLOURS = {"serving": "green", "down": "red"}
 
 def run_status(state: Path, endpoint: str | None, key: str, *, as_json: bool) -> int:
     """Print the status. Exit code 4 where no cluster answers."""
-    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key))
+    told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key_of(state, endpoint, key)))
     if as_json:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
@@ -64,6 +66,11 @@ def endpoint_of(state: Path, given: str | None) -> str:
     return holder.endpoint
 
 
+def key_of(state: Path, endpoint: str | None, given: str) -> str:
+    """The key named, or the cluster's own where it is the one of this state folder: who may read that may see all."""
+    return given or ("" if endpoint is not None else asking_key(StatePaths(state)))
+
+
 async def fetch_status(endpoint: str, key: str) -> dict[str, Any]:
     """The endpoint's status.json; the program ends where nobody answers. Raises HostError where it is refused."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -92,6 +99,8 @@ def _draw(told: dict[str, Any]) -> None:
     console.print(_cache(cache), soft_wrap=True)
     if told["is_simulated"]:
         console.print("[bold magenta]SIMULATED[/bold magenta]: no engine answers here; times and texts are played")
+    if len(told.get("machines", [])) > 1:
+        draw(_machines(told["machines"]))
     draw(_tiers(told))
     if told.get("given"):
         draw(_given(told["given"]))
@@ -165,6 +174,17 @@ def _given(servers: list[dict[str, Any]]) -> Table:
         )
         if each["reason"]:
             drawn.add_row(below(each["reason"]))
+    return drawn
+
+
+def _machines(machines: list[dict[str, Any]]) -> Table:
+    """Those that share one Redis."""
+    drawn = table("Machine", "Gateways", "Heard of", "Controller")
+    for each in machines:
+        heard = "–" if each["heard_s"] is None else f"{each['heard_s']:.0f} s ago"
+        drawn.add_row(escape(each["name"]), str(each["gateways"]), heard, each["controller"])
+        if each["why"]:
+            drawn.add_row(below(each["why"]))
     return drawn
 
 

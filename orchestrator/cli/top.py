@@ -19,7 +19,7 @@ from rich.text import Text
 
 from orchestrator.app.questions import reason
 from orchestrator.cli.output import console, fail, table
-from orchestrator.cli.status import EXIT_NOBODY, endpoint_of
+from orchestrator.cli.status import EXIT_NOBODY, endpoint_of, key_of
 from orchestrator.core.errors import HostError
 from orchestrator.core.vitals import Window
 
@@ -33,7 +33,7 @@ def run_top(state: Path, endpoint: str | None, key: str) -> int:
     """Draw until Ctrl-C; where the output is no terminal, once. Exit code 4 where no cluster answers."""
     where = endpoint_of(state, endpoint)
     try:
-        asyncio.run(_follow(where, key))
+        asyncio.run(_follow(where, key_of(state, endpoint, key)))
     except (aiohttp.ClientError, TimeoutError, ValueError) as why:
         fail(f"{where} does not answer: {reason(why)}", EXIT_NOBODY)
     except KeyboardInterrupt:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from orchestrator.app.live_settings import Wish
 from orchestrator.app.loop import run
-from orchestrator.app.up import READY_FD, Supervisor
+from orchestrator.app.starting import READY_FD
+from orchestrator.app.succession import become
+from orchestrator.app.up import Supervisor
 from orchestrator.cli.output import console, program
 from orchestrator.cli.screen import TerminalScreen, state_option
 from orchestrator.core.errors import HostError
@@ -32,10 +34,14 @@ def run_up(wish: Wish, *, detach: bool) -> int:
     if detach:
         return _detached(wish)
     screen = TerminalScreen(is_detached=READY_FD in os.environ)
+    supervisor = Supervisor(replace(wish, config=wish.config.absolute() if wish.config else None), screen)
     try:
-        return run(Supervisor(replace(wish, config=wish.config.absolute() if wish.config else None), screen).run)
+        code = run(supervisor.run)
     finally:
         screen.close()
+    if supervisor.succession is not None:
+        become(supervisor.program, supervisor.succession)
+    return code
 
 
 def run_down(state: Path) -> int:
@@ -68,6 +74,7 @@ def _detached(wish: Wish) -> int:
     }
     for option, value in given.items():
         argv += [option, str(value)] if value is not None else []
+    argv += ["--open"] if wish.is_open else []
     path = _log_of(wish.state)
     told, tell = os.pipe()
     with path.open("rb") as said, os.fdopen(told, "rb") as ready:

@@ -16,6 +16,7 @@ import orjson
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.errors import CapacityError, InstanceError
 from orchestrator.core.model import Engine, Instance
+from orchestrator.nodes.remembering import RememberingResolver
 
 PROBE_TIMEOUT_S = 5.0
 # Longer than Ollama itself needs to give up a load or a pull without progress (OLLAMA_LOAD_TIMEOUT, 5 min): a load
@@ -31,7 +32,7 @@ class EngineApi:
 
     def __init__(self) -> None:
         # No limit: long loads of many instances must not keep a probe waiting for a connection.
-        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, resolver=RememberingResolver()))
 
     async def close(self) -> None:
         await self._http.close()

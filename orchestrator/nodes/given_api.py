@@ -1,7 +1,7 @@
 """What the controller asks of a server that somebody else runs: what it is, what it has, what of that is in memory.
 
-Nothing is pulled, created or deleted there. A model is loaded and unloaded, as any call could; for how long it then
-stays in memory is the server's own setting. Whatever goes wrong is an InstanceError.
+Nothing is pulled, created or deleted by this (`model_api` does). A model is loaded and unloaded, as any call could; for
+how long it then stays in memory is the server's own setting. Whatever goes wrong is an InstanceError.
 """
 
 from __future__ import annotations

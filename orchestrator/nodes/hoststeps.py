@@ -35,11 +35,15 @@ _PARTS = ("work", "owner", "accounts", "archive", "receiving", "program", "kept"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose deploy this is: the place (one state folder), the deployment's number, and who ran it."""
+    """Whose deploy this is: the place (one state folder), the deployment's number, and who ran it.
+
+    `leader`: the token of a controller that is one of several; 0: of none.
+    """
 
     place: str
     number: int
     by: str = ""
+    leader: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def claimed(owner: Owner, *, take_over: bool = False) -> Step:
 
 def held(owner: Owner) -> Step:
     """Go on only where the host is still this deployment's; comes first in whatever follows a claim."""
-    return Step("owner", "hold", {"place": owner.place, "number": owner.number})
+    return Step("owner", "hold", {"place": owner.place, "number": owner.number, "leader": owner.leader})
 
 
 async def claim(host: SshHost, owner: Owner, *, take_over: bool = False) -> Said:
@@ -84,9 +88,12 @@ async def seen_as(host: SshHost) -> str:
     return told.out.decode().split()[0].partition("%")[0]
 
 
-async def check_held(host: SshHost, owner: Owner) -> None:
-    """Raises SshError where the host is not this deployment's any more."""
-    async with aclosing(run(host, (held(owner),), is_dry=True)) as saying:
+async def check_held(host: SshHost, owner: Owner, *, is_dry: bool = True) -> None:
+    """Raises SshError where the host is not this deployment's any more, or has seen a later controller.
+
+    Otherwise the host has seen this one from then on, unless the look `is_dry`.
+    """
+    async with aclosing(run(host, (held(owner),), is_dry=is_dry)) as saying:
         async for _ in saying:
             return
 

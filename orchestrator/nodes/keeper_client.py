@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ from orchestrator.nodes.keeper_units import (
 )
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The supervisor: the code it runs, how often it has become another in its process, whether the cluster answers,
+    and what it does about its workers just now."""
+
+    build: str
+    times: int
+    is_ready: bool
+    step: str
 
 
 class KeeperClient:
@@ -43,6 +55,18 @@ class KeeperClient:
 
     async def list(self) -> tuple[UnitStatus, ...]:
         return read_statuses((await self._ask({"verb": "list"}))["units"])
+
+    async def about(self) -> About:
+        """Of whoever keeps the keeper. An older one knows no such question, and refuses."""
+        return About(**await self._ask({"verb": "about"}))
+
+    async def renew(self, program: str) -> None:
+        """Have the supervisor become the code that this Python finds; it is about to when this returns."""
+        await self._ask({"verb": "renew", "program": program})
+
+    async def roll(self, drain_s: float) -> None:
+        """Have every gateway worker succeeded by a new one; the old ones have ended when this returns."""
+        await self._ask({"verb": "roll", "drain_s": drain_s})
 
     async def shutdown(self) -> None:
         """Have the keeper end with all its units; they have ended when this returns."""

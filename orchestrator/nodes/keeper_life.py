@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.errors import HostError
@@ -28,8 +29,21 @@ def pause_s(deaths: int) -> float:
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(deaths - 1, 10)) if deaths else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A life as the keeper's next program takes it up. `pid` None: it waits to be started again."""
+
+    unit: Unit
+    pid: int | None
+    log: Path
+    log_from: int
+    restarts: int
+    since_unix_ms: int
+    leaves_within_s: float | None = None  # it was told to leave, and has so long for it
+
+
 class Life:
-    """`begin` once, `end` at any time and as often as one likes."""
+    """`begin` or `adopt` once, `end` at any time and as often as one likes."""
 
     def __init__(self, unit: Unit, log: Path, spawn: Callable[[], Process], emit: Callable[[UnitEvent], None]) -> None:
         self.unit = unit
@@ -42,6 +56,7 @@ class Life:
         self._restarts = self._deaths = 0
         self._began_s = self._pause_s = 0.0
         self._last_exit: Exit | None = None
+        self._leaves_at_s: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -72,14 +87,62 @@ class Life:
         if problem:
             raise HostError("\n".join((problem, *process.last_lines())))
 
-    async def end(self) -> None:
+    async def until_it_says_ready(self) -> None:
+        """Wait for the word of a unit that `says_ready`. Raises HostError where it ends before, or the time is up."""
+        process = self._process
+        assert process is not None
+        word = asyncio.ensure_future(process.said_ready.wait())
+        end = asyncio.ensure_future(process.has_ended_within(self.unit.ready_timeout_s))
+        try:
+            await asyncio.wait((word, end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            word.cancel()
+            end.cancel()
+        if process.said_ready.is_set():
+            return
+        if process.has_ended:
+            raise HostError("\n".join((f"{self.unit.name} ended before it was ready", *process.last_lines())))
+        raise HostError(f"{self.unit.name} was not ready after {self.unit.ready_timeout_s:g} s; its log is {self._log}")
+
+    def adopt(self, kept: Kept, guardian: int | None) -> None:
+        """Go on with a process that an earlier program of this process started."""
+        self._restarts, self._has_begun = kept.restarts, True
+        self._state, self._since_unix_ms = UnitState.RUNNING, kept.since_unix_ms
+        if kept.pid is not None:
+            self._process = Process.adopted(kept.pid, log=kept.log, log_from=kept.log_from, guardian=guardian)
+        self._task = asyncio.create_task(self._go_on(), name=f"unit {self.unit.name}")
+
+    async def let_go(self) -> Kept | None:
+        """Look after it no more, for the next program to take it up; None: it is over."""
+        if self._task is None or self._task.done():
+            return None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        log_from = self._process.log_from if self._process is not None else 0
+        left_s = max(0.0, self._leaves_at_s - time.monotonic()) if self._leaves_at_s is not None else None
+        return Kept(self.unit, self.pid, self._log, log_from, self._restarts, self._since_unix_ms, left_s)
+
+    async def leave(self, within_s: float) -> None:
+        """Tell it that another does its work now: it finishes what it has, and ends by itself. Then `end`."""
+        self._stopping.set()
+        self._leaves_at_s = time.monotonic() + within_s
+        if self._process is None or self.is_over:
+            return
+        self._enter(UnitState.STOPPING)
+        self._process.signal(self.unit.leave_signal)
+        if not await self._process.has_ended_within(max(0.0, within_s - self.unit.stop_timeout_s)):
+            await self.end(within_s)
+        elif self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def end(self, within_s: float = float("inf")) -> None:
         """Its stop signal, then SIGKILL to its whole group. Raises HostError where even that does not end it."""
         self._stopping.set()
         if self._task is None or self._process is None or self._task.done():
             return
         self._enter(UnitState.STOPPING)
         self._process.signal(self.unit.stop_signal)
-        if not await self._process.has_ended_within(self.unit.stop_timeout_s):
+        if not await self._process.has_ended_within(min(self.unit.stop_timeout_s, within_s)):
             self._process.kill()
         done, _ = await asyncio.wait({self._task}, timeout=KILL_WAIT_S)
         if not done:
@@ -87,6 +150,12 @@ class Life:
                 f"{self.unit.name} (pid {self._process.pid}) does not end, even by SIGKILL: it is stuck in the kernel, "
                 "mostly in a device's driver; `dmesg` may say where, a reboot of this machine ends it"
             )
+
+    async def _go_on(self) -> None:
+        """An adopted unit's life: it runs, or was about to be started again."""
+        process = self._process or await self._start_again()
+        if process is not None:
+            await self._run(process)
 
     async def _run(self, process: Process) -> None:
         """From a started process to the unit's last."""

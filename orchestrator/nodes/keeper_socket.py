@@ -9,12 +9,20 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.core.errors import HostError, OrchestratorError
-from orchestrator.nodes.keeper_units import LONGEST_LINE_BYTES, Unit, UnitEvent, UnitStatus, read_request, to_line
+from orchestrator.nodes.keeper_units import (
+    LONGEST_LINE_BYTES,
+    Request,
+    Unit,
+    UnitEvent,
+    UnitStatus,
+    read_request,
+    to_line,
+)
 
 # A subscriber that has this much unread is cut off: the keeper waits for nobody.
 _UNREAD_BYTES = 2**20
@@ -30,9 +38,16 @@ class Controls(Protocol):
     def subscribe(self, listener: Callable[[UnitEvent], None]) -> Callable[[], None]: ...
 
 
+Verb = Callable[[Request], Awaitable[dict[str, Any]]]
+
+
 class ControlSocket:
-    def __init__(self, path: Path, keeper: Controls, on_shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, keeper: Controls, on_shutdown: Callable[[], None], verbs: Mapping[str, Verb] | None = None
+    ) -> None:
+        """`verbs`: those of who keeps the keeper."""
         self._path, self._keeper, self._on_shutdown = path, keeper, on_shutdown
+        self._verbs = verbs or {}
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[Any]] = set()
 
@@ -81,7 +96,10 @@ class ControlSocket:
                 if request.verb == "events":
                     await self._stream_events(reader, writer)
                     return
-                answer = await self._answer(request.verb, request.unit, request.name)
+                if own := self._verbs.get(request.verb):
+                    answer = await own(request)
+                else:
+                    answer = await self._answer(request.verb, request.unit, request.name)
             except OrchestratorError as why:
                 answer = {"error": str(why)}
             writer.write(to_line(answer))

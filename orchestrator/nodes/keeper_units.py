@@ -18,6 +18,8 @@ from orchestrator.core.errors import HostError
 # A name is also a log file's: no path in it, nothing hidden. An instance's name holds what a model's may hold.
 UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,399}")
 READY_ADDRESS = re.compile(r"unix:/.+|tcp:.+:[0-9]+")
+# Where a unit finds what it was handed: the socket to accept on, and the pipe to say that it can work.
+LISTEN_FD, SAY_READY_FD = "OLLAMACTL_LISTEN_FD", "OLLAMACTL_SAY_READY_FD"
 # Longer than any unit's command and environment; a peer that sends more is not ours.
 LONGEST_LINE_BYTES = 2**20
 
@@ -27,7 +29,8 @@ class Unit:
     """One process to keep. `env` is added to a minimal inherited one and may hold secrets: it is never shown.
 
     `ready` is where the unit accepts connections once it can work: `unix:/path` or `tcp:host:port`. `log` None is
-    `logs/<name>.log` in the state folder.
+    `logs/<name>.log` in the state folder. `listens` names a socket of the keeper's owner that it is handed, `LISTEN_FD`
+    says which descriptor that is. One that `says_ready` is handed a pipe, too, for a byte once it can work.
     """
 
     name: str
@@ -36,10 +39,14 @@ class Unit:
     cwd: Path | None = None
     log: Path | None = None
     stop_signal: int = signal.SIGTERM
+    leave_signal: int = signal.SIGTERM  # another has taken its place: it may take longer to finish
     stop_timeout_s: float = 10.0
     restart: bool = True
     ready: str | None = None
     ready_timeout_s: float = 30.0
+    listens: str = ""
+    says_ready: bool = False
+    holds_hangup: bool = False  # SIGHUP waits until the process takes it (pthread_sigmask(3))
 
     def __post_init__(self) -> None:
         if not UNIT_NAME.fullmatch(self.name):
@@ -126,6 +133,8 @@ class Request(BaseModel):
     verb: str
     unit: Unit | None = None
     name: str | None = None
+    drain_s: float = 0.0
+    program: str = ""
 
 
 _EVENT, _STATUSES = TypeAdapter(UnitEvent), TypeAdapter(tuple[UnitStatus, ...])

@@ -27,20 +27,22 @@ _TRIES, _PAUSE_S = 10, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds the folder. `endpoint` is empty until it has one."""
+    """Who holds the folder. `endpoint` is empty until it has one; `build` is the code that it runs."""
 
     pid: int
     started_unix_ms: int
     endpoint: str = ""
+    build: str = ""
 
 
 class StateLock:
     """`with StateLock(state) as lock:` holds the folder, made private to its owner. Raises HostError on entry."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, handed: int = -1, since_unix_ms: int = 0) -> None:
+        """`handed`: the lock as the program before this one in the same process had it, since then."""
         self._state = state
-        self._handle = -1
-        self._holder = Holder(os.getpid(), time.time_ns() // 1_000_000)
+        self._handle = handed
+        self._holder = Holder(os.getpid(), since_unix_ms or time.time_ns() // 1_000_000)
 
     def __enter__(self) -> StateLock:
         self.acquire()
@@ -51,6 +53,9 @@ class StateLock:
 
     def acquire(self) -> None:
         """Raises HostError where another supervisor has the folder, or it cannot be had at all."""
+        if self._handle >= 0:
+            os.set_inheritable(self._handle, False)
+            return
         try:
             _make_private(self._state)
             self._handle = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -65,9 +70,14 @@ class StateLock:
             self._handle = -1
             raise
 
-    def tell(self, endpoint: str) -> None:
-        """Let others know where the holder answers."""
-        self._holder = Holder(self._holder.pid, self._holder.started_unix_ms, endpoint)
+    def hand_over(self) -> tuple[int, int]:
+        """The lock's descriptor, open beyond an execve(2), and since when it is held (unix ms)."""
+        os.set_inheritable(self._handle, True)
+        return self._handle, self._holder.started_unix_ms
+
+    def tell(self, endpoint: str, build: str = "") -> None:
+        """Let others know where the holder answers, and which code it runs."""
+        self._holder = Holder(self._holder.pid, self._holder.started_unix_ms, endpoint, build)
         try:
             os.pwrite(self._handle, to_line(self._holder).ljust(_LENGTH_BYTES), 0)
         except OSError as why:

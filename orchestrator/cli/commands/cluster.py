@@ -7,13 +7,25 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import CONFIG, DETACH, ENDPOINT, JSON, KEY, LISTEN, READY_FILE, STATE, checked_cards
+from orchestrator.cli.options import (
+    CONFIG,
+    DETACH,
+    ENDPOINT,
+    JSON,
+    KEY,
+    LISTEN,
+    OPEN,
+    READY_FILE,
+    STATE,
+    checked_cards,
+)
 
 
 @click.command()
 @STATE
 @CONFIG
 @LISTEN
+@OPEN
 @click.option(
     "--simulate",
     default=None,
@@ -24,19 +36,26 @@ from orchestrator.cli.options import CONFIG, DETACH, ENDPOINT, JSON, KEY, LISTEN
 @DETACH
 @READY_FILE
 def up(
-    state: Path, config: Path | None, listen: str | None, simulate: str | None, detach: bool, ready_file: Path | None
+    state: Path,
+    config: Path | None,
+    listen: str | None,
+    is_open: bool,
+    simulate: str | None,
+    detach: bool,
+    ready_file: Path | None,
 ) -> None:
     """Start the cluster on this machine and stay until Ctrl-C."""
     from orchestrator.app.live_settings import Wish
     from orchestrator.cli.up import run_up
 
-    sys.exit(run_up(Wish(state, config, listen, simulate, ready_file), detach=detach))
+    sys.exit(run_up(Wish(state, config, listen, simulate, ready_file, is_open=is_open), detach=detach))
 
 
 @click.command()
 @STATE
 @CONFIG
 @LISTEN
+@OPEN
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
@@ -46,13 +65,19 @@ def up(
 @DETACH
 @READY_FILE
 def gateway(
-    state: Path, config: Path | None, listen: str | None, workers: int | None, detach: bool, ready_file: Path | None
+    state: Path,
+    config: Path | None,
+    listen: str | None,
+    is_open: bool,
+    workers: int | None,
+    detach: bool,
+    ready_file: Path | None,
 ) -> None:
     """Balance the `instances` of the configuration, which run already, and deploy nothing; stay until Ctrl-C."""
     from orchestrator.app.live_settings import Wish
     from orchestrator.cli.up import run_up
 
-    wish = Wish(state, config, listen, None, ready_file, workers=workers, only_balances=True)
+    wish = Wish(state, config, listen, None, ready_file, workers=workers, only_balances=True, is_open=is_open)
     sys.exit(run_up(wish, detach=detach))
 
 

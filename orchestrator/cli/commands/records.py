@@ -41,6 +41,7 @@ def _period(command: Any) -> Any:
 @click.option("--last", type=click.IntRange(1, 100_000), default=20, show_default=True, help="So many at most.")
 @click.option("--id", "id_", default=None, metavar="ID", help="The call of this X-Request-Id.")
 @click.option("--caller", default=None, metavar="KEY", help="Of this API key's name.")
+@click.option("--tenant", default=None, metavar="NAME", help="Of this tenant's API keys.")
 @click.option("--model", default=None, metavar="NAME", help="Asked of this model or route.")
 @click.option("--tier", default=None, metavar="TIER", help="Answered by this tier, `cache` too.")
 @click.option("--failed", is_flag=True, help="Those that were not answered.")
@@ -48,12 +49,12 @@ def _period(command: Any) -> Any:
 @JSON
 def calls(
     state: Path, since: datetime | None, until: datetime | None, last: int, id_: str | None, caller: str | None,
-    model: str | None, tier: str | None, failed: bool, sql: str | None, as_json: bool,
+    tenant: str | None, model: str | None, tier: str | None, failed: bool, sql: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Single calls of the request log, the last ones first. No texts are in it."""
     from orchestrator.cli.calls import run_calls
 
-    named = {"id": id_, "caller": caller, "model": model, "tier": tier}
+    named = {"id": id_, "caller": caller, "tenant": tenant, "model": model, "tier": tier}
     only = {name: value for name, value in named.items() if value is not None}
     sys.exit(run_calls(state, since, until, last, only, failed=failed, sql=sql, as_json=as_json))
 

@@ -1,4 +1,4 @@
-"""Whose a host is: the place that deploys to it, and the highest number of a deployment it has taken.
+"""Whose a host is: the place that deploys to it, and the highest numbers of a deployment and a controller it has seen.
 
 Looked at and changed within `work.alone`: of two who come at once one is told of the other.
 """
@@ -23,7 +23,8 @@ def recorded(work: Work) -> dict[str, Any] | None:
     path = work.at(FILE)
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
-        return {"place": str(owner["place"]), "number": int(owner["number"]), "by": owner["by"], "at": owner["at"]}
+        numbers = {"number": int(owner["number"]), "leader": int(owner.get("leader", 0))}
+        return {"place": str(owner["place"]), **numbers, "by": owner["by"], "at": owner["at"]}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -45,17 +46,26 @@ def claim(work: Work, place: str, number: int, by: str, take_over: bool) -> Told
         return False, words
     if not work.is_dry:
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        _write(work.at(FILE), {"place": place, "number": number, "by": by, "at": at})
+        leader = before["leader"] if before is not None and before["place"] == place and not take_over else 0
+        _write(work.at(FILE), {"place": place, "number": number, "by": by, "at": at, "leader": leader})
     return True, words if before is None or before["place"] == place else f"{words}, taken over from {before['place']}"
 
 
-def hold(work: Work, place: str, number: int) -> Told:
-    """Go on only where the host is still that deployment's."""
+def hold(work: Work, place: str, number: int, leader: int = 0) -> Told:
+    """Go on only where the host is still that deployment's. `leader`: the token of a controller that is one of several.
+
+    The host remembers the highest: whoever led before, and does not know yet that it is over, is refused.
+    """
     now = recorded(work)
     if now is None:
         raise Refused("the host is nobody's any more: it was destroyed meanwhile")
     refuse_others(now, place, number)
-    return False, f"{place}, deployment {number}"
+    if leader and leader < now["leader"]:
+        raise Refused("another controller leads: the host has seen a later one; `--take-over` forgets it")
+    is_new = leader > now["leader"]
+    if is_new and not work.is_dry:
+        _write(work.at(FILE), {**now, "leader": leader})
+    return is_new, f"{place}, deployment {number}"
 
 
 def refuse_others(now: dict[str, Any], place: str, number: int) -> None:

@@ -1,0 +1,129 @@
+"""What each process of a running cluster was started as, beside what it would be if it were started now.
+
+Processes of ours carry the build they were started from; of an engine, the file that it runs is compared with the file
+that lies in its place now. What is done about a difference is left to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+
+from orchestrator.app import builds, settings_in_use
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.running import holder_of
+from orchestrator.app.visits import BRINGS_NONE, Visits, visits
+from orchestrator.app.workers import PREFIX
+from orchestrator.core.errors import HostError
+from orchestrator.core.model import NodeName
+from orchestrator.fleet.made import UNIT_PREFIX
+from orchestrator.nodes.keeper_client import KeeperClient
+from orchestrator.nodes.keeper_units import UnitStatus
+from orchestrator.nodes.ssh import SshHost
+
+# What the kernel says of a program whose file is gone, or was replaced, since the process began (proc(5)).
+_DELETED = " (deleted)"
+_STEP = "program"
+
+
+class Kind(StrEnum):
+    SUPERVISOR = "supervisor"
+    WORKER = "worker"
+    CONTROLLER = "controller"
+    INSTANCE = "instance"
+    STORE = "store"  # Redis: it goes on, whatever lies on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One process. `on_disk` is what it would run now; `problem`: why that is not known."""
+
+    kind: Kind
+    name: str
+    node: str
+    runs: str
+    on_disk: str
+    problem: str = ""
+
+    @property
+    def is_old(self) -> bool:
+        return not self.problem and self.runs != self.on_disk
+
+
+async def look(paths: StatePaths) -> tuple[Running, ...]:
+    """Every process of the cluster that runs with this state folder. Raises HostError where none does."""
+    holder, disk = holder_of(paths), await asyncio.to_thread(builds.on_disk)
+    units = await KeeperClient(paths.keeper_socket).list()
+    found = [Running(Kind.SUPERVISOR, "supervisor", "", holder.build, disk)]
+    found += await asyncio.to_thread(_here, [each for each in units if each.pid is not None], disk)
+    return (*found, *await _on_hosts(paths))
+
+
+def _here(units: Sequence[UnitStatus], disk: str) -> list[Running]:
+    found = [of_unit(each, disk) for each in units]
+    return [each for each in found if each is not None]
+
+
+def of_unit(unit: UnitStatus, disk: str) -> Running | None:
+    """What a unit of this machine runs, where the program on disk is the build `disk`; None: it has just ended."""
+    assert unit.pid is not None
+    kind, name = _kind_of(unit.name), unit.name.removeprefix(UNIT_PREFIX)
+    if kind is None:
+        return None
+    try:
+        program, words = Path(f"/proc/{unit.pid}/exe").readlink(), psutil.Process(unit.pid).cmdline()
+    except (OSError, psutil.Error):
+        return None  # it has ended just now
+    if "orchestrator." in " ".join(words[1:3]):  # `python -m orchestrator.…`
+        return Running(kind, name, "", builds.of_process(unit.pid), disk)
+    runs, called = str(program), words[0].split()[0]  # a server may have put a title behind its command
+    return Running(kind, name, "", runs, runs if not _is_replaced(runs, called) else os.path.realpath(called))
+
+
+def _kind_of(unit: str) -> Kind | None:
+    if unit.startswith(PREFIX):
+        return Kind.WORKER
+    if unit.startswith(UNIT_PREFIX):
+        return Kind.INSTANCE
+    return {"controller": Kind.CONTROLLER, "redis": Kind.STORE}.get(unit)
+
+
+def _is_replaced(runs: str, called: str) -> bool:
+    """Whether the command finds another file by now. A name without a path is looked for by who starts it."""
+    return runs.endswith(_DELETED) or (called.startswith("/") and os.path.realpath(called) != runs)
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+async def _on_hosts(paths: StatePaths) -> list[Running]:
+    settings = settings_in_use.read(paths)
+    if not settings.hosts:
+        return []
+    ways = await visits(settings, paths, of=BRINGS_NONE)
+    looks = await asyncio.gather(*(_on_host(ways, NodeName(each.name)) for each in settings.hosts))
+    return [each for one in looks for each in one]
+
+
+async def _on_host(ways: Visits, node: NodeName) -> list[Running]:
+    try:
+        async with ways.keeper(node) as keeper, ways.connected(node) as host:
+            units = [each for each in await keeper.list() if each.pid is not None]
+            return [await _instance_on(host, each) for each in units]
+    except HostError as why:
+        return [Running(Kind.INSTANCE, "", node, "", "", str(why))]
+
+
+async def _instance_on(host: SshHost, unit: UnitStatus) -> Running:
+    name = unit.name.removeprefix(UNIT_PREFIX)
+    program = await host.run(["readlink", f"/proc/{unit.pid}/exe"], step=_STEP, sudo=True)
+    words = await host.run(["cat", f"/proc/{unit.pid}/cmdline"], step=_STEP)
+    runs, called = program.out.decode().strip(), words.out.partition(b"\0")[0].decode()
+    now = await host.run(["readlink", "-f", called], step=_STEP, sudo=True)
+    return Running(Kind.INSTANCE, name, host.node, runs, now.out.decode().strip())
