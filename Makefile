@@ -1,5 +1,6 @@
-# `make up`: a cluster on this machine. `make test`: every test. `make bench`: the gateway beside its peers.
-# `make docs`: the pages of docs/ as a site, in build/docs. Each installs what it needs into .venv.
+# `make up`: a cluster on this machine. `make test`: every test. `make chaos`: every fault, under load.
+# `make bench`: the gateway beside its peers. `make docs`: the pages of docs/ as a site, in build/docs.
+# Each installs what it needs into .venv.
 PYTHON ?= python3
 LISTEN ?=
 STATE ?=
@@ -8,7 +9,7 @@ PYTEST_ARGS ?=
 
 up_flags = $(if $(LISTEN),--listen $(LISTEN)) $(if $(STATE),--state $(STATE)) $(ARGS)
 
-.PHONY: up test bench docs release audit install install-test system-test-packages lint lock
+.PHONY: up test chaos bench docs release audit install install-test system-test-packages lint lock
 
 up: install
 	@exec .venv/bin/ollamactl up $(up_flags)
@@ -41,6 +42,11 @@ system-test-packages:
 
 test: install-test system-test-packages
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+# Every fault there is, one after another, under load (some fifteen minutes); ARGS="--only redis" for a part of them,
+# ARGS="--keep" writes what was measured into docs/faults.md. Its short form is in `make test`.
+chaos: install-test system-test-packages
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 # ARGS="--only A --contenders nginx,ours" for a part of it; benchmarks/gateway/README.md says what there is.
 bench: install-test

@@ -19,6 +19,10 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.metrics_core import Metric
 
+from orchestrator import metric_files
+
+metric_files.install()
+
 # From a cached answer's millisecond to a long answer of a loaded full tier.
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # From what a big card needs for a token of a small model to a CPU that is asked for too much.
@@ -94,6 +98,16 @@ OVERHEAD_SECONDS = Histogram(
     buckets=_OVERHEAD_SECONDS,
 )
 RETRIES = Counter("olm_retries_total", "Calls asked of another instance, because the first one failed.", ("pool",))
+RETRIES_SPARED = Counter(
+    "olm_retries_spared_total",
+    "Calls that were not asked of another instance: errors had used up the pool's budget of retries.",
+    ("pool",),
+)
+CONTINUED = Counter(
+    "olm_continued_total",
+    "Streams whose instance was lost midway: continued on another one, or why not.",
+    ("pool", "outcome"),
+)
 GIVEN_UP = Counter(
     "olm_given_up_total", "Calls taken from an instance that was silent for too long while others answered.", ("pool",)
 )
@@ -102,6 +116,10 @@ KEPT_FROM_RELOADING = Counter(
     "What callers asked for that would have had a model loaded anew or unloaded, by API key, option and what was done.",
     ("caller", "option", "done"),
 )
+TENANT_CALLS = Counter(
+    "olm_tenant_calls_total", "Calls by whose API keys they were, as `tenant` of keys says.", ("tenant", "outcome")
+)
+TENANT_TOKENS = Counter("olm_tenant_tokens_total", "Tokens of answered calls by tenant.", ("tenant", "kind"))
 LOG_LOST = Counter("olm_request_log_lost_total", "Records of calls that no disk took.")
 ROUTED = Counter("olm_routed_total", "Calls of a route that a tier answered, not the cache.", ("route", "tier"))
 ESCALATED = Counter(

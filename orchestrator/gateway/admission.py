@@ -238,6 +238,10 @@ class Admission:
         """The instance broke its promise; a dead one refused the connection, a hung one was silent for too long."""
         self._settle(grant, Outcome.DEAD if is_dead else Outcome.HUNG if is_hung else Outcome.FAILED)
 
+    def busy(self, grant: Grant, alone_s: float) -> None:
+        """The instance takes no calls for so long, by its own word."""
+        self._settle(grant, Outcome.BUSY, alone_s=alone_s)
+
     def unused(self, grant: Grant) -> None:
         """The call itself was at fault: nothing is said of the instance."""
         self._settle(grant, Outcome.GONE)
@@ -258,9 +262,10 @@ class Admission:
         hold_s: float = 0.0,
         kept: Kept | None = None,
         used: Usage | None = None,
+        alone_s: float = 0.0,
     ) -> None:
         if self._connection.is_up:
-            self._leases.settle_soon(grant.lease, outcome, hold_s, kept, used)
+            self._leases.settle_soon(grant.lease, outcome, hold_s, kept, used, alone_s)
         else:
             self._leases.give_up(grant.pool, grant.lease, hold_s)
         self._alone.grant(grant.pool)

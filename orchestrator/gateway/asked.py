@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from orchestrator.core.cache_policy import NO_WISH, Wish
 from orchestrator.core.dialects.frames import SSE_TYPE, stream_headers, stream_type
-from orchestrator.core.errors import CallerError
+from orchestrator.core.errors import CallerError, CapacityError
 from orchestrator.core.model import Call, Pool
 from orchestrator.core.prefix import prefix_of
 from orchestrator.gateway.admission import OnQueued, Wanted
@@ -18,6 +19,8 @@ from orchestrator.gateway.replies import cors_fields, field
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
 
+# Seconds from its arrival within which a call is to be begun, if it is to be of use: later it is begun nowhere.
+DEADLINE = b"x-deadline"
 # What a caller may say of its place in the queue: class 0 to 9, 0 goes first; seconds to wait at most; "1" to be told.
 PRIORITY, QUEUE_TIMEOUT, QUEUE_UPDATES = b"x-priority", b"x-queue-timeout", b"x-queue-updates"
 # An evaluation's call: it says nothing of what users ask.
@@ -59,8 +62,11 @@ def client_of(request: Request, connection: Connection, call: Call, trace: Trace
     return ClientStream(request, connection, (lambda: trace.fields() + more) if more else trace.fields)
 
 
-def wanted_of(asked: Asked, pool: Pool) -> Wanted:
-    """What the call asks of the pool's queue. Raises CallerError for a header that is no number."""
+def wanted_of(asked: Asked, pool: Pool, *, is_begun: bool = False) -> Wanted:
+    """What the call asks of the pool's queue. Raises CallerError for a header that is no number.
+
+    `is_begun`: it is in the middle of its answer, and no header says how long it waits to go on.
+    """
     prefix = prefix_of(asked.call)
     return Wanted(
         caller=asked.trace.caller.name,
@@ -68,7 +74,7 @@ def wanted_of(asked: Asked, pool: Pool) -> Wanted:
         answer_key=asked.cache_key if asked.wish.may_read and not asked.is_route else "",
         excluded=(),
         priority=priority_of(asked),
-        wait_s=wait_of(asked),
+        wait_s=None if is_begun else wait_of(asked),
         prompt_tokens=min(len(asked.raw) // BYTES_A_TOKEN, pool.context),
         remembered=prefix.left,
         making=asked.cache_key if asked.making is not None else "",
@@ -77,13 +83,27 @@ def wanted_of(asked: Asked, pool: Pool) -> Wanted:
 
 
 def priority_of(asked: Asked) -> int:
-    """Its class, 0 to 9; 0 goes first. Raises CallerError for a header that is no number."""
-    return int(_number(asked, PRIORITY, 9)) if PRIORITY in asked.request.headers else 0
+    """Its class, 0 to 9; 0 goes first, and its key says how far forward it may go.
+
+    Raises CallerError for a header that is no number.
+    """
+    best = asked.trace.caller.priority
+    return max(best, int(_number(asked, PRIORITY, 9))) if PRIORITY in asked.request.headers else best
 
 
 def wait_of(asked: Asked) -> float | None:
-    """How long it would wait for a slot at most; None: as long as the settings let it. Raises CallerError."""
-    return _number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in asked.request.headers else None
+    """How long it would wait for a slot at most; None: as long as the settings let it.
+
+    Raises CallerError, and CapacityError where its answer would come too late however soon it was begun.
+    """
+    headers = asked.request.headers
+    wait_s = _number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in headers else None
+    if DEADLINE not in headers:
+        return wait_s
+    left_s = _number(asked, DEADLINE, 86_400) - (time.perf_counter() - asked.trace.began_s)
+    if left_s <= 0:
+        raise CapacityError("the call's deadline has passed before it could be answered", 1, status=504)
+    return left_s if wait_s is None else min(wait_s, left_s)
 
 
 def _number(asked: Asked, header: bytes, at_most: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -28,9 +28,9 @@ _NOTHING: Final = Counts()
 
 
 class BudgetShare:
-    """What one gateway of several may use by itself, and what it used."""
+    """What one gateway of several may use by itself, and what it used. `share`: its part, as gateways are known now."""
 
-    def __init__(self, connection: Connection, share: Share) -> None:
+    def __init__(self, connection: Connection, share: Callable[[], Share]) -> None:
         self._connection, self._share = connection, share
         self._seen: dict[str, tuple[Used, int]] = {}  # by scope, and when (unix ms)
         self._own: dict[str, Counts] = {}  # by scope, since Redis is away
@@ -92,7 +92,7 @@ class BudgetShare:
         telemetry.STORE_ERRORS.inc()
         if not self._has_said:
             reason = why or self._connection.problem
-            log.error("budgets: what was left is divided by %d gateways: %s", self._share.gateways, reason)
+            log.error("budgets: what was left is divided by %d gateways: %s", self._share().gateways, reason)
         self._has_said = True
 
     def say_together(self) -> None:
@@ -103,7 +103,7 @@ class BudgetShare:
 
     def _part(self, claim: Claim, under_way: int, at_ms: int) -> Budget:
         seen, seen_ms = self._seen.setdefault(claim.scope, (Used(), at_ms))
-        part = limits.share_of(claim.budget, seen, seen_ms, at_ms, self._share, claim.scope)
+        part = limits.share_of(claim.budget, seen, seen_ms, at_ms, self._share(), claim.scope)
         # A call more than that is refused, one less than none is none.
         return part if part.concurrent is None else replace(part, concurrent=max(0, part.concurrent - under_way))
 

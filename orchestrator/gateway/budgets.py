@@ -12,7 +12,7 @@ import itertools
 import logging
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -58,7 +58,7 @@ NOTHING: Final = Reserved("", ())
 class Budgets:
     """The budgets of the settings, as one gateway asks for them. `share`: its part while Redis is away."""
 
-    def __init__(self, live: Live, connection: Connection, share: Share, ttl_s: float) -> None:
+    def __init__(self, live: Live, connection: Connection, share: Callable[[], Share], ttl_s: float) -> None:
         self._live, self._connection, self._ttl_s = live, connection, ttl_s
         self._share = BudgetShare(connection, share)
         self._usual: dict[str, float] = {}  # tokens of an answer, by tier

@@ -73,6 +73,7 @@ class ClientStream:
         else:
             self._connection.end_after()
         self._head = head(200, fields, self._request, is_last=self._connection.is_last(self._request))
+        self._connection.stream = self
         self.is_open = True
 
     def write(self, pieces: list[bytes]) -> None:

@@ -1,17 +1,18 @@
 """What the cluster has, as Ollama and OpenAI list it: unions over the fleet, from the last snapshot, never asked live.
 
-A dead node therefore slows no list.
+A dead node therefore slows no list. What is not for a caller's key is not there for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Pool, Snapshot
+from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live
 
 
@@ -21,26 +22,28 @@ class Listing:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def tags(self) -> dict[str, Any]:
+    def tags(self, caller: Caller) -> dict[str, Any]:
         """`GET /api/tags`: every pool's model, and every route under its own name."""
-        models = [dict(each.details["tags"]) for each in self._pools() if each.details.get("tags")]
-        return {"models": [*models, *(self._route_entry(name) for name in self._live.rules.routes)]}
+        models = [dict(each.details["tags"]) for each in self._pools_of(caller) if each.details.get("tags")]
+        routes = [self._route_entry(name) for name in self._live.rules.routes if caller.may_use(name)]
+        return {"models": [*models, *routes]}
 
-    def running(self) -> dict[str, Any]:
+    def running(self, caller: Caller) -> dict[str, Any]:
         """`GET /api/ps`: a line a pool that is served; `size` is that of one instance."""
-        served = (each for each in self._pools() if each.slots_serving and each.details.get("ps"))
+        served = (each for each in self._pools_of(caller) if each.slots_serving and each.details.get("ps"))
         return {"models": [dict(each.details["ps"]) for each in served]}
 
-    def version(self) -> dict[str, Any]:
+    def version(self, _: Caller) -> dict[str, Any]:
         """`GET /api/version`: the oldest of the fleet, which callers can rely on; 0.0.0 before any answered."""
-        engines = {each.engine_version for pool in self._pools() for each in pool.instances if each.engine_version}
+        pools = self._live.snapshot.pools
+        engines = {each.engine_version for pool in pools for each in pool.instances if each.engine_version}
         return {"version": min(engines, key=_version_order, default="0.0.0")}
 
-    def show(self, name: str) -> dict[str, Any]:
+    def show(self, name: str, caller: Caller) -> dict[str, Any]:
         """`POST /api/show`. Raises CallerError 400, 404 in Ollama's words."""
         if not name:
             raise CallerError(400, "model is required")
-        known = self._live.model(name)
+        known = self._live.model(name) if caller.may_use(name) else None
         if known is not None and known in self._live.rules.routes:
             return self._route_show(known)
         pool = self._live.pool(known) if known is not None else None
@@ -49,21 +52,22 @@ class Listing:
             raise CallerError(404, f"model '{full}' not found", "not_found_error")
         return dict(pool.details["show"])
 
-    def openai_models(self) -> dict[str, Any]:
+    def openai_models(self, caller: Caller) -> dict[str, Any]:
         """`GET /v1/models`."""
-        return {"object": "list", "data": [_openai_model(each) for each in self.tags()["models"]]}
+        return {"object": "list", "data": [_openai_model(each) for each in self.tags(caller)["models"]]}
 
-    def openai_model(self, name: str) -> dict[str, Any]:
+    def openai_model(self, name: str, caller: Caller) -> dict[str, Any]:
         """`GET /v1/models/{id}`. Raises CallerError 404."""
         known = canonical_model_name(name)
-        found = next((each for each in self.tags()["models"] if canonical_model_name(each["name"]) == known), None)
+        models = self.tags(caller)["models"]
+        found = next((each for each in models if canonical_model_name(each["name"]) == known), None)
         if found is None:
             full = name if ":" in name else f"{name}:latest"
             raise CallerError(404, f"model '{full}' not found", "not_found_error")
         return _openai_model(found)
 
-    def _pools(self) -> tuple[Pool, ...]:
-        return self._live.snapshot.pools
+    def _pools_of(self, caller: Caller) -> Iterator[Pool]:
+        return (each for each in self._live.snapshot.pools if caller.may_use(each.name))
 
     def _route_entry(self, name: str) -> dict[str, Any]:
         details = {"parent_model": "", "format": "route", "family": "route", "families": ["route"]}

@@ -107,6 +107,13 @@ class Limits:
     drain_s: float
     body_bytes: int
     hang_s: float = 0.0  # 0: however long an instance is silent, its calls stay
+    body_s: float = 300.0  # for a whole body
+    whole_s: float = 3600.0  # for a whole call
+    answer_tokens: int | None = None  # None: as many as the pool's context, where a call asks for more
+    images: int = 32  # in one call
+    connections_per_address: int = 0  # to one worker; 0: no limit
+    fronts: tuple[str, ...] = ()  # proxies' addresses, which that is not for
+    continues: bool = True  # a stream whose instance is lost goes on at another one
 
 
 @dataclass(frozen=True, slots=True)

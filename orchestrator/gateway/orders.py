@@ -1,8 +1,13 @@
-"""What is asked of an instance for a call: the caller's own bytes where they can go as they are."""
+"""What is asked of an instance for a call: the call as it was understood here, less what would harm its pool.
+
+Never the caller's own bytes. Two readers of one JSON text can understand it in two ways (a name that occurs twice, or
+in capitals), and then a call would be judged, kept and counted as one and answered as another.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +15,7 @@ from typing import Any
 import orjson
 
 from orchestrator import telemetry
+from orchestrator.core.dialects.bounds import bounded
 from orchestrator.core.dialects.checks import CHAT_ABILITIES
 from orchestrator.core.dialects.counting import CountReader, ollama_count_body
 from orchestrator.core.dialects.frames import stream_type
@@ -37,7 +43,6 @@ _EMBEDDING_ABILITIES = frozenset({"embedding"})
 
 def order_for(
     call: Call,
-    raw: bytes,
     pool: Pool,
     instance: Instance,
     limits: Limits,
@@ -50,6 +55,7 @@ def order_for(
     What `caller` asked for that would have had the model loaded anew is left out, and counted under its name. What
     `watching` judges by is asked for, too.
     """
+    call = bounded(call, instance.context or pool.context)
     counted = asking_for_usage(call)
     judged = watching if watching is not None and watching.needs_logprobs else None
     path, translation = call.endpoint.value, None
@@ -63,8 +69,7 @@ def order_for(
         asked = counted if judged is None else asking_for_logprobs(counted)
         if judged is not None:
             judged.strips = asked is not counted
-        changed = _for_ollama(asked, instance, caller, is_changed=asked is not call)
-        body = raw if changed is None else dumped(changed)
+        body = dumped(_for_ollama(asked, instance, caller))
     return Order(
         call=call,
         instance=instance,
@@ -100,11 +105,10 @@ def _to_translate(
 def _to_judge(call: Call, instance: Instance, caller: str, judged: Watching) -> tuple[str, bytes, Translation]:
     """Path, body and translation for an Ollama whose answer is judged by what this API of its own does not tell."""
     own = as_own(call)
-    changed = _for_ollama(own, instance, caller, is_changed=True)
     translation = FromOllama(call, _told_model(call, instance), _now, is_callers_mistake)
     judged.hears_apart = True
     translation.on_logprobs = judged.hear
-    return own.endpoint.value, dumped(dict(own.body) if changed is None else changed), translation
+    return own.endpoint.value, dumped(_for_ollama(own, instance, caller)), translation
 
 
 def _to_count(call: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, Translation]:
@@ -128,10 +132,10 @@ def note_kept_from_reloading(caller: str, option: str, done: str) -> None:
     telemetry.TALLY.count(telemetry.KEPT_FROM_RELOADING, (caller, option, done))
 
 
-def _for_ollama(call: Call, instance: Instance, caller: str, *, is_changed: bool) -> dict[str, Any] | None:
+def _for_ollama(call: Call, instance: Instance, caller: str) -> Mapping[str, Any]:
     """The call's body with the instance's model name, and without what would reload or unload it.
 
-    None where it can go as the caller wrote it. A name in the caller's own spelling stays: the answer bears it.
+    A name in the caller's own spelling stays: the answer bears it.
     """
     changes: dict[str, Any] = {}
     if canonical_model_name(call.model) != canonical_model_name(instance.upstream_model):
@@ -139,8 +143,8 @@ def _for_ollama(call: Call, instance: Instance, caller: str, *, is_changed: bool
     if call.endpoint.dialect is Dialect.OLLAMA:
         changes |= _without_reload(call, instance, caller)
     dropped = "keep_alive" in call.body and call.endpoint.dialect is Dialect.OLLAMA
-    if not (is_changed or changes or dropped):
-        return None
+    if not (changes or dropped):
+        return call.body
     if dropped:
         note_kept_from_reloading(caller, "keep_alive", "dropped")
     return {name: value for name, value in {**call.body, **changes}.items() if not (dropped and name == "keep_alive")}
@@ -151,7 +155,8 @@ def _without_reload(call: Call, instance: Instance, caller: str) -> dict[str, An
     options = call.body.get("options")
     if not isinstance(options, dict):
         return {}
-    is_other_context = isinstance(options.get("num_ctx"), int) and options["num_ctx"] != instance.context
+    # A fraction is a whole number to Ollama.
+    is_other_context = isinstance(options.get("num_ctx"), int | float) and options["num_ctx"] != instance.context
     if not is_other_context and _RELOADING_OPTIONS.isdisjoint(options):
         return {}
     kept = {name: value for name, value in options.items() if name not in _RELOADING_OPTIONS}
@@ -172,7 +177,7 @@ def _told_model(call: Call, instance: Instance) -> str:
     return call.model if is_asked_for else instance.pool
 
 
-def dumped(body: dict[str, Any]) -> bytes:
+def dumped(body: Mapping[str, Any]) -> bytes:
     """A body as it goes to an instance."""
     try:
         return orjson.dumps(body)
@@ -180,7 +185,7 @@ def dumped(body: dict[str, Any]) -> bytes:
         return _dumped_deep(body)
 
 
-def _dumped_deep(body: dict[str, Any]) -> bytes:
+def _dumped_deep(body: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     except RecursionError as why:

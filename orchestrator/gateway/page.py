@@ -63,6 +63,8 @@ class Page:
             field("Content-Security-Policy", _POLICY),
             field("X-Content-Type-Options", "nosniff"),
             field("Referrer-Policy", "no-referrer"),
+            field("Cross-Origin-Opener-Policy", "same-origin"),
+            field("Cross-Origin-Resource-Policy", "same-origin"),
             field("Cache-Control", "no-cache"),
         ))  # fmt: skip
         self._files = {

@@ -12,8 +12,16 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from orchestrator import telemetry
-from orchestrator.core.model import Call, Instance, InstanceId, PoolName
-from orchestrator.core.patience import Asked, History, Suspicion, allowed_silence_s, asked_of, measure_of
+from orchestrator.core.model import Call, Instance, InstanceId, InstanceState, PoolName
+from orchestrator.core.patience import (
+    LONE_TIMES,
+    Asked,
+    History,
+    Suspicion,
+    allowed_silence_s,
+    asked_of,
+    measure_of,
+)
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.upstream import Exchange
 
@@ -136,7 +144,11 @@ class Patience:
         for pool, (history, instances) in self._pools.items():
             waiting = {each: found for each in instances.values() if (found := each.look())}
             if waiting and at_least_s:
-                _pass_time(instances.values(), history.window_s(at_least_s), passed_s, now_s)
+                if self._is_lone(pool):
+                    for each in instances.values():
+                        each.clock_s += passed_s / LONE_TIMES
+                else:
+                    _pass_time(instances.values(), history.window_s(at_least_s), passed_s, now_s)
                 for each, attempts in waiting.items():
                     self._judge(pool, each, attempts, at_least_s, now_s)
         if self._live.snapshot.version != self._version:
@@ -152,7 +164,9 @@ class Patience:
         allowed_s = allowed_silence_s(instance.history, (each.asked for each in waiting), at_least_s)
         if allowed_s is None or silent_s <= allowed_s:
             return
-        seen = Suspicion(round(silent_s, 2), round(allowed_s, 2), len(waiting))
+        is_lone = self._is_lone(pool)
+        times = LONE_TIMES if is_lone else 1.0
+        seen = Suspicion(round(silent_s * times, 2), round(allowed_s * times, 2), len(waiting), is_lone)
         if now_s - instance.said_s >= SAY_AGAIN_S:
             instance.said_s = now_s
             log.warning("%s: %s", instance.id, seen)
@@ -162,6 +176,10 @@ class Patience:
                 telemetry.TALLY.count(telemetry.GIVEN_UP, (pool,))
                 each.exchange.fail(f"silent for {silent_s:.1f} s while others answered", is_hung=True)
                 each.exchange.close()
+
+    def _is_lone(self, name: PoolName) -> bool:
+        pool = self._live.pool(name)
+        return pool is not None and sum(each.state is InstanceState.SERVING for each in pool.instances) == 1
 
     def _forget_gone(self) -> None:
         """What is no longer published, and has no call."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from orchestrator.core.cache_policy import Standing, Wish, wish_from
+from orchestrator.core.dialects.bounds import with_answer_limit
 from orchestrator.core.dialects.frames import Stats
 from orchestrator.core.dialects.parse import is_load_request, is_unload_request, unknown_model
 from orchestrator.core.dialects.render import render_load
@@ -30,6 +31,7 @@ from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.counted import count_call
 from orchestrator.gateway.discretion import PRIVACY
 from orchestrator.gateway.feedback import make_ratable
+from orchestrator.gateway.identity import not_for_this_key
 from orchestrator.gateway.joining import Joining
 from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import dumped, note_kept_from_reloading
@@ -94,8 +96,11 @@ class Pipeline:
 
     async def _answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
         rules = self._live.rules
-        raw = await request.body(rules.limits.body_bytes, rules.limits.between_bytes_s)
-        call = await parse(endpoint, raw)
+        limits = rules.limits
+        raw = await request.body(limits.body_bytes, limits.between_bytes_s, limits.body_s)
+        call = await parse(endpoint, raw, limits.images)
+        if limits.answer_tokens is not None:
+            call = with_answer_limit(call, limits.answer_tokens)
         trace.model, trace.is_stream = call.model, call.is_stream
         name = self._known(call, request, trace, rules)
         if is_load_request(call):
@@ -174,6 +179,8 @@ class Pipeline:
         """The pool or route that answers. Raises CallerError 404."""
         if not self._live.is_known:
             raise CapacityError("no cluster has been published yet", retry_after_s=1)
+        if trace.caller.models is not None and not trace.caller.may_use(call.model):
+            raise not_for_this_key(unknown_model(call.endpoint, call.model))
         name = self._live.model(call.model)
         if rules.matches:
             name = route_by_rules(call, request, trace, name, rules) or name

@@ -130,6 +130,8 @@ def _record(request: Request, trace: Trace, status: int) -> CallRecord:
         escalated=trace.escalated,
         usd=trace.usd,
         simulated=trace.is_simulated,
+        continued=trace.continued,
+        tenant=trace.caller.tenant,
     )
 
 

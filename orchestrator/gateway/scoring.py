@@ -94,18 +94,19 @@ class Scoring:
             affinity="",
             answer_key="",
             excluded=(),
+            priority=trace.caller.priority,
             wait_s=scorer.timeout_s,
             prompt_tokens=min(len(raw) // BYTES_A_TOKEN, pool.context),
         )
         admitted = await self._admission.admit(pool, wanted)
         assert isinstance(admitted, Grant), "nothing of it is kept or shared"
-        return await self._on(admitted, call, raw, pool, trace)
+        return await self._on(admitted, call, pool, trace)
 
-    async def _on(self, grant: Grant, call: Call, raw: bytes, pool: Pool, trace: Trace) -> Told | None:
+    async def _on(self, grant: Grant, call: Call, pool: Pool, trace: Trace) -> Told | None:
         """One instance asked, and its slot given back whatever happens."""
         caller = trace.caller.name
         try:
-            order = order_for(call, raw, pool, grant.instance, self._live.rules.limits, KEEP_BYTES, caller)
+            order = order_for(call, pool, grant.instance, self._live.rules.limits, KEEP_BYTES, caller)
             relayed = await relay(self._connections, order, None, _heard, None, _Unwatched())
         except InstanceError as why:
             self._admission.failed(grant, is_dead=why.is_unreachable, is_hung=why.is_hung)

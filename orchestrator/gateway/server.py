@@ -16,17 +16,18 @@ from typing import Any, Final
 from orchestrator import telemetry
 from orchestrator.core import origins
 from orchestrator.core.dialects import gojson
-from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE
-from orchestrator.core.errors import CallerError, OrchestratorError
+from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE, error_frame
+from orchestrator.core.errors import CallerError, CapacityError, OrchestratorError
 from orchestrator.core.model import Dialect, Endpoint
 from orchestrator.gateway.bodies import show_name
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.counted import count_overhead
 from orchestrator.gateway.errors import dialect_of, http_error
 from orchestrator.gateway.feedback import Feedback
-from orchestrator.gateway.identity import ANYBODY, Caller, Keys
+from orchestrator.gateway.identity import ADMIN, ANYBODY, INFER, MODELS, Caller, Keys
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.managing import BLOB_PATH, METHODS, Managing
 from orchestrator.gateway.page import PATHS as PAGE_PATHS
 from orchestrator.gateway.page import Page
 from orchestrator.gateway.pipeline import Pipeline
@@ -45,29 +46,39 @@ from orchestrator.gateway.request_log import RequestLog
 from orchestrator.gateway.status import StatusPage
 from orchestrator.gateway.trace import Trace, request_id
 from orchestrator.gateway.tracing import Tracing
+from orchestrator.gateway.visitors import Visitors
 
 log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT_S = 30.0
-BACKLOG = 1024
+BACKLOG = 4096
 # Connections are looked at, and tallies handed on, this often.
 TICK_S = 1.0
 # A worker that knows no pool yet would refuse calls which the worker beside it can answer.
 KNOWN_WITHIN_S = 3.0
 # Of a call whose client left before it had an answer; nginx's word for it.
 LEFT: Final = 499
+OVERDUE: Final = 504
+SMALL_BODY_BYTES: Final = 65_536
 _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _MODEL_PATH: Final = "/v1/models/"
+# Of paths that end by a name.
+_PREFIXES: Final = (_MODEL_PATH, BLOB_PATH)
 
 Handler = Callable[[Request, Connection, Trace], Awaitable[Reply | None]]
 
 
 class Access(Enum):
-    """Who may ask a path. A path says so itself, so that none is open by having been forgotten."""
+    """Who may ask a path. A path says so itself, so that none is open by having been forgotten.
 
-    ANYONE = 0
-    CALLER = 1
-    ADMIN = 2
+    The others are the scope that a key must have.
+    """
+
+    ANYONE = ""
+    CALLER = "a key"  # whatever it is good for
+    INFER = INFER
+    MODELS = MODELS
+    ADMIN = ADMIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +103,47 @@ class Server:
         records: RequestLog,
         page: Page,
         tracing: Tracing,
+        managing: Managing,
     ) -> None:
         self._live, self._pipeline, self._status, self._feedback = live, pipeline, status, feedback
         self._records, self._page, self._tracing = records, page, tracing
+        self._managing = managing
         self._listing = Listing(live)
         self._listening: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
-        self._opened: set[Connection] = set()
+        self._opened: Visitors[Connection] = Visitors(lambda: live.rules.limits)
         self._own_name = socket.gethostname()
         self._is_local = True
         self._paths = self._served()
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen beside the other workers (SO_REUSEPORT); the kernel spreads connections over them."""
+    async def start(self, host: str, port: int, handed: socket.socket | None = None) -> None:
+        """Listen beside the other workers (SO_REUSEPORT); the kernel spreads connections over them.
+
+        `handed` is such a socket that somebody else keeps open as well: what waits in it outlives this worker.
+        """
         await self._live.until_known(KNOWN_WITHIN_S)
         self._is_local = origins.is_loopback(host)
-        shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        shared.bind((host, port))
+        shared = handed or _listener(host, port)
         loop = asyncio.get_running_loop()
         self._ticking = loop.create_task(self._tick())
         self._listening = await loop.create_server(
             lambda: Connection(self._serve, self._opened), sock=shared, backlog=BACKLOG
         )
+
+    async def leave(self) -> None:
+        """Another worker takes the new connections; answer those that are here, until each has ended by itself.
+
+        Who asks once more is told that this connection ends behind the answer. Cut short by `stop`.
+        """
+        if self._listening is None:
+            return
+        self._listening.close()
+        self._page.end()
+        self._managing.end()
+        while self._opened:
+            for each in tuple(self._opened):
+                each.leave()  # also those that were accepted a moment ago
+            await asyncio.sleep(TICK_S / 4)
 
     async def stop(self) -> None:
         """Take no new connections, finish what is under way (up to DRAIN_TIMEOUT_S), close."""
@@ -123,6 +151,7 @@ class Server:
             return
         self._listening.close()
         self._page.end()
+        self._managing.end()
         for each in tuple(self._opened):
             each.stop()
         deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
@@ -144,6 +173,7 @@ class Server:
             telemetry.TALLY.flush()
             for each in tuple(self._opened):
                 each.look_at_time(loop.time())
+            self._opened.look_at_bodies()
 
     def _served(self) -> dict[str, Path]:
         def get(access: Access, handler: Handler) -> Path:
@@ -151,15 +181,17 @@ class Server:
 
         listing = self._listing
         return {
-            **{each.value: Path(("POST",), Access.CALLER, self._inference(each), True) for each in Endpoint},
+            **{each.value: Path(("POST",), Access.INFER, self._inference(each), True) for each in Endpoint},
             "/": get(Access.ANYONE, _text(b"Ollama is running")),
             "/api/tags": get(Access.CALLER, _listed(listing.tags)),
             "/api/ps": get(Access.CALLER, _listed(listing.running)),
             "/api/version": get(Access.CALLER, _listed(listing.version)),
             "/api/show": Path(("POST",), Access.CALLER, self._show),
-            "/api/feedback": Path(("POST",), Access.CALLER, self._take_feedback),
+            "/api/feedback": Path(("POST",), Access.INFER, self._take_feedback),
             "/v1/models": get(Access.CALLER, _openai_listed(listing.openai_models)),
-            _MODEL_PATH: get(Access.CALLER, self._model),
+            _MODEL_PATH: Path(("GET", "HEAD", "DELETE"), Access.CALLER, self._model),
+            **{path: Path(methods, Access.MODELS, self._managing.change) for path, methods in METHODS.items()},
+            BLOB_PATH: Path(("HEAD", "POST"), Access.MODELS, self._managing.blob),
             "/healthz": get(Access.ANYONE, _text(b"ok\n")),
             "/readyz": get(Access.ANYONE, self._readyz),
             "/metrics": get(Access.ADMIN, _metrics),
@@ -184,9 +216,14 @@ class Server:
             status = LEFT
             if (traces := self._live.rules.traces) is not None:
                 self._tracing.begin(request, trace, traces)
+            connection.until_s = asyncio.get_running_loop().time() + self._live.rules.limits.whole_s
             try:
                 reply = await self._handled(request, connection, trace, path)
                 status = 200 if reply is None else reply.status
+            except asyncio.CancelledError:
+                if not connection.is_overdue:
+                    raise
+                reply, status = self._overdue(request, connection, trace), OVERDUE
             finally:
                 self._records.add(request, trace, status)
                 count_overhead(trace)
@@ -211,12 +248,24 @@ class Server:
             log.exception("%s %s", trace.request_id, request.path)
             return http_error(request.path, OrchestratorError("a mistake of ours"), trace.fields(), trace.request_id)
 
+    def _overdue(self, request: Request, connection: Connection, trace: Trace) -> Reply | None:
+        """What a caller is told whose call was ended because it took too long."""
+        trace.outcome = "overdue"
+        text = f"the call took longer than {self._live.rules.limits.whole_s:g} s (limits.whole_s)"
+        log.warning("%s %s: %s", trace.request_id, request.path, text)
+        if connection.stream is None:
+            why = CapacityError(text, retry_after_s=0, status=OVERDUE)
+            return http_error(request.path, why, trace.fields(), trace.request_id)
+        connection.stream.write([error_frame(Endpoint(request.path), text)])
+        connection.stream.abandon()
+        return None
+
     def _path(self, path: str) -> Path | None:
         known = self._paths.get(path)
         if known is not None:
-            return known if path != _MODEL_PATH else None
+            return known if path not in _PREFIXES else None
         # A model's name may have slashes of its own, though Ollama's router knows none such.
-        return self._paths[_MODEL_PATH] if path.startswith(_MODEL_PATH) else None
+        return next((self._paths[each] for each in _PREFIXES if path.startswith(each)), None)
 
     def _refusal(self, request: Request, path: Path | None) -> Reply | None:
         """What stops a request before its handler, in Ollama's order."""
@@ -224,6 +273,8 @@ class Server:
         if "//" in request.path:
             return redirect(request, re.sub("/+", "/", request.path), 307)
         if origin and not origins.is_origin_allowed(origin, host):
+            return Reply(403, "")
+        if b"sec-fetch-site" in request.headers and not origin and _is_of_another_site(request):
             return Reply(403, "")
         if origin and request.method == "OPTIONS":
             return preflight(origin, path.methods if path else ())
@@ -241,7 +292,7 @@ class Server:
         if access is Access.ANYONE:
             return ANYBODY
         given = request.header(b"authorization"), request.header(b"x-api-key")
-        return self._keys.caller(*given) if access is Access.CALLER else self._keys.admin(*given)
+        return self._keys.caller(*given) if access is Access.CALLER else self._keys.with_scope(*given, access.value)
 
     @property
     def _keys(self) -> Keys:
@@ -258,17 +309,22 @@ class Server:
         return handler
 
     async def _model(self, request: Request, _: Connection, trace: Trace) -> Reply:
-        return _openai_json(trace, self._listing.openai_model(request.path.removeprefix(_MODEL_PATH)))
+        if request.method == "DELETE":
+            trace.caller = self._authorised(request, Access.MODELS)
+            return await self._managing.delete_openai(request, request.path.removeprefix(_MODEL_PATH), trace)
+        return _openai_json(trace, self._listing.openai_model(request.path.removeprefix(_MODEL_PATH), trace.caller))
 
     async def _show(self, request: Request, _: Connection, trace: Trace) -> Reply:
-        limits = self._live.rules.limits
-        name = show_name(await request.body(limits.body_bytes, limits.between_bytes_s))
-        return _json(trace, self._listing.show(name))
+        name = show_name(await self._small_body(request))
+        return _json(trace, self._listing.show(name, trace.caller))
 
     async def _take_feedback(self, request: Request, _: Connection, trace: Trace) -> Reply:
+        return _json(trace, await self._feedback.take(await self._small_body(request), trace.caller))
+
+    async def _small_body(self, request: Request) -> bytes:
+        """A body that is no call: a name or two."""
         limits = self._live.rules.limits
-        body = await request.body(limits.body_bytes, limits.between_bytes_s)
-        return _json(trace, await self._feedback.take(body, trace.caller))
+        return await request.body(min(limits.body_bytes, SMALL_BODY_BYTES), limits.between_bytes_s, limits.body_s)
 
     # --- the operator's -----------------------------------------------------------------------------------------------
 
@@ -290,16 +346,27 @@ class Server:
         return _openai_json(trace, {"calls": await self._page.calls(request)})
 
     async def _act(self, request: Request, _: Connection, trace: Trace) -> Reply:
-        limits = self._live.rules.limits
-        body = await request.body(limits.body_bytes, limits.between_bytes_s)
-        return _json(trace, await self._page.act(body, trace.caller))
+        return _json(trace, await self._page.act(await self._small_body(request), trace.caller))
 
     async def _status_json(self, _: Request, __: Connection, trace: Trace) -> Reply:
         return _openai_json(trace, await self._status.read())
 
 
+def _listener(host: str, port: int) -> socket.socket:
+    shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    shared.bind((host, port))
+    return shared
+
+
 # The same few hosts ask again and again.
 _is_host_allowed = functools.lru_cache(maxsize=256)(origins.is_host_allowed)
+
+
+def _is_of_another_site(request: Request) -> bool:
+    site, mode = request.header(b"sec-fetch-site"), request.header(b"sec-fetch-mode")
+    return origins.is_of_another_site(site, mode, is_reading=request.method in ("GET", "HEAD"))
 
 
 def _text(text: bytes) -> Handler:
@@ -309,16 +376,16 @@ def _text(text: bytes) -> Handler:
     return handler
 
 
-def _listed(listing: Callable[[], dict[str, Any]]) -> Handler:
+def _listed(listing: Callable[[Caller], dict[str, Any]]) -> Handler:
     async def handler(_: Request, __: Connection, trace: Trace) -> Reply:
-        return _json(trace, listing())
+        return _json(trace, listing(trace.caller))
 
     return handler
 
 
-def _openai_listed(listing: Callable[[], dict[str, Any]]) -> Handler:
+def _openai_listed(listing: Callable[[Caller], dict[str, Any]]) -> Handler:
     async def handler(_: Request, __: Connection, trace: Trace) -> Reply:
-        return _openai_json(trace, listing())
+        return _openai_json(trace, listing(trace.caller))
 
     return handler
 

@@ -34,7 +34,10 @@ class SharedSlots:
         size = gateways * _ROW * _BYTES
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Grown, never cut: a sibling that has mapped more would be killed upon a look past the end (mmap(2), SIGBUS).
-        if os.fstat(self._file).st_size < size:
+        # Room is taken for all of it: a page for which a full disk has none would kill who writes to it as well.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file, 0, size)
+        elif os.fstat(self._file).st_size < size:
             os.ftruncate(self._file, size)
         self._map = mmap.mmap(self._file, size)
         self._all = memoryview(self._map).cast("H")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from orchestrator.core import providers
 from orchestrator.core.breaker import State
 from orchestrator.core.model import Instance, Pool
 from orchestrator.gateway import cache_words
+from orchestrator.gateway.identity import SOON_S, Keys
 from orchestrator.gateway.live import Live, Rules, Tier
 
 # What Redis knows of load and use: in flight by instance, queue by pool, calls and tokens by tier today.
@@ -42,6 +44,7 @@ class StatusPage:
             "published_s_ago": age_s,
             "cache": _cache(rules) | (cached := dict(self._read_cache())),
             "keys": "none: whoever reaches the endpoint may ask" if rules.keys.is_open else "needed",
+            "keys_ending": (ending := _ending(rules.keys)),
             "is_simulated": any(each.is_simulated for pool in snapshot.pools for each in pool.instances),
             "tiers": {name: {**_tier(tier), **breakers[name]} for name, tier in rules.tiers.items()},
             "routes": sorted(rules.routes),
@@ -52,15 +55,31 @@ class StatusPage:
             "routed": counts.get("routed", {}),
             "replayed": counts.get("replayed", {}),
             "limits": counts.get("limits", []),
+            "machines": counts.get("machines", []),
             "prices": prices(),
             "store": counts.get("store", "up"),
             "notes": [
                 *counts.get("progress", []),
                 *snapshot.notes,
+                *(f"the API key {each['name']} {each['what']} on {each['at']}" for each in ending),
                 *filter(None, [cached.get("warning")]),
                 *_left_alone(breakers),
             ],
         }
+
+
+def _ending(keys: Keys) -> list[dict[str, str]]:
+    """Keys that have ended, or do so within days."""
+    now_s = time.time()
+    return [
+        {
+            "name": each.caller.name,
+            "what": "ended" if each.until_s <= now_s else "ends",
+            "at": datetime.fromtimestamp(each.until_s, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        for each in keys
+        if each.until_s - now_s < SOON_S and not each.is_replaced
+    ]
 
 
 @cache

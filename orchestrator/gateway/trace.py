@@ -52,6 +52,8 @@ class Trace:
     waited_s: float = 0.0  # for instances: neither the queue's time nor our own
     is_simulated: bool = False
     failures: int = 0  # instances that were asked and failed
+    gives_up: bool = False  # it is not tried again, though it might be: too many are
+    continued: int = 0  # times that its stream went on at another instance
     route: str = ""
     route_reasons: tuple[str, ...] = ()
     handed_over: str = ""  # tiers that did not answer, and why

@@ -10,17 +10,22 @@ An own protocol instead of aiohttp's client, because the answer's bytes must be 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import IntEnum
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import httptools
 
-from orchestrator.core.errors import InstanceError
+from orchestrator.core.errors import CapacityError, InstanceError
+from orchestrator.gateway.addresses import Addresses
 
 # Ollama and llama.cpp's server answer on loopback or a rack's network: longer than this is a dead host.
 CONNECT_TIMEOUT_S = 3.0
+# Not the instance's fault, which would be left alone for it by everybody: files, ports or memory of ours are used up.
+_OUR_OWN_LACK: Final = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 # An idle connection is cheap, and an instance never gets more calls than it has slots.
 IDLE_CONNECTIONS_PER_INSTANCE = 64
 
@@ -30,6 +35,7 @@ class Head(NamedTuple):
 
     status: int
     content_type: str
+    retry_after: bytes = b""
 
 
 class Stage(IntEnum):
@@ -76,6 +82,7 @@ class Exchange(asyncio.Protocol):
         self.on_body = self._came.append  # the parser calls it for each piece: a method of ours would cost as much more
         self._head = Head(0, "")
         self._content_type = ""
+        self._retry_after = b""
         self._last_read_s = 0.0
         self._silence_s = 0.0
         self._is_stalled = _not_stalled
@@ -88,7 +95,7 @@ class Exchange(asyncio.Protocol):
         """Write one request; its answer may be silent for so long (`allow_silence`)."""
         self._stage, self._awaited, self._waiter, self._error = Stage.SENT, _DONE, None, None
         self._came.clear()
-        self._sink, self._content_type = None, ""
+        self._sink, self._content_type, self._retry_after = None, "", b""
         self._is_idle = self._is_complete = self.is_reusable = False
         self.was_answered = self.was_closed = self.is_client_stalled = False
         self._last_read_s = self._now_s()
@@ -226,11 +233,13 @@ class Exchange(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 12 and name.lower() == b"content-type":
             self._content_type = value.decode("latin-1")
+        elif len(name) == 11 and name.lower() == b"retry-after":
+            self._retry_after = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:
-            self._head = Head(status, self._content_type)
+            self._head = Head(status, self._content_type, self._retry_after)
             self._come_to(Stage.HEAD)
 
     def on_message_complete(self) -> None:
@@ -277,8 +286,13 @@ class Exchange(asyncio.Protocol):
 class Connections:
     """Idle connections by instance address, newest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, addresses: Addresses | None = None) -> None:
         self._idle: dict[tuple[str, int], deque[Exchange]] = {}
+        self._addresses = addresses or Addresses()
+
+    def learn(self, hosts: Iterable[str]) -> None:
+        """Where instances are that calls will go to."""
+        self._addresses.learn(hosts)
 
     def idle(self, host: str, port: int) -> Exchange | None:
         """A kept connection to send on; it may have died unnoticed."""
@@ -290,17 +304,28 @@ class Connections:
         return None
 
     async def connect(self, instance: str, host: str, port: int) -> Exchange:
-        """A new connection. Raises InstanceError where nobody answers within CONNECT_TIMEOUT_S."""
-        loop = asyncio.get_running_loop()
+        """A new connection. Raises InstanceError where nobody answers within CONNECT_TIMEOUT_S; CapacityError where
+        it is this machine that can open no more."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, exchange = await loop.create_connection(lambda: Exchange(instance), host, port)
+                return await self._connect(instance, host, port)
         except TimeoutError as why:
             text = f"no connection to {host}:{port} within {CONNECT_TIMEOUT_S:g} s"
             raise InstanceError(instance, text, is_unreachable=True) from why
         except OSError as why:
+            if why.errno in _OUR_OWN_LACK:
+                raise CapacityError(f"this gateway can open no more connections: {why.strerror}", 1) from why
             raise InstanceError(instance, f"no connection to {host}:{port}: {why}", is_unreachable=True) from why
-        return exchange
+
+    async def _connect(self, instance: str, host: str, port: int) -> Exchange:
+        """To the first of the name's addresses where somebody takes it. Raises OSError."""
+        *others, last = await self._addresses.of(host)
+        loop = asyncio.get_running_loop()
+        for each in others:
+            with suppress(OSError):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S / (len(others) + 1)):
+                    return (await loop.create_connection(lambda: Exchange(instance), each, port))[1]
+        return (await loop.create_connection(lambda: Exchange(instance), last, port))[1]
 
     def give_back(self, host: str, port: int, exchange: Exchange) -> None:
         """Keep a connection whose answer was read to its end; close any other."""
@@ -314,6 +339,7 @@ class Connections:
             exchange.close()
 
     def close(self) -> None:
+        self._addresses.close()
         for idle in self._idle.values():
             for exchange in idle:
                 exchange.close()

@@ -20,7 +20,7 @@ from orchestrator.core.dialects.parse import parse_call, turns
 from orchestrator.core.dialects.render import render_body
 from orchestrator.core.dialects.streams import open_stream
 from orchestrator.core.dialects.vectors import embeddings_body
-from orchestrator.core.model import Answer, Call, Endpoint, Finish, ToolCall
+from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish, ToolCall
 
 BULKY_FRAMES = 4000
 WORDS = ("one ", "two ", "three")
@@ -117,6 +117,8 @@ class StandIn:
 
     async def _behave(self, asked: Asked) -> None:
         word = self.does or asked.text.split(" ")[0]
+        if word.startswith("once "):  # it is well again for who asks to go on
+            word = "" if _behind(asked.call, WORDS)[0] else word.removeprefix("once ")
         await _BEHAVIOURS.get(word, _answer)(self, asked)
 
 
@@ -139,12 +141,27 @@ async def _answer(here: StandIn, asked: Asked) -> None:
 
 
 def frames(call: Call, words: Sequence[str] = WORDS) -> list[bytes]:
-    """The stream of an answer, as Ollama writes it."""
+    """The stream of an answer, as Ollama writes it; of one that the caller has begun, the rest."""
     now = datetime.now(UTC)
     head = head_of(call, call.model, now)
     stream = open_stream(head)
+    before, words = _behind(call, words)
     told = [frame for word in words for frame in stream.content(now, text=word)]
-    return [*told, *stream.end(now, "stop", Stats(total_ns=9, prompt_tokens=7, completion_tokens=3))]
+    stats = Stats(total_ns=9, prompt_tokens=7 + before, completion_tokens=3 - before)
+    return [*told, *stream.end(now, "stop", stats)]
+
+
+def _behind(call: Call, words: Sequence[str]) -> tuple[int, list[str]]:
+    """How many words the caller has begun the answer with, and those behind them."""
+    said = turns(call)
+    raw = bool(call.body.get("raw")) and said[-1].text.find(words[0])
+    begun = said[-1].text if said[-1].role == "assistant" else said[-1].text[raw:] if raw and raw > 0 else ""
+    left, before = list(words), 0
+    while begun and left and begun.startswith(left[0]):
+        begun, before = begun.removeprefix(left.pop(0)), before + 1
+    if begun and left and left[0].startswith(begun):  # within a word
+        left[0], before = left[0].removeprefix(begun), before + 1
+    return before, left
 
 
 async def _when_told(here: StandIn, asked: Asked) -> None:
@@ -161,9 +178,10 @@ async def _die(here: StandIn, asked: Asked) -> None:
     asked.writer.transport.abort()
 
 
-async def _begin(here: StandIn, asked: Asked) -> None:
+async def _begin(here: StandIn, asked: Asked, words: int = 2) -> None:
     await _stream_head(asked)
-    for frame in frames(asked.call)[:2]:
+    before = 2 if asked.call.endpoint is Endpoint.ANTHROPIC_MESSAGES else 0  # events that say nothing yet
+    for frame in frames(asked.call)[: before + words]:
         await _chunk(here, asked, frame)
 
 
@@ -173,18 +191,50 @@ async def _cut(here: StandIn, asked: Asked) -> None:
     asked.writer.close()
 
 
+async def _cut_behind_one(here: StandIn, asked: Asked) -> None:
+    await _begin(here, asked, 1)
+    asked.writer.close()
+
+
+async def _die_midway(here: StandIn, asked: Asked) -> None:
+    await _begin(here, asked)
+    asked.writer.transport.abort()
+
+
+async def _runner_dies(here: StandIn, asked: Asked) -> None:
+    """As Ollama ends a stream whose runner was killed (OLLAMA.md 1.3)."""
+    await _begin(here, asked)
+    error = {"error": "an error was encountered while running the model: unexpected EOF"}
+    if asked.call.endpoint.dialect is Dialect.OLLAMA:
+        await _chunk(here, asked, orjson.dumps(error) + b"\n")
+    asked.writer.write(b"0\r\n\r\n")
+
+
+async def _repeat(here: StandIn, asked: Asked) -> None:
+    """As Ollama ends a stream whose model says the same again and again (OLLAMA.md 1.4)."""
+    await _stream_head(asked)
+    for frame in frames(asked.call, [" no"] * 32)[:31]:
+        await _chunk(here, asked, frame)
+    asked.writer.write(b"0\r\n\r\n")
+
+
 async def _cut_within(here: StandIn, asked: Asked) -> None:
     """Killed in the middle of a write: the third frame has no end."""
     await _begin(here, asked)
-    await _chunk(here, asked, frames(asked.call)[2][:-5])
+    await _chunk(here, asked, _third(asked.call)[:-5])
     asked.writer.close()
 
 
 async def _cut_between_lines(here: StandIn, asked: Asked) -> None:
     """Of the third event only the blank line behind it is missing."""
     await _begin(here, asked)
-    await _chunk(here, asked, frames(asked.call)[2].rstrip(b"\n") + b"\n")
+    await _chunk(here, asked, _third(asked.call).rstrip(b"\n") + b"\n")
     asked.writer.close()
+
+
+def _third(call: Call) -> bytes:
+    """The frame behind the two words that were said."""
+    return frames(call)[4 if call.endpoint is Endpoint.ANTHROPIC_MESSAGES else 2]
 
 
 async def _end_early(here: StandIn, asked: Asked) -> None:
@@ -274,6 +324,17 @@ def _status(status: int, message: str) -> Callable[[StandIn, Asked], Awaitable[N
     return refuse
 
 
+async def _busy_once(here: StandIn, asked: Asked) -> None:
+    """Takes no calls for ten minutes, by its own word, and then does all the same."""
+    here.does = ""
+    body = b'{"error":"busy"}'
+    head = (
+        f"HTTP/1.1 503 X\r\nRetry-After: 600\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    asked.writer.write(head.encode() + body)
+    await asked.writer.drain()
+
+
 async def _long_context(here: StandIn, asked: Asked) -> None:
     """An answer whose last line is far longer than what is read from a socket at once."""
     await _stream_head(asked)
@@ -291,6 +352,10 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "close": _close_after,
     "die": _die,
     "cut": _cut,
+    "cut-behind-one": _cut_behind_one,
+    "die-midway": _die_midway,
+    "runner-dies": _runner_dies,
+    "repeat": _repeat,
     "cut-within": _cut_within,
     "cut-between-lines": _cut_between_lines,
     "end": _end_early,
@@ -304,6 +369,7 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "callers-400": _status(400, "invalid image input"),
     "own-500": _status(500, "llama-server process has terminated: exit status 1"),
     "busy-503": _status(503, "server busy, please try again.  maximum pending requests exceeded"),
+    "once-busy-for-600": _busy_once,
     "bulky": _bulky,
     "long-context": _long_context,
     "beyond-context": _beyond_context,

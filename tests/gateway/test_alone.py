@@ -18,6 +18,7 @@ from orchestrator.app.rules import rules_from
 from orchestrator.core.admission import Share
 from orchestrator.core.errors import CapacityError
 from orchestrator.core.model import InstanceId, Pool
+from orchestrator.gateway import alone
 from orchestrator.gateway.admission import Admission, Grant, Wanted
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.live import Live
@@ -105,10 +106,11 @@ async def start(tmp_path: Path, redis: Server) -> AsyncIterator[object]:
     async with AsyncExitStack() as stack:
         worlds: list[World] = []
 
-        async def begin(gateways: int, *slots: int) -> World:
+        async def begin(gateways: int, *slots: int, elsewhere: int = 0) -> World:
             live = Live(rules_from(ClusterSettings.model_validate({"models": {"m": {}}})))
             pool = _pool(slots)
-            made = [await _gateway(stack, redis, tmp_path, live, index, gateways) for index in range(gateways)]
+            shares = [Share(index, gateways + elsewhere, elsewhere) for index in range(gateways)]
+            made = [await _gateway(stack, redis, tmp_path, live, share) for share in shares]
             offered = {each.id: each.slots for each in pool.instances}
             assert await publish_pool(made[0].connection, pool.name, offered, token=1)
             worlds.append(World(redis, made, pool))
@@ -126,13 +128,11 @@ def _pool(slots: tuple[int, ...]) -> Pool:
     return Pool(pools[0].name, 4096, False, tuple(pool.instances[0] for pool in pools))
 
 
-async def _gateway(
-    stack: AsyncExitStack, redis: Server, folder: Path, live: Live, index: int, gateways: int
-) -> Gateway:
-    connection = Connection(redis.url, name=f"gateway-{index}")
-    slots = SharedSlots(folder / "slots.map", index, gateways)
-    leases = Leases(connection, f"gw{index}.x", 15.0, count=slots)
-    alone = Alone(live, connection, leases, slots, Share(index, gateways))
+async def _gateway(stack: AsyncExitStack, redis: Server, folder: Path, live: Live, share: Share) -> Gateway:
+    connection = Connection(redis.url, name=f"gateway-{share.index}")
+    slots = SharedSlots(folder / "slots.map", share.index, share.gateways)
+    leases = Leases(connection, f"gw{share.index}.x", 15.0, count=slots)
+    alone = Alone(live, connection, leases, slots, lambda: share)
     stack.callback(slots.close)
     stack.push_async_callback(connection.close)
     await connection.open(20)
@@ -145,6 +145,27 @@ async def _turns(number: int = 20) -> None:
     """Let everything that can go on go on."""
     for _ in range(number):
         await asyncio.sleep(0)
+
+
+# --- gateways on other machines ---------------------------------------------------------------------------------------
+
+
+async def test_beside_another_machine_no_slot_is_taken_until_its_calls_have_had_time_to_end(start, monkeypatch):
+    monkeypatch.setattr(alone, "OTHERS_END_S", 3600.0)
+    world = await start(1, 4, elsewhere=1)
+    (one,) = world.gateways
+    world.redis.kill()
+    await one.until_alone()
+    waiting = [asyncio.create_task(one.call(world.pool)) for _ in range(3)]
+    await _turns()
+    assert not any(each.done() for each in waiting)
+    monkeypatch.setattr(alone, "OTHERS_END_S", 0.0)
+    first, second = [await each for each in waiting[:2]]
+    await _turns()
+    assert not waiting[2].done(), "the other half is the other machine's"
+    one.admission.unused(first)
+    for grant in (second, await waiting[2]):
+        one.admission.unused(grant)
 
 
 # --- one gateway had more than its share -----------------------------------------------------------------------------

@@ -219,7 +219,9 @@ async def test_a_client_that_leaves_within_its_body_harms_nobody(world):
         ("POST", "/", 405),
         ("PUT", "/v1/chat/completions", 405),
         ("GET", "/nope", 404),
-        ("POST", "/api/pull", 404),
+        ("POST", "/api/pull", 403),
+        ("GET", "/api/pull", 405),
+        ("HEAD", "/api/blobs/", 404),
         ("GET", "/v1/models/", 301),
         ("GET", "/api/../status.json/x", 404),
         ("GET", "/v1/models/nope", 404),
@@ -288,17 +290,15 @@ async def test_without_a_right_key_nothing_is_told_but_that_the_gateway_lives(gu
 
 async def test_every_path_that_is_served_says_who_may_ask_and_none_is_open_by_having_been_forgotten():
     # Nothing is asked of it: only what it serves is read.
-    server = Server(Live(rules_from(ClusterSettings())), SimpleNamespace(answer=None), *[None] * 5)  # type: ignore[arg-type]
+    asked, changed = SimpleNamespace(answer=None), SimpleNamespace(change=None, blob=None)
+    server = Server(Live(rules_from(ClusterSettings())), asked, *[None] * 5, changed)  # type: ignore[arg-type]
     served = {access: {path for path, each in server._paths.items() if each.access is access} for access in Access}
     assert served[Access.ANYONE] == {*OPEN, *PAGE_PATHS}
     assert served[Access.ADMIN] == {*FOR_ADMINS, "/status/live", "/status/calls", "/status/act"}
-    assert served[Access.CALLER] == {
-        *map(str, Endpoint),
-        *FOR_CALLERS[:-1],
-        "/v1/models/",
-        "/api/show",
-        "/api/feedback",
-    }
+    assert served[Access.INFER] == {*map(str, Endpoint), "/api/feedback"}
+    assert served[Access.CALLER] == {*FOR_CALLERS[:-1], "/v1/models/", "/api/show"}
+    changes = ("pull", "push", "create", "copy", "delete", "blobs/")
+    assert served[Access.MODELS] == {f"/api/{each}" for each in changes}
 
 
 async def test_a_key_opens_what_callers_use_and_not_what_is_the_operators(guarded):

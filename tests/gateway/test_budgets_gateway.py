@@ -368,8 +368,8 @@ class Gateway:
         self.connection = Connection(redis.url)
         live = Live(rules_from(settings_with(limits, routes={"auto": {"unsure_rpm": UNSURE_RPM}})))
         self._route = live.rules.routes["auto"]
-        self.budgets = Budgets(live, self.connection, Share(index, 2), ttl_s=15)
-        self._caller = Caller("guest", is_admin=False, budget=Budget(**limits))
+        self.budgets = Budgets(live, self.connection, lambda: Share(index, 2), ttl_s=15)
+        self._caller = Caller("guest", budget=Budget(**limits))
 
     async def call(self) -> Reserved | Exhausted:
         return await self.budgets.reserve_key(self._asked())
@@ -482,7 +482,7 @@ async def test_a_call_that_began_without_redis_is_under_way_no_longer_than_it_la
 
 async def test_a_call_that_ends_while_others_are_held_on_to_is_not_held_on_to(two):
     one, _ = await two({"concurrent": 2})
-    caller, one._caller = one._caller, Caller("first", is_admin=False, budget=Budget(concurrent=2))
+    caller, one._caller = one._caller, Caller("first", budget=Budget(concurrent=2))
     await one.call()
     one._caller = caller
     reserved = await one.call()
@@ -496,7 +496,7 @@ async def test_a_call_that_ends_while_others_are_held_on_to_is_not_held_on_to(tw
 
 async def test_what_is_used_while_redis_is_told_of_it_is_told_too(two):
     one, _ = await two({"rpd": 100})
-    share = BudgetShare(one.connection, Share(0, 1))
+    share = BudgetShare(one.connection, lambda: Share(0, 1))
     claim = Claim("key:guest", Budget(rpd=100), Need(requests=1))
     share.settle(claim, claim.need, 0)
     telling = asyncio.create_task(share.tell())

@@ -51,8 +51,8 @@ def asked(
     return Asked(request, cast(Any, None), call, raw, name, (), "", True, Trace("id", 0.0, caller), None)
 
 
-STRICT = Caller("strict", is_admin=False, privacy=Privacy.LOCAL)
-INNER = Caller("inner", is_admin=False, privacy=Privacy.INTERNAL)
+STRICT = Caller("strict", privacy=Privacy.LOCAL)
+INNER = Caller("inner", privacy=Privacy.INTERNAL)
 
 
 @pytest.mark.parametrize(

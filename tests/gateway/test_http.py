@@ -13,9 +13,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from orchestrator.app.rules import rules_from
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.page import Page
 from orchestrator.gateway.request import Request
+from orchestrator.gateway.visitors import Visitors
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
@@ -234,7 +236,7 @@ async def test_who_watches_is_told_more_after_a_state_that_could_not_be_read() -
     async def serve(request: Request, connection: Connection) -> None:
         await page.watch(request, connection, lambda: "")
 
-    opened: set[Connection] = set()
+    opened: Visitors[Connection] = Visitors(lambda: rules_from(ClusterSettings()).limits)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(serve, opened), "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/status/live"
     try:

@@ -484,7 +484,7 @@ async def test_a_leader_whose_key_is_used_up_fails_nobody_else() -> None:
     call = Call(Endpoint.OLLAMA_CHAT, "m", False, {"messages": []})
 
     def trace(key: str) -> Trace:
-        return Trace("call", now_s, Caller(key, is_admin=False))
+        return Trace("call", now_s, Caller(key))
 
     class Owner:
         def forget(self, making: Making) -> None: ...

@@ -24,20 +24,20 @@ LLAMA_EMBEDS = pool_of("m", [1], engine=Engine.LLAMA_CPP, is_embedding=True)
 
 def ordered(pool: Any, path: str, text: str = "hi", **more: Any) -> tuple[bytes, Order]:
     raw = json.dumps(body_for(path, text, **more)).encode()
-    return raw, order_for(parse_call(Endpoint(path), raw), raw, pool, pool.instances[0], LIMITS, 0)
+    return raw, order_for(parse_call(Endpoint(path), raw), pool, pool.instances[0], LIMITS, 0)
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed", "/v1/embeddings"])
-def test_bytes_that_need_no_change_go_as_they_came(path):
+def test_a_call_that_needs_no_change_goes_as_it_came(path):
     raw, order = ordered(OLLAMA, path)
-    assert order.body is raw
+    assert json.loads(order.body) == json.loads(raw)
     assert order.translation is None
 
 
 @pytest.mark.parametrize("name", ["M", "m:latest", "library/m"])
 def test_the_callers_spelling_of_the_models_name_stays(name):
-    raw, order = ordered(OLLAMA, "/api/chat", model=name)
-    assert order.body is raw
+    _, order = ordered(OLLAMA, "/api/chat", model=name)
+    assert json.loads(order.body)["model"] == name
 
 
 def test_a_routes_name_becomes_the_models():

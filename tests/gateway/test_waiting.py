@@ -68,7 +68,7 @@ async def queue(tmp_path: Path) -> AsyncIterator[Queue]:
         stack.callback(slots.close)
         leases = Leases(connection, "gw0.x", 15.0, count=slots)
         stack.push_async_callback(connection.close)
-        alone = Alone(live, connection, leases, slots, Share(0, 1))
+        alone = Alone(live, connection, leases, slots, lambda: Share(0, 1))
         admission = Admission(live, connection, leases, alone)
         await connection.open(20)
         await leases.start()
