@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "store": {"core"},
     "nodes": {"whole_file", "core"},
     "settings": {"whole_file", "core"},
-    "telemetry": set(),
+    "telemetry": {"metric_files"},
+    "metric_files": set(),
     "whole_file": set(),
     "core": set(),
 }

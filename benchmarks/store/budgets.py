@@ -49,7 +49,7 @@ KINDS: Mapping[str, tuple[Tier, Budget | None]] = {
 
 def asked_by(budget: Budget | None) -> Asked:
     call = Call(Endpoint.OLLAMA_CHAT, "auto", False, {"messages": [{"role": "user", "content": "hello"}]})
-    trace = Trace("call", 0.0, Caller("support", is_admin=False, budget=budget))
+    trace = Trace("call", 0.0, Caller("support", budget=budget))
     nobody = cast(Any, None)
     return Asked(nobody, nobody, call, bytes(800), "auto", (), "", True, trace, None)
 
@@ -89,7 +89,7 @@ async def main(options: argparse.Namespace) -> None:
         server = subprocess.Popen(server_command(state, options.redis), stdout=subprocess.DEVNULL)
         connection = Connection(server_url(state))
         rules = rules_from(ClusterSettings.model_validate({"models": {"m": {}}}))
-        budgets = Budgets(Live(rules), connection, Share(0, 1), ttl_s=15)
+        budgets = Budgets(Live(rules), connection, lambda: Share(0, 1), ttl_s=15)
         try:
             await connection.open(10)
             await budgets.start()

@@ -39,7 +39,8 @@ def _path(path: str, operations: Mapping[str, Any], components: Mapping[str, Any
     asked = told.get("requestBody", {}).get("content", {}).get("application/json")
     if asked is not None:
         body = json.dumps(asked["example"], ensure_ascii=False)
-        yield from ("```sh", f"curl http://127.0.0.1:11434{path} -d '{body}'", "```", "")
+        method = "" if "post" in operations else "-X DELETE "
+        yield from ("```sh", f"curl {method}http://127.0.0.1:11434{path} -d '{body}'", "```", "")
         yield from _fields(_named(asked["schema"], components), "field")
     for each in (_named(each, components) for each in told.get("parameters", ())):
         yield f"- `{each['name']}`: {each['description']}"
@@ -78,7 +79,7 @@ def _headers(headers: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _main(operations: Mapping[str, Any]) -> Mapping[str, Any]:
-    main: Mapping[str, Any] = operations.get("post") or operations["get"]
+    main: Mapping[str, Any] = next(operations[each] for each in ("post", "get", "delete") if each in operations)
     return main
 
 

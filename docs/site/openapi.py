@@ -22,6 +22,7 @@ from orchestrator.core.dialects.gofields import GoType
 from orchestrator.core.dialects.gostructs import _STRUCTS, _UNTYPED
 from orchestrator.core.model import Endpoint
 from orchestrator.gateway.errors import dialect_of
+from orchestrator.gateway.managing import BLOB_PATH
 from orchestrator.gateway.server import Access, Server
 from orchestrator.gateway.server import Path as Served
 
@@ -31,12 +32,15 @@ _TYPES: Final = {"bool": "boolean", "int": "integer"}
 # Nothing: where no keys are configured.
 _KEYS: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}, {}]
 _INFERENCE: Final = frozenset(Endpoint)
+# Paths that end by a name of something.
+_NAMED: Final = {"/v1/models/": "{model}", BLOB_PATH: "{digest}"}
+_SCOPED: Final = frozenset({Access.ADMIN, Access.MODELS})
 
 
 def served() -> dict[str, Served]:
     """Every path that a gateway serves, as OpenAPI writes it."""
-    table = Server(*(Mock() for _ in range(7)))._paths
-    return {f"{path}{{model}}" if path.endswith("/") and path != "/" else path: each for path, each in table.items()}
+    table = Server(*(Mock() for _ in range(8)))._paths
+    return {path + _NAMED.get(path, ""): each for path, each in table.items()}
 
 
 def document() -> dict[str, Any]:
@@ -64,35 +68,38 @@ def written() -> str:
 
 def _path(path: str, known: Served, words: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {each.lower(): _operation(path, each, known, words) for each in known.methods}
-    if "{model}" in path:
-        shown["parameters"] = [{"$ref": "#/components/parameters/model"}]
+    if path.endswith("}"):
+        shown["parameters"] = [{"$ref": f"#/components/parameters/{path.rpartition('{')[2][:-1]}"}]
     return shown
 
 
 def _operation(path: str, method: str, known: Served, words: Mapping[str, Any]) -> dict[str, Any]:
+    words = {**words, **words.get(method.lower(), {})}
     told: dict[str, Any] = {"tags": [words["tag"]], "summary": words["summary"]}
     if "text" in words:
         told["description"] = words["text"]
-    told["operationId"] = f"{method.lower()}{path.title().replace('{Model}', 'Model').translate(_NO_MARKS)}"
+    told["operationId"] = f"{method.lower()}{path.title().translate(_NO_MARKS)}"
     told["security"] = [] if known.access is Access.ANYONE else _KEYS
     if method == "HEAD":
         return told | {"responses": {"200": {"description": "as GET, without the body"}}}
     if path in _INFERENCE:
         told.update(parameters=[{"$ref": f"#/components/parameters/{each}"} for each in words["headers"]])
-    if method == "POST":
+    if "sent" in words:
+        told["requestBody"] = {"required": True, "content": {words["sent"]: {}}}
+    elif method == "POST" or (method == "DELETE" and "asked" in words):
         content = {"schema": {"$ref": f"#/components/schemas/{_asked(path, words)}"}, "example": words["example"]}
         told["requestBody"] = {"required": True, "content": {"application/json": content}}
-    return told | {"responses": _responses(path, known, words)}
+    return told | {"responses": _responses(path, method, known, words)}
 
 
-_NO_MARKS: Final = str.maketrans("", "", "/_.")
+_NO_MARKS: Final = str.maketrans("", "", "/_.{}")
 
 
 def _asked(path: str, words: Mapping[str, Any]) -> str:
     return _STRUCTS[Endpoint(path)][0] if path in _INFERENCE else words["asked"]
 
 
-def _responses(path: str, known: Served, words: Mapping[str, Any]) -> dict[str, Any]:
+def _responses(path: str, method: str, known: Served, words: Mapping[str, Any]) -> dict[str, Any]:
     dialect = dialect_of(path)
     content = {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}} for kind, name in words["answer"].items()}
     answer: dict[str, Any] = {"description": words.get("told", "the answer"), "content": content}
@@ -103,10 +110,11 @@ def _responses(path: str, known: Served, words: Mapping[str, Any]) -> dict[str, 
     told = {"200": answer, **words.get("others", {})}
     if known.access is Access.ANYONE:
         return told
-    told |= {"401": f"{dialect}NoKey"} | ({"403": f"{dialect}Error"} if known.access is Access.ADMIN else {})
-    if known.methods == ("POST",) or "{model}" in path:
+    is_scoped = known.access in _SCOPED or method == "DELETE"
+    told |= {"401": f"{dialect}NoKey"} | ({"403": f"{dialect}Error"} if is_scoped else {})
+    if known.methods == ("POST",) or path.endswith("}") or method == "DELETE":
         told |= {"4XX": f"{dialect}Error"}
-    if known.methods == ("POST",):
+    if known.methods == ("POST",) or known.access is Access.MODELS or method == "DELETE":
         told |= {"429": f"{dialect}UsedUp"} if path in _INFERENCE else {}
         told |= {"503": f"{dialect}Busy", "5XX": f"{dialect}Error"}
     return {

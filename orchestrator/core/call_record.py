@@ -38,6 +38,8 @@ class CallRecord(NamedTuple):
     escalated: str  # why a higher tier answered; empty: it did not come to that
     usd: float
     simulated: bool
+    continued: int | None = None  # times that its stream went on at another instance; None: not kept then
+    tenant: str | None = None  # whose API key it was by; None: not kept then
 
 
 # As DuckDB names them.
@@ -53,5 +55,7 @@ TYPES: Final[dict[str, str]] = {
     "escalated": "VARCHAR",
     "usd": "DOUBLE",
     "simulated": "BOOLEAN",
+    "continued": "SMALLINT",
+    "tenant": "VARCHAR",
 }
 assert tuple(TYPES) == CallRecord._fields, "each field has a type"

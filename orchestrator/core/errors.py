@@ -57,6 +57,7 @@ class InstanceError(OrchestratorError):
 
     `answered`: bytes of its answer already went to the client. `is_unreachable`: it did not even take the connection.
     `is_hung`: it took the call and was silent, while others of its pool answered. `quoted`: what it said to that.
+    `status`: what it answered in place of an answer; `retry_after_s`: for how long it wants no calls, by its own word.
     """
 
     def __init__(
@@ -68,8 +69,11 @@ class InstanceError(OrchestratorError):
         is_unreachable: bool = False,
         is_hung: bool = False,
         quoted: str = "",
+        status: int = 0,
+        retry_after_s: float = 0.0,
     ) -> None:
         self.said, self.quoted = message, quoted
+        self.status, self.retry_after_s = status, retry_after_s
         self.message = f"{message}: {quoted}" if message and quoted else message or quoted
         super().__init__(f"{instance}: {self.message}")
         self.instance = instance

@@ -26,7 +26,8 @@ def state(tmp_path):
         for _ in range(60)
     ]
     calls += [record(DAY, total_ms=1000.0 + n) for n in range(30)]
-    calls += [record(DAY, tier="full", total_ms=4000.0, reasoning_tokens=15, usd=0.5, caller="b") for _ in range(8)]
+    of_acme = {"caller": "b", "tenant": "acme"}
+    calls += [record(DAY, tier="full", total_ms=4000.0, reasoning_tokens=15, usd=0.5, **of_acme) for _ in range(8)]
     calls += [record(DAY, outcome="CapacityError", status=503, tier="full", failures=1) for _ in range(2)]
     calls = [each._replace(at_ms=each.at_ms + n * 1000) for n, each in enumerate(calls)]
     written(tmp_path / "calls", DAY, calls)
@@ -54,6 +55,7 @@ def test_the_facts_are_those_one_counts_by_hand(state):
     assert dict(facts.outcomes) == {"ok": 98, "CapacityError": 2}
     assert sum(each.count for each in facts.latency_bars) == 98
     assert facts.retried == 2
+    assert {each.name: each.calls for each in facts.tenants} == {"acme": 8}
 
 
 def test_what_is_as_planned_makes_no_finding_and_what_fails_is_the_first(state):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from orchestrator.core.doctor.ollama import set_variable
-from orchestrator.core.doctor.seen import Host, OllamaProcess, Seen, Unseen
+from orchestrator.core.doctor.seen import Cluster, Host, OllamaProcess, Seen, Unseen
 from orchestrator.core.doctor.told import Finding, Says
 from orchestrator.core.model import Accelerator, GpuProcess, NodeFacts
 from orchestrator.core.origins import is_loopback
@@ -166,8 +166,16 @@ def _open_endpoint(says: Says, seen: Seen) -> Iterator[Finding]:
     elif not cluster.has_keys and cluster.listens and not is_loopback(cluster.listens.rpartition(":")[0].strip("[]")):
         what = f"listens on {cluster.listens}, and no `keys` are configured"
         hurts = "whoever reaches it may ask, and read the status"
-        mends = "`openssl rand -hex 24`, and `keys: [{name: …, secret: env:…}]` in cluster.yaml"
-        yield says.error("endpoint", what, hurts, mends)
+        yield says.error("endpoint", what, hurts, "`ollamactl keys create NAME` makes one and prints its secret")
+    if not isinstance(cluster, Unseen):
+        yield from _ending_keys(says, cluster)
+
+
+def _ending_keys(says: Says, cluster: Cluster) -> Iterator[Finding]:
+    for name, days in cluster.ending_keys.items():
+        what = f"the API key {name} ends in {days:.0f} days" if days > 0 else f"the API key {name} has ended"
+        mends = f"`ollamactl keys change {name} --expires 365d`, or `ollamactl keys revoke {name}`; or in cluster.yaml"
+        yield says.warning("endpoint", what, "from then on its callers are answered 401", mends)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ class Cluster:
     store: str = "up"
     pools: Mapping[str, tuple[str, ...]] | Unseen = field(default_factory=dict)  # states of each pool's instances
     problem: str = ""
+    ending_keys: Mapping[str, float] = field(default_factory=dict)  # days that keys are still good for, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ class Facts:
     callers: tuple[Group, ...] = ()
     agents: tuple[Group, ...] = ()
     sessions: tuple[Group, ...] = ()
+    tenants: tuple[Group, ...] = ()
     days: tuple[Group, ...] = ()
     escalated: tuple[tuple[str, int], ...] = ()
     retried: int = 0

@@ -32,6 +32,7 @@ def tables(facts: Facts) -> Iterator[Table]:
         _tokens(facts),
         _groups("By caller", facts.callers, facts),
         _groups("By user agent", facts.agents, facts),
+        _groups("By tenant", facts.tenants, facts),
         _groups("By session", facts.sessions, facts),
         _groups("By day", facts.days, facts),
         Table("How calls ended", ("outcome", "calls"), _counted(facts.outcomes)),
