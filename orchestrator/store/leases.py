@@ -42,6 +42,9 @@ HOLD_OVER_S = 0.005  # behind the end of a hold, by Redis' clock
 # A slot given back leaves with the next call that comes, or after this: one write and one waking of Redis for both.
 # Against seconds of an answer nothing; between a call's end and the next one's beginning, in a busy gateway, a lot.
 LATER_S = 0.001
+# A process that was paused may find leases of its own long given to others: what it is told within this time of waking
+# may be old news, and is asked for again.
+BEAT_S, OLD_NEWS_S = 1.0, 1.0
 
 T = TypeVar("T")
 
@@ -100,6 +103,8 @@ class Leases:
         self._has_unwanted = asyncio.Event()
         self._came_up = (asyncio.Event(), asyncio.Event())  # for renewing, for asking again
         self._loops: list[asyncio.Task[None]] = []
+        self._beating: asyncio.TimerHandle | None = None
+        self._beat_s, self._woke_s = 0.0, float("-inf")
         self.held: dict[LeaseId, Held] = {}
 
     async def start(self) -> None:
@@ -113,6 +118,8 @@ class Leases:
             self._each(None, self._has_unwanted, self._give_back, lambda: "slots were not given back"),
         )
         self._loops = [asyncio.create_task(each, name="leases") for each in work]
+        self._beat_s = asyncio.get_running_loop().time()
+        self._beat()
 
     async def admit(self, request: AdmitRequest, *, on_queued: Callable[[Queued], None] | None = None) -> Admission:
         """One round trip: a cached answer, a slot, a ticket (then `wait` for it), or why not. Raises StoreError.
@@ -121,6 +128,8 @@ class Leases:
         """
         try:
             admitted = await self._admit(request)
+            if isinstance(admitted, Leased) and self._was_paused():
+                admitted = await self._admit(request)
         except (asyncio.CancelledError, StoreError):
             # It may have been granted all the same; that nobody will use it, only we know.
             self.give_up(request.pool, request.lease)
@@ -222,6 +231,8 @@ class Leases:
     async def close(self) -> None:
         """Give everything back. Calls still under way must have been ended before."""
         self._leave()
+        if self._beating is not None:
+            self._beating.cancel()
         for each in self._loops:
             each.cancel()
         if self._loops:
@@ -274,7 +285,24 @@ class Leases:
         if not lease:  # Redis was away, or its clock went ahead: what is not renewed now is taken for left behind
             self.tell_now()
             return
+        if self._was_paused():
+            self._came_up[1].set()
+            return
         self._resolve(LeaseId(lease), Leased(InstanceId(instance), LeaseId(lease)))
+
+    def _beat(self) -> None:
+        """Notice that this process did not run for so long that its leases may have ended."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if now_s - self._beat_s > BEAT_S + self._ttl_s / 2:
+            self._woke_s = now_s
+            self._note_up()
+        self._beat_s = now_s
+        self._beating = loop.call_later(BEAT_S, self._beat)
+
+    def _was_paused(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        return now_s - self._beat_s > BEAT_S + self._ttl_s / 2 or now_s - self._woke_s < OLD_NEWS_S
 
     def _resolve(self, lease: LeaseId, result: Leased | None) -> None:
         ticket = self._tickets.pop(lease, None)

@@ -41,8 +41,6 @@ KNOWN = """
 
 Seen in some runs and not in others, so that the table above may not show it:
 
-- A gateway that was paused for longer than its leases may use a slot in the moment when it goes on that was given to
-  another one meanwhile: one call more than an instance has slots, for 0.3 s (one run of two).
 - When Redis fails over, or was full, gateways come back to it one after another. Until the last one has told which
   slots it uses, the first may be given one of them: one or two calls more than an instance has slots, for 0.3 to 0.9 s
   (one run of two, before masters were looked up again after connecting; none since).
