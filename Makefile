@@ -68,7 +68,7 @@ release: install-test
 # Known weaknesses of the packages underneath (asks pypi.org), and of the code (each exception stands in pyproject.toml).
 audit: install-test
 	@.venv/bin/bandit --quiet --recursive --configfile pyproject.toml orchestrator
-	@.venv/bin/pip-audit --disable-pip --require-hashes --requirement requirements.txt
+	@.venv/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
 
 # Versions stay as they are, unless pyproject.toml asks for others; with ARGS=--upgrade the newest.
 lock: .venv/bin/uv
