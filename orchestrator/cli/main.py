@@ -30,8 +30,14 @@ from orchestrator.core.errors import OrchestratorError, SettingsError
 EXIT_FAILED, EXIT_SETTINGS, EXIT_INTERRUPTED = 1, 3, 130
 
 
-class _Errors(click.Group):
-    """Our errors end a command with their text and an exit code, without a traceback."""
+class _Program(click.Group):
+    """Our errors end a command with their text and an exit code, without a traceback; help lists commands by room."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for title, room in _ROOMS.items():
+            with formatter.section(title):
+                formatter.write_dl([(each.name or "", each.get_short_help_str(width)) for each in room])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -44,7 +50,7 @@ class _Errors(click.Group):
             sys.exit(EXIT_INTERRUPTED)
 
 
-@click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """One Ollama out of all your GPUs: placement, one endpoint, a router, an answer cache.
 
@@ -74,15 +80,17 @@ def version(as_json: bool) -> None:
         console.print(f"ollamactl {__version__}")
 
 
-for command in (
-    *(up, gateway, down, status, top, doctor, queue, limits, ask),
-    *(plan, capacity),
-    keys,
-    *(nodes, gpus),
-    *(deploy, rollback, destroy, drain, restart, logs, exec_, events),
-    *(route, providers, evaluate, drift, nginx, config, faq, cache),
-    *(calls, report),
-    *(upgrade, backup, restore),
-    *(completion, version),
-):
-    main.add_command(command)
+_ROOMS: dict[str, tuple[click.Command, ...]] = {
+    "A cluster here": (up, down, gateway, upgrade, backup, restore, doctor),
+    "Asking and watching": (ask, status, top, queue, calls, report, events),
+    "Planning": (config, plan, capacity),
+    "Hosts and instances": (nodes, gpus, deploy, rollback, destroy, drain, restart, logs, exec_),
+    "Who may ask, and how much": (keys, limits, providers, nginx),
+    "Answers": (route, cache, faq, evaluate, drift),
+    "This program": (completion, version),
+}
+"""What `--help` lists together. Typed, each command stays as it is: `ollamactl drain`."""
+
+for room in _ROOMS.values():
+    for command in room:
+        main.add_command(command)
