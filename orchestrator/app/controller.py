@@ -12,16 +12,17 @@ from pathlib import Path
 import click
 
 from orchestrator import telemetry
-from orchestrator.app import settings_in_use
+from orchestrator.app import audit, settings_in_use
 from orchestrator.app.crewing import member_of
 from orchestrator.app.loop import on_reload, run, until
 from orchestrator.app.measuring import Measuring
-from orchestrator.app.mirroring import Mirror, secret_of
+from orchestrator.app.mirroring import Mirror, chores_key, secret_of
 from orchestrator.app.own_fleet import OwnFleet
 from orchestrator.app.packing import keep_packed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.published import PublishedCluster
 from orchestrator.app.replaying import Replaying
+from orchestrator.core.chores import Chore
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.fleet.given import GivenFleet
 from orchestrator.fleet.managing import Managing
@@ -65,6 +66,7 @@ class Controller:
         self._store = PublishedCluster(
             self._connection, holder, self._may_have_lost, is_simulated=is_simulated, is_alone=self._is_alone
         )
+        self._chores = Chores(self._connection, chores_key(paths, self._settings))  # it remembers what was done
         self._running: OwnFleet | GivenFleet | None = None  # while this controller leads
         self._mirror = self._mirror_of(self._settings)
 
@@ -72,6 +74,7 @@ class Controller:
         """Until `stop`: stand by, and while this controller leads bring the fleet to what is asked for and keep it."""
         on_reload(self._reload)
         await self._connection.open(wait_s=30.0)
+        await self._chores.start()
         telemetry.UP.set(1)
         try:
             await until(stop, self._work())
@@ -141,9 +144,7 @@ class Controller:
         settings, leads = (lambda: self._settings), (lambda: self._store.lead.leads)
         measuring = Measuring(self._connection, settings, leads)
         replaying = Replaying(self._paths, self._connection, settings, leads)
-        chores = Chores(self._connection)
-        await chores.start()
-        managing = Managing(chores, self._store.lead, fleet)
+        managing = Managing(self._chores, self._store.lead, fleet, self._audited)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(fleet.run(published), name="fleet")
@@ -152,6 +153,9 @@ class Controller:
                 group.create_task(managing.run(), name="changes of models")
         except BaseExceptionGroup as several:
             raise_first(several)
+
+    def _audited(self, chore: Chore) -> None:
+        audit.record(self._paths.audit, chore.who, "controller", chore.kind, chore.what)
 
     def _fleet(self) -> OwnFleet | GivenFleet:
         """Who keeps instances of our own, or who watches those of others."""
@@ -175,7 +179,11 @@ class Controller:
 
     async def _may_have_lost(self) -> bool:
         """Whether gateways may hold leases that this Redis does not know: one of them is older than it."""
-        since = {each.name: each.since_unix_ms for each in await self._keeper.list()}
+        try:
+            since = {each.name: each.since_unix_ms for each in await self._keeper.list()}
+        except HostError as why:
+            log.warning("whether Redis is older than the gateways is not known: %s", why)
+            return True
         gateways = [at for name, at in since.items() if name.startswith("gateway-")]
         return "redis" not in since or any(at < since["redis"] for at in gateways)
 

@@ -66,7 +66,7 @@ class Lead:
 
     async def stand_by(self) -> None:
         """Until this controller leads."""
-        self._leadership = None
+        self._leadership, self._until_s = None, float("-inf")
         self.over.clear()
         said = ""
         while True:

@@ -228,7 +228,7 @@ class LiveSettings:
             new = with_command_line(changed, self._wish)
             _refuse_other_kind(self._own, new)
             whole = joined(new, self._kept)
-            refuse_open_endpoint(whole)
+            refuse_open_endpoint(joined(live_part(self._own, new), self._kept))  # by the socket that stays open
             check_here(whole)
         except (SettingsError, HostError) as why:
             problem = f"the changed settings are refused, the old ones stay in force:\n{why}"

@@ -140,7 +140,8 @@ class Loader:
         return due
 
     def _instances(self, pool: str, loadable: Mapping[str, Sequence[str]]) -> list[InstanceId]:
-        return [self._places[url].watched.server.instance(pool).id for url, pools in loadable.items() if pool in pools]
+        there = [url for url, pools in loadable.items() if pool in pools and url in self._places]
+        return [self._places[url].watched.server.instance(pool).id for url in there]
 
     def _held(self, place: Place, loadable: Sequence[str], pressure: Mapping[PoolName, Pressure]) -> Held:
         server, sight, standing = place.watched.server, place.watched.sight, place.standing

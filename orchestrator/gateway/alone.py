@@ -177,7 +177,8 @@ class Alone:
     def _came_up(self) -> None:
         if self._rejoining is not None:
             self._rejoining.cancel()
-        if self._was_up:
+        # Where it was away when this worker began, others have taken slots meanwhile, too.
+        if self._was_up or self._connection.has_failed:
             loop = asyncio.get_running_loop()
             self._stopping = loop.call_later(TAKES_NO_MORE_AFTER_S, self._take_no_more)
             self._rejoining = loop.call_later(REJOIN_AFTER_S, self._rejoin)

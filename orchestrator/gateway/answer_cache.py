@@ -26,9 +26,10 @@ from orchestrator.core.faq import question_of
 from orchestrator.core.model import Answer, Call
 from orchestrator.core.paraphrase.asked import Match, Question
 from orchestrator.core.paraphrase.plain import LETTERS_MAX, Judged
+from orchestrator.core.privacy import Privacy
 from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.cache_words import hitless, in_numbers
-from orchestrator.gateway.discretion import Private
+from orchestrator.gateway.discretion import Private, said_of
 from orchestrator.gateway.live import Live, Rules
 from orchestrator.gateway.other_words import OtherWords, Wording, wording
 from orchestrator.gateway.trace import Trace
@@ -291,7 +292,12 @@ class AnswerCache:
             return trace.caller.name
         if rules.keys.is_open:
             return ""
-        is_private = trace.has_class or trace.caller.privacy is not None or self._private.has(call, rules.privacy)
+        is_private = (
+            trace.has_class
+            or said_of(name, trace.caller, None, rules).privacy is Privacy.LOCAL
+            or trace.caller.privacy is not None
+            or self._private.has(call, rules.privacy)
+        )
         return trace.caller.name if is_private else ""
 
     def _target(self, rules: Rules, name: str) -> str:

@@ -29,8 +29,9 @@ async def parse(endpoint: Endpoint, raw: bytes, images: int) -> Call:
 
 def _parsed(endpoint: Endpoint, raw: bytes, images: int) -> Call:
     call = parse_call(endpoint, raw)
-    # Nearly no call has any, and to look for the word is quicker than to look at each message; it may be escaped.
-    if b"image" in raw or b"\\u00" in raw:
+    # Nearly no call has any, and to look for the word is quicker than to look at each message; it may be escaped, and
+    # Go reads it in any case.
+    if b"image" in raw.lower() or b"\\u00" in raw:
         check_pictures(call, images)
     return call
 

@@ -33,8 +33,8 @@ from orchestrator.gateway.discretion import PRIVACY
 from orchestrator.gateway.feedback import make_ratable
 from orchestrator.gateway.identity import not_for_this_key
 from orchestrator.gateway.joining import Joining
-from orchestrator.gateway.live import Live, Rules, Tier
-from orchestrator.gateway.orders import dumped, note_kept_from_reloading
+from orchestrator.gateway.live import Limits, Live, Rules, Tier
+from orchestrator.gateway.orders import note_kept_from_reloading
 from orchestrator.gateway.outside import Outside
 from orchestrator.gateway.patience import Patience
 from orchestrator.gateway.replies import Reply, whole
@@ -97,8 +97,7 @@ class Pipeline:
     async def _answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
         rules = self._live.rules
         limits = rules.limits
-        raw = await request.body(limits.body_bytes, limits.between_bytes_s, limits.body_s)
-        call = await parse(endpoint, raw, limits.images)
+        call, size = await _read(request, endpoint, limits)
         if limits.answer_tokens is not None:
             call = with_answer_limit(call, limits.answer_tokens)
         trace.model, trace.is_stream = call.model, call.is_stream
@@ -119,7 +118,7 @@ class Pipeline:
             trace.route = name
             make_ratable(trace, self._cache, name)
         tiers: tuple[Tier, ...] = () if is_route else (rules.tier_of_pool(name),)
-        asked = Asked(request, connection, call, raw, name, tiers, key, is_route, trace, client, wish)
+        asked = Asked(request, connection, call, size, name, tiers, key, is_route, trace, client, wish)
         return await (self._answered(asked) if trace.caller.budget is None else self._answered_within_budget(asked))
 
     async def _answered_within_budget(self, asked: Asked) -> Reply | None:
@@ -183,7 +182,9 @@ class Pipeline:
             raise not_for_this_key(unknown_model(call.endpoint, call.model))
         name = self._live.model(call.model)
         if rules.matches:
-            name = route_by_rules(call, request, trace, name, rules) or name
+            matched = route_by_rules(call, request, trace, name, rules)
+            if matched is not None and (name is None or trace.caller.may_use(matched)):
+                name = matched
         if name is None or (name in rules.routes and call.endpoint.is_embedding):
             raise unknown_model(call.endpoint, call.model)
         return name
@@ -220,7 +221,6 @@ class Pipeline:
         whole_call = replace(call, is_stream=False, body=body)
         anew = asked._replace(
             call=whole_call,
-            raw=dumped(body),
             trace=trace,
             client=None,
             wish=Wish(no_cache=True),
@@ -251,6 +251,12 @@ class Pipeline:
         count_call(trace, "ok")
         trace.tokens, trace.cached_tokens = (answer.prompt_tokens, answer.completion_tokens), answer.prompt_tokens
         return await tell(asked, answer, stats, self._live.rules.limits.between_bytes_s)
+
+
+async def _read(request: Request, endpoint: Endpoint, limits: Limits) -> tuple[Call, int]:
+    """The call, and how large its body was: that is needed no more, and the call may wait for long."""
+    raw = await request.body(limits.body_bytes, limits.between_bytes_s, limits.body_s)
+    return await parse(endpoint, raw, limits.images), len(raw)
 
 
 def _now() -> datetime:

@@ -201,6 +201,9 @@ async def _refusal(exchange: Exchange, order: Order) -> Refused | Relayed:
     exchange.attach(lambda came: pieces.extend(came) if sum(map(len, pieces)) < ERROR_BODY_BYTES else None)
     await exchange.until(Stage.DONE)
     body = b"".join(pieces)
+    if order.behind is not None and is_callers_mistake(head.status, body):
+        # It does not take what a stream goes on from: no instance of this engine would.
+        raise CallerError(head.status, body[:300].decode("utf-8", "replace").strip())
     if order.translation is not None:
         fault = order.translation.error(head.status, body)
         if isinstance(fault, bytes):

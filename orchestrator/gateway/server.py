@@ -173,7 +173,6 @@ class Server:
             telemetry.TALLY.flush()
             for each in tuple(self._opened):
                 each.look_at_time(loop.time())
-            self._opened.look_at_bodies()
 
     def _served(self) -> dict[str, Path]:
         def get(access: Access, handler: Handler) -> Path:
@@ -236,17 +235,19 @@ class Server:
     async def _handled(self, request: Request, connection: Connection, trace: Trace, path: Path) -> Reply | None:
         try:
             trace.caller = self._authorised(request, path.access)
+            if trace.caller is not ANYBODY:
+                request.asked_by(trace.caller.name)
             return await path.handler(request, connection, trace)
         except OrchestratorError as why:
             trace.outcome = type(why).__name__
             telemetry.TALLY.count(telemetry.CALLS, (trace.tier or "none", trace.cache, trace.outcome))
             if not isinstance(why, CallerError):
                 log.warning("%s %s: %s", trace.request_id, request.path, why)
-            return http_error(request.path, why, trace.fields(), trace.request_id)
+            return _told_or_cut(request, connection, trace, why)
         except Exception:  # a mistake of ours: said in the log, and the caller is not left without an answer
             trace.outcome = "error"
             log.exception("%s %s", trace.request_id, request.path)
-            return http_error(request.path, OrchestratorError("a mistake of ours"), trace.fields(), trace.request_id)
+            return _told_or_cut(request, connection, trace, OrchestratorError("a mistake of ours"))
 
     def _overdue(self, request: Request, connection: Connection, trace: Trace) -> Reply | None:
         """What a caller is told whose call was ended because it took too long."""
@@ -350,6 +351,14 @@ class Server:
 
     async def _status_json(self, _: Request, __: Connection, trace: Trace) -> Reply:
         return _openai_json(trace, await self._status.read())
+
+
+def _told_or_cut(request: Request, connection: Connection, trace: Trace, why: OrchestratorError) -> Reply | None:
+    """What a caller is told of an error; one whose stream is out has it ended without its end."""
+    if connection.stream is None:
+        return http_error(request.path, why, trace.fields(), trace.request_id)
+    connection.stream.abandon()
+    return None
 
 
 def _listener(host: str, port: int) -> socket.socket:

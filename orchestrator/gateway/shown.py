@@ -26,6 +26,10 @@ _ERRORS: Final = {
 }
 
 
+def _nothing() -> None:
+    """There is nothing to pause: nothing is read from now."""
+
+
 class Shown:
     """The pieces of a stream on their way to the client, and what is kept of them.
 
@@ -52,12 +56,12 @@ class Shown:
         self._hider = UsageHider() if hides_usage else None
         self.kept = kept
         self.held = b""  # the engine's own word of why it broke off, which the client has not seen
-        client.pause, client.resume = self._pause, self._resume
         client.heard_tokens = kept.frames  # engines tell one token or a few with each
 
     def hear(self, exchange: Exchange) -> None:
         """It comes from here from now on."""
         self._exchange, self.held = exchange, b""
+        self._client.pause, self._client.resume = self._pause, self._resume
         if self._client.is_stalled:
             self._pause()
 
@@ -92,6 +96,7 @@ class Shown:
     def leave(self) -> None:
         """The connection to the instance may serve another client from now on."""
         self._exchange = None
+        self._client.pause = self._client.resume = _nothing  # a cycle would keep all that was told for a while
 
     def end(self) -> None:
         """All of it has come."""

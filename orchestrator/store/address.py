@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -104,13 +105,16 @@ async def open_socket(address: Address, make: Callable[[], P], host: tuple[str, 
     if address.path:
         return (await loop.create_unix_connection(make, address.path))[1]
     name, port = host or await host_now(address)
-    tls = _context(address) if address.is_tls else None
+    tls = _context(address, _written(address)) if address.is_tls else None
     return (await loop.create_connection(make, name, port, ssl=tls))[1]
 
 
 @lru_cache(maxsize=8)
-def _context(address: Address) -> ssl.SSLContext:
-    """Whom to trust, and how to be known. Raises StoreError where a file cannot be read."""
+def _context(address: Address, written: tuple[int, ...]) -> ssl.SSLContext:
+    """Whom to trust, and how to be known. Raises StoreError where a file cannot be read.
+
+    `written`: when its files were, so that renewed ones are read.
+    """
     try:
         context = ssl.create_default_context(cafile=address.ca or None)
         if address.cert:
@@ -119,6 +123,11 @@ def _context(address: Address) -> ssl.SSLContext:
         files = ", ".join(each for each in (address.ca, address.cert, address.key) if each)
         raise StoreError(f"{address}: no certificates can be read from {files}: {why}") from why
     return context
+
+
+def _written(address: Address) -> tuple[int, ...]:
+    files = [Path(each) for each in (address.ca, address.cert, address.key) if each]
+    return tuple(each.stat().st_mtime_ns if each.exists() else 0 for each in files)
 
 
 async def _find_master(address: Address) -> tuple[str, int]:

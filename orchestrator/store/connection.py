@@ -96,6 +96,11 @@ class Connection:
         return self._up.is_set()
 
     @property
+    def has_failed(self) -> bool:
+        """Whether some server could not be reached at least once."""
+        return any(each.has_failed for each in self._lines.all)
+
+    @property
     def problem(self) -> str:
         """Why it is not up, for people; empty while it is."""
         if self.is_up:

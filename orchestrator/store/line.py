@@ -47,6 +47,7 @@ class Line:
         self.address, self.hears = address, hears
         self.link: Link | None = None
         self.why = "not connected yet"
+        self.has_failed = False  # to connect, at least once
         self._name, self._timeout_s, self._listeners, self._owner = name, timeout_s, listeners, owner
         self._keeper: asyncio.Task[None] | None = None
 
@@ -82,7 +83,7 @@ class Line:
                 async with asyncio.timeout(self._timeout_s):
                     link = await self._connect()
             except (OSError, StoreError) as why:  # TimeoutError is an OSError
-                self.why = str(why) or "no connection in time"
+                self.why, self.has_failed = str(why) or "no connection in time", True
             else:
                 since = loop.time()
                 self._set_up(link)

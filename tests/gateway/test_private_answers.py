@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask
@@ -70,3 +73,17 @@ async def test_what_is_made_anew_behind_a_call_that_states_its_class_is_its_keys
             assert len(instance.asked) == 2
             assert (await asks(LIMIT_TOO, "a", **stated)).cache == "hit"
             assert (await asks(LIMIT_TOO, "b")).cache == "miss"
+
+
+@pytest.mark.parametrize("told", [{"privacy": {"default": "local"}}, {"route": {"privacy": "local"}}])
+async def test_where_a_route_or_the_default_is_local_no_answer_is_shared(tmp_path: Path, told: dict[str, Any]) -> None:
+    route = {**SETTINGS["routes"]["auto"], **told.get("route", {})}
+    settings = {**SETTINGS, "routes": {"auto": route}, "privacy": told.get("privacy", {})}
+    async with standing_in(1) as (instance,):
+        pools = [pool_of("little", [instance.port], slots=8)]
+        async with played(tmp_path, ClusterSettings.model_validate(settings), pools) as world:
+            for key, cache in (("a", "miss"), ("b", "miss"), ("a", "hit")):
+                headers = {"Authorization": f"Bearer {key * 16}"}
+                text = "Kediler neden mırlar?"
+                told_by = await ask(world.url, "/api/chat", text, model="auto", headers=headers, stream=False)
+                assert told_by.cache == cache, key

@@ -240,6 +240,13 @@ async def test_a_call_has_as_many_pictures_as_the_settings_say(world, path):
             assert (b"limits.images" in reply.body) is (status == 400)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+async def test_pictures_under_a_name_in_another_case_are_counted_too(world, path):
+    raw = json.dumps(with_images(path, [base64.b64encode(png(8, 8)).decode()] * 4)).encode()
+    reply = await post(world, path, raw.replace(b'"images"', b'"IMAGES"'))
+    assert (reply.status, b"limits.images" in reply.body) == (400, True)
+
+
 async def test_the_size_of_a_picture_is_read_wherever_its_format_says_it():
     assert size_of(base64.b64encode(png(640, 480)).decode()) == (640, 480)
     assert size_of(base64.b64encode(jpeg(640, 480)).decode()) == (640, 480)

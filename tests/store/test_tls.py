@@ -103,3 +103,16 @@ async def test_who_has_no_certificate_is_not_let_in(secured: Secured) -> None:
 
 async def test_files_that_cannot_be_read_are_named(secured: Secured, tmp_path: Path) -> None:
     assert str(tmp_path / "none.pem") in await refusal(secured.url(ca=tmp_path / "none.pem"))
+
+
+async def test_files_that_were_renewed_are_read_again(secured: Secured, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(ca))
+    url = secured.url(ca=ca, cert=secured.cert, key=secured.key)
+    assert "certificate verify failed" in await refusal(url)
+    ca.write_bytes(secured.ca.read_bytes())
+    connection = Connection(url)
+    try:
+        await connection.open(20)
+    finally:
+        await connection.close()

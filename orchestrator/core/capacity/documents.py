@@ -18,7 +18,6 @@ from orchestrator.core.cards import Card, find_card
 from orchestrator.core.sizing import GIB
 
 CONTEXT: Final = 4096
-GIGABYTE: Final = 1e9
 NEVER_S: Final = 0.01  # thinks one who never thinks: the next question is there at once
 FULL_SLOTS: Final = 4  # "One 8B instance: 2-4 users"
 SMALL_SLOTS: Final = 20  # "10-20 users an instance"

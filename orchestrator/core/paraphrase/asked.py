@@ -72,9 +72,6 @@ class AskedQuestions:
         if len(self._barred) > self._most:
             del self._barred[next(iter(self._barred))]
 
-    def is_barred(self, digest: str) -> bool:
-        return digest in self._barred
-
     def find(self, asked: Question) -> Match | None:
         """The likest question that means what is asked; None too where two mean that and not the same."""
         if asked.digest in self._barred:
