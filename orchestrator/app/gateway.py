@@ -21,6 +21,7 @@ from orchestrator.app.acts import Acts
 from orchestrator.app.counts import read_counts
 from orchestrator.app.crewing import Crewing
 from orchestrator.app.loop import on_reload, open_files_at_most, run, until
+from orchestrator.app.mirroring import chores_key
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.recent_calls import recent_calls
 from orchestrator.app.rules import rules_from, texts_in_logs, with_other_keys
@@ -110,7 +111,7 @@ class Worker:
         feedback = Feedback(self._cache, self._connection)
         self._spans = SpanExporter(lambda: self._live.rules.traces, f"gateway-{index}")
         tracing = Tracing(self._spans.take)
-        self._chores = Chores(self._connection)
+        self._chores = Chores(self._connection, chores_key(paths, settings))
         managing = Managing(self._live, self._chores, self._audited)
         self._server = Server(self._live, self._pipeline, status, feedback, self._records, page, tracing, managing)
         self._dropped: set[str] = set()

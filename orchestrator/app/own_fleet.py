@@ -116,11 +116,11 @@ class OwnFleet:
         return self._steward.model_sites()
 
     def why_kept(self, model: str) -> str:
-        """Why a model must not be deleted; empty: it may be."""
+        """Why a model must stay what it is; empty: it may be deleted or replaced."""
         if why := kept_by(self._settings(), model):
             return why
         runs = canonical_model_name(model) in {canonical_model_name(each.pool) for each in self._steward.placements}
-        return f"model '{model}' is deployed: `ollamactl deploy` without it, then delete it" if runs else ""
+        return f"model '{model}' is deployed: `ollamactl deploy` without it first" if runs else ""
 
     async def models_changed(self, chore: Chore) -> str:
         """What is on the disks is not served for that: the settings say what is."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.dialects.parse import canonical_model_name
+from orchestrator.core.manifests import split_name
 
 # What Ollama's last line says of each kind of work.
 SUCCESS: Final = "success"
@@ -39,6 +41,18 @@ class ChoreKind(StrEnum):
         return self in (ChoreKind.PULL, ChoreKind.PUSH, ChoreKind.CREATE)
 
 
+# What is passed on of a body, beside the model. Names and passwords of registries, which Ollama ignores, lie in no
+# Redis.
+PASSED_ON: Final[Mapping[ChoreKind, tuple[str, ...]]] = {
+    ChoreKind.PULL: ("insecure",),
+    ChoreKind.PUSH: ("insecure",),
+    ChoreKind.CREATE: (
+        "from", "files", "adapters", "quantize", "template", "license", "system", "parameters", "messages", "renderer",
+        "parser", "requires", "info",
+    ),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Chore:
     """One change as it was asked for. `body`: as Ollama takes it, whatever the form of its answer."""
@@ -53,6 +67,21 @@ class Chore:
     def subject(self) -> str:
         """What it is about, for people: a model, or a blob."""
         return str(self.body.get("model") or self.body.get("source") or self.body.get("digest") or "")
+
+    @property
+    def what(self) -> str:
+        """What it is about, for an audit: also what a model is made of, and what a copy is called."""
+        if self.kind is ChoreKind.COPY:
+            return f"{self.subject} to {self.body.get('destination')}"
+        origin = self.body.get("from")
+        return f"{self.subject} from {origin}" if origin else self.subject
+
+    @property
+    def replaced(self) -> str:
+        """The model that is no more what it was once this is done; a pull brings what its name stands for anyway."""
+        if self.kind is ChoreKind.COPY:
+            return str(self.body.get("destination", ""))
+        return self.subject if self.kind in (ChoreKind.CREATE, ChoreKind.DELETE) else ""
 
     @property
     def names(self) -> frozenset[str]:
@@ -100,6 +129,31 @@ class Outcome:
 def is_blob(digest: str) -> bool:
     """Whether it is a blob's name as Ollama has them."""
     return _BLOB.fullmatch(digest) is not None
+
+
+def why_not(chore: Chore) -> str:
+    """Why nobody may have asked for this: no gateway passes it on. Empty: it may be done."""
+    if chore.kind is ChoreKind.BLOB:
+        return "" if set(chore.body) == {"digest"} and is_blob(chore.subject) else "that is no blob"
+    names = ("source", "destination") if chore.kind is ChoreKind.COPY else ("model",)
+    if odd := sorted(set(chore.body).difference(names, PASSED_ON.get(chore.kind, ()))):
+        return f"{', '.join(odd)}: that is not passed on"
+    for each in names:
+        name = chore.body.get(each)
+        if not isinstance(name, str) or split_name(name) is None:
+            return f"{each} is no model's name"
+    if not isinstance(chore.body.get("from", ""), str) or not isinstance(chore.body.get("insecure", False), bool):
+        return "from is no name, or insecure neither true nor false"
+    if would_leave(chore.kind, chore.body):
+        return f"{chore.subject} would be served by somebody else: prompts would leave the cluster"
+    return ""
+
+
+def would_leave(kind: ChoreKind, body: Mapping[str, Any]) -> bool:
+    """Whether a model of it would be served by ollama.com; such a one may be copied and deleted."""
+    if kind in (ChoreKind.COPY, ChoreKind.DELETE):
+        return False
+    return any(is_cloud_model(str(body.get(each, ""))) for each in ("model", "from"))
 
 
 def ending(chore: Chore, outcomes: Sequence[Outcome], *, was_begun: bool = False) -> Ending:

@@ -99,7 +99,7 @@ def _ollama_environment(placement: Placement, address: str, kv_type: str) -> Map
 
 def llama_cpp_unit(placement: Placement, weights: Path, port: int, *, is_embedding: bool) -> Unit:
     """The built-in engine: llama.cpp's server with one GGUF file on the CPU."""
-    argv = [sys.executable, "-m", "orchestrator.nodes.llama_cpp", "--model-file", str(weights)]
+    argv = [sys.executable, "-P", "-m", "orchestrator.nodes.llama_cpp", "--model-file", str(weights)]
     argv += ["--alias", placement.pool, "--port", str(port), "--slots", str(placement.slots)]
     argv += ["--context", str(placement.context), *(["--embedding"] if is_embedding else [])]
     return Unit(name=UNIT_PREFIX + placement.instance, argv=tuple(argv), env=_inherited("LD_LIBRARY_PATH"))
@@ -107,7 +107,7 @@ def llama_cpp_unit(placement: Placement, weights: Path, port: int, *, is_embeddi
 
 def simulator_unit(placement: Placement, config: Path) -> Unit:
     """A simulated instance in the place of an engine."""
-    argv = (sys.executable, "-m", "orchestrator.nodes.simulator", "--config", str(config))
+    argv = (sys.executable, "-P", "-m", "orchestrator.nodes.simulator", "--config", str(config))
     return Unit(name=UNIT_PREFIX + placement.instance, argv=argv, env={})
 
 

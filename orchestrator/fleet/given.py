@@ -97,7 +97,7 @@ class GivenFleet:
         return [_site(each) for each in watches if each.sight.engine is not Engine.LLAMA_CPP]
 
     def why_kept(self, model: str) -> str:
-        """Why a model must not be deleted; empty: it may be."""
+        """Why a model must stay what it is; empty: it may be deleted or replaced."""
         return kept_by(self._settings(), model)
 
     async def models_changed(self, _: Chore) -> str:

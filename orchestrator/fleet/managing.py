@@ -1,5 +1,6 @@
 """Changes of models, carried out by the controller that leads: on every node, side by side, told of as one.
 
+Whoever asked: what no gateway passes on is refused here as well, and what is done is written down before it is done.
 A change that another controller began is begun anew: Ollama goes on with a pull where it was cut, and the others may be
 done twice. What a change is, and what its outcomes come to, is `core.chores`'; which nodes there are is the fleet's.
 """
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, Protocol
 
-from orchestrator.core.chores import Chore, ChoreKind, Ending, Outcome, Progress, ending, shortened
+from orchestrator.core.chores import Chore, ChoreKind, Ending, Outcome, Progress, ending, shortened, why_not
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.fleet.model_sites import ModelSite
 from orchestrator.fleet.tasks import raise_first, within
@@ -34,7 +35,7 @@ class Book(Protocol):
     """Changes that are to be done, and what is told of them. All of it raises StoreError."""
 
     def on_stir(self, callback: Callable[[], None]) -> None: ...
-    async def open(self) -> list[Chore]: ...
+    async def open(self, token: int) -> list[Chore]: ...
     async def was_begun(self, chore: Chore) -> bool: ...
     async def tell(self, chore: Chore, token: int, line: Mapping[str, Any] | None) -> bool: ...
     async def end(self, chore: Chore, token: int, ending: Ending) -> bool: ...
@@ -61,10 +62,14 @@ class Managed(Protocol):
         """Every folder of models."""
 
     def why_kept(self, model: str) -> str:
-        """Why a model must not be deleted; empty: it may be."""
+        """Why a model must stay what it is; empty: it may be deleted or replaced."""
 
     async def models_changed(self, chore: Chore) -> str:
         """Look at what there is now; what is to be told beside, empty: nothing."""
+
+
+# Said before anything is done on a server. Raises OrchestratorError, and then it is not done.
+Audit = Callable[[Chore], None]
 
 
 class _NotOursError(Exception):
@@ -74,8 +79,8 @@ class _NotOursError(Exception):
 class Managing:
     """Of one controller, for as long as it leads."""
 
-    def __init__(self, book: Book, lead: Lead, fleet: Managed) -> None:
-        self._book, self._lead, self._fleet = book, lead, fleet
+    def __init__(self, book: Book, lead: Lead, fleet: Managed, audit: Audit) -> None:
+        self._book, self._lead, self._fleet, self._audit = book, lead, fleet, audit
         self._api = ModelApi()
         self._stirred = asyncio.Event()
         self._works: dict[str, tuple[Chore, asyncio.Task[None]]] = {}
@@ -99,7 +104,7 @@ class Managing:
         chores: list[Chore] = []
         if self._lead.leads:
             try:
-                chores = await self._book.open()
+                chores = await self._book.open(self._lead.token)
             except StoreError:
                 return  # what is under way goes on
         still = {each.id for each in chores}
@@ -147,12 +152,17 @@ class Managing:
         """Raises _NotOursError, StoreError and what may go wrong on the way."""
         was_begun = await self._book.was_begun(chore)
         await self._tell(chore, None)  # who does not lead does nothing
+        if why := why_not(chore):
+            log.warning("%s of %s, asked for by %s, is refused: %s", chore.kind, chore.subject, chore.who, why)
+            return Ending(400, why)
         progress = Progress()
         async with self._told(chore, progress):
             await self._fleet.models_known()
-            if chore.kind is ChoreKind.DELETE and (why := self._fleet.why_kept(chore.subject)):
+            if chore.replaced and (why := self._fleet.why_kept(chore.replaced)):
                 return Ending(409, why)
             await self._after_others(chore)
+            if chore.kind is not ChoreKind.BLOB:
+                self._audit(chore)
             ended = await self._carried_out(chore, progress, was_begun=was_begun)
             note = await self._changed(chore) if chore.kind in _CHANGING else ""
         for line in progress.news():

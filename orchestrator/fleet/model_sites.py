@@ -43,7 +43,7 @@ def sites_by_node(instances: Iterable[Instance], turn_of: Callable[[Instance], a
 
 
 def kept_by(settings: ClusterSettings, model: str) -> str:
-    """Where the settings want a model, so that it must not be deleted; empty: nowhere."""
+    """Where the settings want a model, so that it must be neither deleted nor replaced; empty: nowhere."""
     wanted = canonical_model_name(model)
 
     def has(*names: str) -> bool:
@@ -53,4 +53,7 @@ def kept_by(settings: ClusterSettings, model: str) -> str:
     places += [(f"`instances`, {each.label}", has(*each.models)) for each in settings.instances]
     places += [(f"tiers.{name}", not tier.provider and has(tier.model)) for name, tier in settings.tiers.items()]
     where = next((place for place, is_there in places if is_there), "")
-    return f"model '{model}' is named in cluster.yaml ({where}): take it out there, then delete it" if where else ""
+    if not where:
+        return ""
+    way_out = "take it out there, then delete it; what is made or copied needs another name"
+    return f"model '{model}' is named in cluster.yaml ({where}): {way_out}"

@@ -12,8 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
-from orchestrator.core.catalogue import is_cloud_model
-from orchestrator.core.chores import SUCCESS, Chore, ChoreKind, Ending, ending, is_blob
+from orchestrator.core.chores import PASSED_ON, SUCCESS, Chore, ChoreKind, Ending, ending, is_blob, would_leave
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import OPENAI_JSON_TYPE, MalformedCall, error_response
 from orchestrator.core.dialects.frames import NDJSON_TYPE
@@ -46,15 +45,6 @@ _KINDS: Final = {
 }
 METHODS: Final = {path: ("DELETE",) if kind is ChoreKind.DELETE else ("POST",) for path, kind in _KINDS.items()}
 _STRUCTS: Final = {each: f"{each.capitalize()}Request" for each in ChoreKind}
-# What is passed on of a body. Names and passwords of registries, which Ollama ignores, lie in no Redis.
-_PASSED_ON: Final = {
-    ChoreKind.PULL: ("insecure",),
-    ChoreKind.PUSH: ("insecure",),
-    ChoreKind.CREATE: (
-        "from", "files", "adapters", "quantize", "template", "license", "system", "parameters", "messages", "renderer",
-        "parser", "requires", "info",
-    ),
-}  # fmt: skip
 
 # Said before anything is done: who, what, and to which model. Raises OrchestratorError, and then it is not done.
 Audit = Callable[[str, str, str], None]
@@ -144,7 +134,7 @@ class Managing:
         for each in sorted(chore.names):
             if not caller.may_use(each):
                 raise CallerError(403, f"the key of {caller.name} may not change {each}", "permission_error")
-        self._audit(caller.name, chore.kind, _what(chore))
+        self._audit(caller.name, chore.kind, chore.what)
         return await self._chores.ask(chore)
 
     async def _end_of(self, chore: Chore) -> Ending:
@@ -220,20 +210,10 @@ def _checked(kind: ChoreKind, asked: Mapping[str, Any]) -> dict[str, Any]:
     if split_name(model) is None:
         wrong = f"name {gojson.quote(model)} is invalid" if kind is ChoreKind.DELETE else "invalid model name"
         raise CallerError(400, wrong)
-    body = {name: asked[name] for name in _PASSED_ON.get(kind, ()) if asked.get(name) not in (None, "")}
-    if asked.get("remote_host") or (kind is not ChoreKind.DELETE and any(map(is_cloud_model, (model, _from(body))))):
+    body = {name: asked[name] for name in PASSED_ON.get(kind, ()) if asked.get(name) not in (None, "")}
+    if asked.get("remote_host") or would_leave(kind, {"model": model, **body}):
         raise CallerError(400, f"{model} would be served by somebody else: prompts would leave the cluster")
     return {"model": model, **body}
-
-
-def _from(body: Mapping[str, Any]) -> str:
-    return str(body.get("from", ""))
-
-
-def _what(chore: Chore) -> str:
-    if chore.kind is ChoreKind.COPY:
-        return f"{chore.body['source']} to {chore.body['destination']}"
-    return chore.subject
 
 
 def _refused(request: Request, ended: Ending, trace: Trace) -> Reply:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from orchestrator.core.chores import Chore, ChoreKind, Ending, Outcome, Progress, ending, is_blob
+from orchestrator.core.chores import Chore, ChoreKind, Ending, Outcome, Progress, ending, is_blob, why_not
 
 PULL = Chore(ChoreKind.PULL, {"model": "m:8b"})
 DELETE = Chore(ChoreKind.DELETE, {"model": "m:8b"})
@@ -55,6 +55,45 @@ def test_the_same_is_asked_for_however_a_name_is_spelled() -> None:
     ]
     assert one not in others
     assert Chore(ChoreKind.COPY, {"source": "A", "destination": "b:latest"}).names == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "what", "replaced"),
+    [
+        (ChoreKind.PULL, {"model": "m", "insecure": True}, "m", ""),
+        (ChoreKind.PUSH, {"model": "me/m"}, "me/m", ""),
+        (ChoreKind.CREATE, {"model": "m", "from": "n", "parameters": {"seed": 1}}, "m from n", "m"),
+        (ChoreKind.CREATE, {"model": "m", "files": {"a": "sha256:x"}}, "m", "m"),
+        (ChoreKind.COPY, {"source": "m", "destination": "n"}, "m to n", "n"),
+        (ChoreKind.COPY, {"source": "m:1b-cloud", "destination": "n"}, "m:1b-cloud to n", "n"),
+        (ChoreKind.DELETE, {"model": "m:1b-cloud"}, "m:1b-cloud", "m:1b-cloud"),
+        (ChoreKind.BLOB, {"digest": f"sha256:{64 * '0'}"}, f"sha256:{64 * '0'}", ""),
+    ],
+)
+def test_what_may_be_asked_for_says_what_it_is_and_which_model_is_no_more_what_it_was(
+    kind: ChoreKind, body: dict[str, Any], what: str, replaced: str
+) -> None:
+    chore = Chore(kind, body)
+    assert (why_not(chore), chore.what, chore.replaced) == ("", what, replaced)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChoreKind.PULL, {}),
+        (ChoreKind.PULL, {"model": 7}),
+        (ChoreKind.PULL, {"model": "m", "insecure": "yes"}),
+        (ChoreKind.PULL, {"model": "m", "from": "n"}),
+        (ChoreKind.PUSH, {"model": "m", "username": "u"}),
+        (ChoreKind.CREATE, {"model": "m", "from": ["n"]}),
+        (ChoreKind.CREATE, {"model": "m:cloud", "from": "n"}),
+        (ChoreKind.COPY, {"source": "m", "destination": "n", "model": "o"}),
+        (ChoreKind.DELETE, {"model": "/etc/passwd"}),
+        (ChoreKind.BLOB, {"digest": f"sha256:{64 * '0'}", "model": "m"}),
+    ],
+)
+def test_what_no_gateway_passes_on_may_not_be_asked_for(kind: ChoreKind, body: dict[str, Any]) -> None:
+    assert why_not(Chore(kind, body))
 
 
 @pytest.mark.parametrize(

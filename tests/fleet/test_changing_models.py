@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from orchestrator.core.chores import Chore, ChoreKind, Ending
+from orchestrator.core.errors import HostError
 from orchestrator.fleet import managing
 from orchestrator.fleet.managing import Managing
 from orchestrator.store import chores as store_chores
@@ -23,6 +24,7 @@ from tests.fleet.given_world import WITHIN_S, GivenWorld, Played, given_world, m
 from tests.store.playing import Server
 
 LATER = model("later:8b", is_pulled=False, file_bytes=10**9, digest="d1" * 32)
+KEY = 32 * b"k"
 # A pull that goes on until somebody ends it, and one that takes a moment.
 SLOW, QUICK = {"pull_bandwidth_bytes_s": 1e3, "speed": 1.0}, {"pull_bandwidth_bytes_s": 1e9, "speed": 2.0}
 
@@ -32,7 +34,8 @@ class Asker:
 
     def __init__(self, world: GivenWorld, url: str) -> None:
         self.world, self._url = world, url
-        self.ears = Chores(world.connection)
+        self.ears = Chores(world.connection, KEY)
+        self.audited: list[tuple[str, str, str]] = []
         self._controllers: list[asyncio.Task[None]] = []
 
     async def lead(self) -> asyncio.Task[None]:
@@ -46,12 +49,15 @@ class Asker:
 
     async def _keep(self, connection: Connection) -> None:
         assert self.world.fleet is not None
-        book = Chores(connection)
+        book = Chores(connection, KEY)
         try:
             await book.start()
-            await Managing(book, self.world.store.lead, self.world.fleet).run()
+            await Managing(book, self.world.store.lead, self.world.fleet, self._audit).run()
         finally:
             await connection.close()
+
+    def _audit(self, chore: Chore) -> None:
+        self.audited.append((chore.who, chore.kind, chore.what))
 
     async def kill(self, controller: asyncio.Task[None]) -> None:
         controller.cancel()
@@ -285,6 +291,79 @@ async def test_a_model_that_the_settings_name_is_not_deleted(
         assert ended.status == 409
         assert f"is named in cluster.yaml ({where}): take it out there, then delete it" in ended.error
         assert await names(one) == {"kept:1b"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChoreKind.CREATE, {"model": "KEPT:1b", "from": "small:1b"}),
+        (ChoreKind.COPY, {"source": "small:1b", "destination": "registry.ollama.ai/library/kept:1b"}),
+    ],
+)
+async def test_a_model_that_the_settings_name_is_not_replaced_but_may_be_copied_and_pulled(
+    asker: Asker, kind: ChoreKind, body: dict[str, str]
+) -> None:
+    one = asker.world.played(model("kept:1b"), model("small:1b"), LATER, **QUICK)
+    settings = {"tiers": {"small": {"model": "kept:1b"}}, "routes": {"auto": {"primary": "small"}}}
+    async with serving(asker, one, **settings):
+        ended = await asker.done(kind, **body)
+        assert ended.status == 409
+        assert "take it out there, then delete it; what is made or copied needs another name" in ended.error
+        assert asker.audited == []
+        assert await asker.done(ChoreKind.COPY, source="kept:1b", destination="mine") == Ending()
+        assert await asker.done(ChoreKind.PULL, model="kept:1b") == Ending()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "why"),
+    [
+        (ChoreKind.CREATE, {"model": "x", "from": "small:1b", "remote_host": "https://h"}, "remote_host"),
+        (ChoreKind.CREATE, {"model": "x", "from": "gpt-oss:120b-cloud"}, "would be served by somebody else"),
+        (ChoreKind.PULL, {"model": "gpt-oss:120b-cloud"}, "would be served by somebody else"),
+        (ChoreKind.PULL, {"model": "../../etc/passwd"}, "model is no model's name"),
+        (ChoreKind.COPY, {"source": "small:1b"}, "destination is no model's name"),
+        (ChoreKind.DELETE, {"model": "small:1b", "name": "old:1b"}, "name: that is not passed on"),
+        (ChoreKind.BLOB, {"digest": "sha256:../../etc/passwd"}, "that is no blob"),
+    ],
+)
+async def test_what_no_gateway_passes_on_is_not_done_whoever_asked_for_it(
+    asker: Asker, kind: ChoreKind, body: dict[str, str], why: str
+) -> None:
+    one = asker.world.played(model("small:1b"))
+    async with serving(asker, one):
+        ended = await asker.done(kind, **body)
+        assert ended.status == 400
+        assert why in ended.error
+        assert await names(one) == {"small:1b"}
+        assert asker.audited == []
+
+
+async def test_what_is_written_to_redis_by_a_stranger_is_done_on_no_server(asker: Asker) -> None:
+    one = asker.world.played(model("small:1b"), model("old:1b"))
+    async with serving(asker, one):
+        stranger = Chores(asker.world.connection, 32 * b"s")
+        await stranger.ask(Chore(ChoreKind.DELETE, {"model": "old:1b"}, "tester"))
+        await asker.done(ChoreKind.COPY, source="small:1b", destination="mine")
+        assert await names(one) == {"small:1b", "old:1b", "mine:latest"}
+        assert asker.audited == [("tester", "copy", "small:1b to mine")]
+
+
+async def test_the_controller_says_what_it_does_and_does_nothing_that_it_cannot_account_for(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Asker, chore: Chore) -> None:
+        raise HostError(f"the audit cannot be written ({chore.kind})")
+
+    one = asker.world.played(model("small:1b"), model("old:1b"))
+    async with serving(asker, one):
+        assert await asker.done(ChoreKind.CREATE, model="brief", **{"from": "small:1b"}) == Ending()
+        assert asker.audited == [("tester", "create", "brief from small:1b")]
+    monkeypatch.setattr(Asker, "_audit", full)
+    await asker.close()
+    await asker.lead()
+    ended = await asker.done(ChoreKind.DELETE, model="old:1b")
+    assert ended == Ending(500, "the audit cannot be written (delete)")
+    assert "old:1b" in await names(one)
 
 
 async def test_a_model_is_made_of_another_one_on_every_server(asker: Asker) -> None:

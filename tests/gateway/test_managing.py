@@ -160,8 +160,9 @@ def test_ollamas_client_pulls_copies_and_deletes_on_every_server(cluster: Cluste
     assert "mine:8b" in cluster.names()[0] & cluster.names()[1]
     assert "later:8b" not in cluster.names()[0] | cluster.names()[1] | cluster.listed()
     acts = [(each.who, each.by, each.act, each.what) for each in audit.read(cluster.up.state / "audit.jsonl")]
-    assert ("boss", "api", "pull", "later:8b") in acts
-    assert ("boss", "api", "copy", "later:8b to mine:8b") in acts
+    for by in ("api", "controller"):
+        assert ("boss", by, "pull", "later:8b") in acts
+        assert ("boss", by, "copy", "later:8b to mine:8b") in acts
 
 
 def test_ollamas_client_makes_a_model_of_a_file_that_it_sends(cluster: Cluster, tmp_path: Path) -> None:
@@ -173,6 +174,13 @@ def test_ollamas_client_makes_a_model_of_a_file_that_it_sends(cluster: Cluster, 
         assert httpx.head(f"{each.url}/api/blobs/{digest}").status_code == 200
     assert cluster.client.create("made", files={"weights.gguf": digest}, system="Be brief.").status == "success"
     assert "made:latest" in cluster.names()[0] & cluster.names()[1]
+
+
+def test_the_audit_of_gateway_and_controller_says_what_a_model_is_made_of(cluster: Cluster) -> None:
+    assert cluster.client.create("offspring", from_="small:1b").status == "success"
+    acts = [(each.by, each.act, each.what) for each in audit.read(cluster.up.state / "audit.jsonl")]
+    made = [("api", "create", "offspring from small:1b"), ("controller", "create", "offspring from small:1b")]
+    assert [each for each in acts if "offspring" in each[2]] == made
 
 
 def test_ollamas_client_is_told_what_there_is_not(cluster: Cluster) -> None:
@@ -226,6 +234,8 @@ def test_answers_have_the_form_of_ollamas(cluster: Cluster) -> None:
         ("POST", "/api/create", b'{"model":"x","system":"' + 2**20 * b"a" + b'"}', 413, "larger than 1048576 bytes"),
         ("POST", "/api/blobs/sha256:nonsense", b"", 400, "invalid digest format"),
         ("DELETE", "/api/delete", b'{"model":"kept:1b"}', 409, "is named in cluster.yaml (tiers.small)"),
+        ("POST", "/api/create", b'{"model":"kept:1b","from":"small:1b"}', 409, "made or copied needs another name"),
+        ("POST", "/api/copy", b'{"source":"small:1b","destination":"KEPT:1b"}', 409, "needs another name"),
     ],
 )
 def test_what_cannot_be_is_refused(
