@@ -18,7 +18,7 @@ async def keep_packed(paths: StatePaths) -> None:
         if not paths.calls.is_dir():
             continue
         packing = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "orchestrator.app.call_log", str(paths.root)
+            sys.executable, "-P", "-m", "orchestrator.app.call_log", str(paths.root)
         )
         try:
             await packing.wait()

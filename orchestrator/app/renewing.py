@@ -74,7 +74,7 @@ class Renewing:
 
 async def _try(program: str) -> None:
     """Raise HostError where a supervisor that became this program would not get far."""
-    argv = (program, "-c", _EVERYTHING)
+    argv = (program, "-P", "-c", _EVERYTHING)
     if not Path(program).is_absolute():
         raise HostError(f"{program!r}: not the whole path of a Python")
     try:

@@ -96,7 +96,15 @@ def _copies(manifest: Manifest, folder: Path, asked: Asked) -> Iterator[_Copy]:
         roots = {STATE: asked.state, CONFIG: asked.config_to, OUTSIDE: asked.config_to / OUTSIDE}
         if kind in roots:
             # Nothing becomes more open than it has to be: all of it is one owner's.
-            yield _Copy(folder / name, roots[kind] / rest, listed.mode & 0o700)
+            yield _Copy(folder / name, _below(roots[kind], rest, asked.archive), listed.mode & 0o700)
+
+
+def _below(root: Path, rest: str, archive: Path) -> Path:
+    """Where that is. Raises HostError where it is not below `root`."""
+    target = root / rest
+    if not target.is_relative_to(root) or ".." in target.parts[len(root.parts) :]:
+        raise HostError(f"{archive}: {rest} would be brought back outside of {root}; it was not made by a backup")
+    return target
 
 
 def _refuse_others(copies: list[_Copy]) -> None:

@@ -80,7 +80,7 @@ def of_unit(unit: UnitStatus, disk: str) -> Running | None:
         program, words = Path(f"/proc/{unit.pid}/exe").readlink(), psutil.Process(unit.pid).cmdline()
     except (OSError, psutil.Error):
         return None  # it has ended just now
-    if "orchestrator." in " ".join(words[1:3]):  # `python -m orchestrator.…`
+    if "orchestrator." in " ".join(words[1:4]):  # `python -P -m orchestrator.…`
         return Running(kind, name, "", builds.of_process(unit.pid), disk)
     runs, called = str(program), words[0].split()[0]  # a server may have put a title behind its command
     return Running(kind, name, "", runs, runs if not _is_replaced(runs, called) else os.path.realpath(called))

@@ -65,4 +65,4 @@ def become(program: str, succession: Succession) -> None:
     os.write(handle, _SUCCESSION.dump_json(succession))
     os.set_inheritable(handle, True)
     os.environ[HANDED_FD] = str(handle)
-    os.execv(program, (program, "-m", "orchestrator.cli", *sys.argv[1:]))  # noqa: S606 - our own program, no shell
+    os.execv(program, (program, "-P", "-m", "orchestrator.cli", *sys.argv[1:]))  # noqa: S606 - our own program, no shell

@@ -195,7 +195,7 @@ class Supervisor:
         return {"PROMETHEUS_MULTIPROC_DIR": str(self._paths.metrics), "OLM_REDIS": self._redis_url(settings)}
 
     async def _start_controller(self, keeper: Keeper, settings: ClusterSettings) -> None:
-        argv = (sys.executable, "-m", "orchestrator.app.controller", "--state", str(self._paths.root))
+        argv = (sys.executable, "-P", "-m", "orchestrator.app.controller", "--state", str(self._paths.root))
         environment = {**self._environment(settings), **_engine_environment()}
         await keeper.start(Unit(name="controller", argv=argv, env=environment, holds_hangup=True))
 

@@ -35,6 +35,7 @@ class Workers:
     environment: Mapping[str, str]
 
     async def start(self) -> None:
+        self.paths.slots.unlink(missing_ok=True)  # rows of a run that was killed: nobody would take its calls off
         for index in range(self.number):
             await self.keeper.start(self._unit(index, 0))
 
@@ -63,7 +64,7 @@ class Workers:
             self.listeners.drop(event.unit)
 
     def _unit(self, index: int, life: int) -> Unit:
-        argv = (sys.executable, "-m", "orchestrator.app.gateway", "--state", str(self.paths.root))
+        argv = (sys.executable, "-P", "-m", "orchestrator.app.gateway", "--state", str(self.paths.root))
         place = ("--listen", self.listeners.address, "--index", str(index), "--workers", str(self.number))
         return Unit(
             name=f"{PREFIX}{index}",

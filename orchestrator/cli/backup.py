@@ -7,14 +7,12 @@ import getpass
 import time
 from pathlib import Path
 
-from rich.markup import escape
-
 from orchestrator.app import audit
 from orchestrator.app.archive import Manifest, passphrase_in
 from orchestrator.app.backing_up import CONFIG_NAME, OUTSIDE, Wanted, back_up
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.restoring import Asked, inspect, restore
-from orchestrator.cli.output import console, errors
+from orchestrator.cli.output import console, errors, literal
 from orchestrator.core.errors import HostError
 
 
@@ -26,9 +24,9 @@ def run_backup(state: Path, config: Path | None, to: Path, *, with_calls: bool, 
     secret = passphrase_in(passphrase) if passphrase is not None else None
     audit.record(paths.audit, getpass.getuser(), "command", "backup", str(to))
     manifest = asyncio.run(back_up(Wanted(paths.root, config, to.absolute(), with_calls, secret)))
-    console.print(f"{escape(str(to))}: {len(manifest.files)} files, {to.stat().st_size:,} bytes", soft_wrap=True)
+    console.print(f"{literal(str(to))}: {len(manifest.files)} files, {to.stat().st_size:,} bytes", soft_wrap=True)
     for each in manifest.left_out:
-        errors.print(f"[yellow]left out: {escape(each)}[/yellow]", soft_wrap=True)
+        errors.print(f"[yellow]left out: {literal(each)}[/yellow]", soft_wrap=True)
     if config is None:
         errors.print("[yellow]no cluster.yaml here, so none is in it; name it with --config[/yellow]")
     if secret is None:
@@ -52,7 +50,7 @@ def run_restore(archive: Path, state: Path, config_to: Path, *, is_check: bool, 
     console.print(f"brought back: {len(restored.files)} files and {restored.counts} counts of Redis")
     for each in restored.outside:
         place = "/" / each.relative_to(asked.config_to / OUTSIDE)
-        console.print(f"put where it belongs, where it is not there: {escape(f'{each} -> {place}')}", soft_wrap=True)
+        console.print(f"put where it belongs, where it is not there: {literal(f'{each} -> {place}')}", soft_wrap=True)
     if CONFIG_NAME in restored.manifest.files:
         console.print(f"start it: ollamactl up --state {asked.state} --config {asked.config_to / 'cluster.yaml'}")
     return 0
@@ -60,4 +58,5 @@ def run_restore(archive: Path, state: Path, config_to: Path, *, is_check: bool, 
 
 def _tell(manifest: Manifest) -> None:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.made_unix_ms / 1000))
-    console.print(f"made {at} on {escape(manifest.host)} by ollamactl {manifest.program}; every file is as it was kept")
+    made = literal(f"made {at} on {manifest.host} by ollamactl {manifest.program}")
+    console.print(f"{made}; every file is as it was kept")

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from orchestrator.app.cache_desk import Step, found_told, opened, question_call
 from orchestrator.app.questions import NobodyAnswersError
 from orchestrator.app.warming import read_questions, warm
-from orchestrator.cli.output import console, draw, fail, table
+from orchestrator.cli.output import console, draw, fail, literal, table
 from orchestrator.cli.status import EXIT_NOBODY, endpoint_of
 from orchestrator.core.dialects.parse import parse_call
 from orchestrator.core.errors import CallerError, HostError
@@ -37,19 +36,19 @@ def run_stats(state: Path, *, as_json: bool) -> int:
         click.echo(json.dumps(told, ensure_ascii=False, indent=2))
         return 0
     for each in told["layers"]:
-        console.print(f"{_switch(each['is_on'])} {each['name']}: {escape(each['why'])}")
+        console.print(f"{_switch(each['is_on'])} {each['name']}: {literal(each['why'])}")
     console.print(
         f"{told['answers']} answers, {_mib(told['bytes'])} of {_mib(told['room_bytes'])}; "
-        f"{told['evicted']} forgotten for want of room, {told['expired']} past their time\n{escape(told['terms'])}"
+        f"{told['evicted']} forgotten for want of room, {told['expired']} past their time\n{literal(told['terms'])}"
     )
     drawn = table("What", "Which", "How many")
     drawn.add_row("joined", "an identical call under way", str(told["joins"]))
     for what, title in (("hits", "hit"), ("misses", "miss"), ("reported_wrong", "reported wrong")):
         for which, amount in told[what].items():
-            drawn.add_row(title, escape(which), str(amount))
+            drawn.add_row(title, literal(which), str(amount))
     for what, title in (("by_scope", "answers of"), ("by_key", "answers for"), ("by_tag", "answers tagged")):
         for which, amount in told[what].items():
-            drawn.add_row(title, escape(which), str(amount))
+            drawn.add_row(title, literal(which), str(amount))
     draw(drawn)
     return 0
 
@@ -90,9 +89,9 @@ def run_explain(
         return 0 if is_hit else 1
     for each in steps:
         colour = _COLOURS.get(each.verdict, "yellow")
-        console.print(f"[{colour}]{each.verdict}[/{colour}] {each.layer}: {escape(each.why[0])}")
+        console.print(f"[{colour}]{each.verdict}[/{colour}] {each.layer}: {literal(each.why[0])}")
         for more in each.why[1:]:
-            console.print(escape(f"  {more}"))
+            console.print(literal(f"  {more}"))
     if not is_hit:
         console.print("an instance answers")
     return 0 if is_hit else 1
@@ -138,7 +137,7 @@ def run_warm(
     )
     failed = {word: amount for word, amount in seen.items() if word.startswith("failed")}
     for word, amount in failed.items():
-        console.print(f"[red]{amount}[/red] {escape(word)}")
+        console.print(f"[red]{amount}[/red] {literal(word)}")
     return 1 if failed or seen["bypass"] + seen["off"] == len(calls) else 0
 
 
@@ -156,14 +155,14 @@ def _call(question: str, model: str, path: str, body: Path | None) -> Call:
 
 
 def _draw_entry(told: Mapping[str, Any]) -> None:
-    console.print(f"[bold]{escape(told['key'])}[/bold]")
+    console.print(f"[bold]{literal(told['key'])}[/bold]")
     for name in ("scope", "tenant", "tags", "bytes", "age_s", "fresh_for_s", "ends_in_s", "problem"):
         if told.get(name) not in (None, "", ()):
             value = ", ".join(told[name]) if name == "tags" else told[name]
-            console.print(escape(f"  {name}: {value}"))
+            console.print(literal(f"  {name}: {value}"))
     if "answer" in told:
         text = told["answer"]["text"]
-        console.print(escape(f"  {text if len(text) <= _SHOWN_LETTERS else text[:_SHOWN_LETTERS] + '…'}"))
+        console.print(literal(f"  {text if len(text) <= _SHOWN_LETTERS else text[:_SHOWN_LETTERS] + '…'}"))
 
 
 def _switch(is_on: bool) -> str:

@@ -7,14 +7,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.progress import Progress
 
 from orchestrator.app.calibrating import FEWEST, Answered, CalibrationError, answered, write_calibration
 from orchestrator.app.evaluating import Asking, Target, target_of
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.evaluate import read_questions
-from orchestrator.cli.output import console, errors, table
+from orchestrator.cli.output import console, errors, literal, table
 from orchestrator.cli.status import endpoint_of
 from orchestrator.core.confidence import calibrate, shipped
 from orchestrator.core.evaluation.questions import Question
@@ -64,7 +63,7 @@ async def _asked(questions: Sequence[Question], target: Target, asking: Asking) 
 
 def _draw(judged: Sequence[Judged], tier: str, out: Path) -> None:
     right = sum(each.is_right for each in judged) / len(judged)
-    console.print(f"{len(judged)} answers of {escape(tier)}, {right:.0%} right; curve in {escape(str(out))}")
+    console.print(f"{len(judged)} answers of {literal(tier)}, {right:.0%} right; curve in {literal(str(out))}")
     console.print(f"calibration error on answers it was not made of: {calibration_error(judged):.3f}")
     drawn = table("confidence_below", "escalated", "right of the others")
     for below in THRESHOLDS:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.call_log import opened, rows_of
 from orchestrator.app.paths import StatePaths
-from orchestrator.cli.output import console
+from orchestrator.cli.output import console, json_text, literal
 from orchestrator.core.errors import HostError
 
 _SHOWN = (
@@ -38,7 +36,7 @@ def run_calls(
         raise HostError(f"{only['id']}: no such call is in the request log; --since reaches further back")
     if as_json:
         for each in rows:
-            click.echo(json.dumps(each, ensure_ascii=False, default=str))
+            click.echo(json_text(each, indent=None))
     else:
         _draw(rows, rows[0].keys() if sql is not None and rows else _SHOWN)
     return 0
@@ -49,7 +47,7 @@ def _draw(rows: list[dict[str, Any]], columns: Any) -> None:
     for name in columns:
         drawn.add_column("at" if name == "at_ms" else name, overflow="fold")
     for each in rows:
-        drawn.add_row(*(escape(_cell(name, each[name])) for name in columns))
+        drawn.add_row(*(literal(_cell(name, each[name])) for name in columns))
     console.print(drawn)
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import click
-from rich.markup import escape
 
-from orchestrator.cli.output import console, draw, table
+from orchestrator.cli.output import console, draw, literal, table
 from orchestrator.core.capacity.carrying import Outcome, Plan
 from orchestrator.core.capacity.comparing import MARGIN, Compared, Play, is_beyond
 from orchestrator.core.capacity.demand import Load, Recorded
@@ -302,15 +301,15 @@ def _played_p95s(compared: Compared) -> str:
 
 def _print_tables(intro: Sequence[str], sections: Sequence[Section], about: str) -> None:
     for line in intro:
-        console.print(escape(line))
+        console.print(literal(line))
     for each in sections:
-        console.print(f"\n[bold]{escape(each.title)}[/bold]")
+        console.print(f"\n[bold]{literal(each.title)}[/bold]")
         drawn = table(*each.columns)
         for row in each.rows:
-            drawn.add_row(*map(escape, row))
+            drawn.add_row(*map(literal, row))
         draw(drawn)
         for remark in each.remarks:
-            console.print(f"[dim]{escape(remark)}[/dim]")
+            console.print(f"[dim]{literal(remark)}[/dim]")
     console.print(f"\n{about}")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
-from rich.markup import escape
 
 from orchestrator.app import deployments
 from orchestrator.app.deploying import Deploying, Report
@@ -21,7 +20,7 @@ from orchestrator.app.rollout import Ended
 from orchestrator.app.running import now_unix_ms
 from orchestrator.app.visits import BRINGS_NONE, in_words, visits
 from orchestrator.cli.difference import draw_proposal, propose_on_hosts
-from orchestrator.cli.output import console, errors, fail
+from orchestrator.cli.output import console, errors, fail, literal
 from orchestrator.cli.screen import TerminalScreen
 from orchestrator.cli.up import run_up
 from orchestrator.core.deployment import Deployment, last_good
@@ -98,7 +97,7 @@ def run_rollback(asked: Asked) -> int:
             raise HostError(
                 f"deployment {good.number} has instances on {', '.join(gone)}, not in the settings any more"
             )
-        console.print(f"back to deployment {good.number}, made by {escape(good.made_by)}: {_told(history[-1], good)}")
+        console.print(f"back to deployment {good.number}, made by {literal(good.made_by)}: {_told(history[-1], good)}")
         _have_agreed(asked, "roll back?")
         _have_cluster(asked)
         has_other = good.program != history[-1].program
@@ -217,19 +216,21 @@ def _done(work: Coroutine[object, object, Report]) -> int:
     """Tell how it ended."""
     report = _interruptible(work)
     for text in report.answers:
-        console.print(f"[green]✓[/green] {escape(text)}", soft_wrap=True)
+        console.print(f"[green]✓[/green] {literal(text)}", soft_wrap=True)
     for text in (*report.wrong, *report.failed.values()):
-        errors.print(f"[red]✗[/red] {escape(text)}", soft_wrap=True)
+        errors.print(f"[red]✗[/red] {literal(text)}", soft_wrap=True)
     course = report.course
     if report.is_good:
         console.print(f"[bold green]deployment {report.number} serves[/bold green]: {course.serving} instances")
         return 0
     for text in course.unreachable.values() if report.ended is not Ended.WHOLE else ():
-        errors.print(f"[red]✗[/red] {escape(text)}", soft_wrap=True)
+        errors.print(f"[red]✗[/red] {literal(text)}", soft_wrap=True)
     if course.silent:
-        errors.print(f"[red]✗[/red] they come back with their host: {escape(', '.join(course.silent))}", soft_wrap=True)
+        errors.print(
+            f"[red]✗[/red] they come back with their host: {literal(', '.join(course.silent))}", soft_wrap=True
+        )
     for text in course.late:
-        errors.print(f"[red]✗[/red] {escape(text)}", soft_wrap=True)
+        errors.print(f"[red]✗[/red] {literal(text)}", soft_wrap=True)
     errors.print(
         f"[red]deployment {report.number} does not serve whole[/red]: {course.serving} of {course.total} instances do, "
         "and go on; the controller keeps trying, `ollamactl status` and `events` tell, `rollback` goes back",

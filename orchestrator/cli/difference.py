@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.markup import escape
-
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.proposing import Proposal, propose
 from orchestrator.app.visits import visits
-from orchestrator.cli.output import below, console, draw, table
+from orchestrator.cli.output import below, console, draw, literal, table
 from orchestrator.core.difference import Change, Kind, Room
 from orchestrator.core.model import Placement
 from orchestrator.settings import ClusterSettings
@@ -37,23 +35,23 @@ async def propose_on_hosts(
 def draw_proposal(proposal: Proposal) -> None:
     """All of it, as `plan` and `deploy` show it."""
     for name, steps in proposal.base.items():
-        console.print(f"[green]+[/green] [bold]{escape(name)}[/bold]: base")
+        console.print(f"[green]+[/green] [bold]{literal(name)}[/bold]: base")
         for step in steps:
-            console.print(f"      {escape(step)}", soft_wrap=True)
+            console.print(f"      {literal(step)}", soft_wrap=True)
     if proposal.difference.changes:
         cards = {card.uuid: f"{card.name} #{card.index}" for node in proposal.facts for card in node.accelerators}
         _draw_changes(proposal.difference.changes, cards)
     if not proposal.difference.is_empty:
         _draw_rooms(proposal.difference.rooms)
     for why in proposal.unreachable.values():
-        console.print(f"[red]left out:[/red] {escape(why)}", soft_wrap=True)
+        console.print(f"[red]left out:[/red] {literal(why)}", soft_wrap=True)
     for note in proposal.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] {literal(note)}", soft_wrap=True)
     for pool, note in proposal.wanted.plan.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(pool)}: {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note:[/yellow] {literal(pool)}: {literal(note)}", soft_wrap=True)
     for pool, why in proposal.wanted.plan.refused:
-        console.print(f"[red]not placed:[/red] {escape(pool)}: {escape(why)}", soft_wrap=True)
-    console.print(f"[bold]{escape(summary(proposal))}[/bold]", soft_wrap=True)
+        console.print(f"[red]not placed:[/red] {literal(pool)}: {literal(why)}", soft_wrap=True)
+    console.print(f"[bold]{literal(summary(proposal))}[/bold]", soft_wrap=True)
 
 
 def summary(proposal: Proposal) -> str:
@@ -71,7 +69,7 @@ def summary(proposal: Proposal) -> str:
 def _draw_changes(changes: tuple[Change, ...], cards: Mapping[str, str]) -> None:
     drawn = table("", "Instance", "Slots", "Context", "Needs", "Runs on")
     for pool in dict.fromkeys(each.pool for each in changes):
-        drawn.add_row("", f"[bold]{escape(pool)}[/bold]")
+        drawn.add_row("", f"[bold]{literal(pool)}[/bold]")
         for each in (each for each in changes if each.pool == pool):
             sign, colour = _SIGNS[each.kind]
             one = each.after or each.before
@@ -79,11 +77,11 @@ def _draw_changes(changes: tuple[Change, ...], cards: Mapping[str, str]) -> None
             needs = f"{one.footprint.total / GIB:.1f} GiB"
             drawn.add_row(
                 f"[{colour}]{sign}[/{colour}]",
-                escape(each.name),
+                literal(each.name),
                 _both(each, "slots"),
                 _both(each, "context"),
                 needs,
-                escape(", ".join(cards.get(uuid, uuid) for uuid in one.accelerators) or "CPU"),
+                literal(", ".join(cards.get(uuid, uuid) for uuid in one.accelerators) or "CPU"),
             )
             if each.kind is not Kind.KEEP:
                 drawn.add_row("", below(each.reason))
@@ -103,7 +101,7 @@ def _draw_rooms(rooms: tuple[Room, ...]) -> None:
     drawn = table("VRAM", "Before", "After", "Of")
     for each in changed:
         sizes = (each.before_bytes, each.after_bytes, each.total_bytes)
-        drawn.add_row(escape(f"{each.node} {each.name}"), *(f"{size / GIB:.1f} GiB" for size in sizes))
+        drawn.add_row(literal(f"{each.node} {each.name}"), *(f"{size / GIB:.1f} GiB" for size in sizes))
     draw(drawn)
 
 

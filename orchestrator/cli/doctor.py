@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.markup import escape
 
 from orchestrator.app.checkup import Ways, look
-from orchestrator.cli.output import below, console, draw, table
+from orchestrator.cli.output import below, console, draw, literal, table
 from orchestrator.core.doctor import Finding, Severity, check, worst
 
 EXIT_WARNINGS, EXIT_ERRORS = 1, 2
@@ -42,10 +41,10 @@ def _draw(findings: Iterable[Finding], *, is_all: bool) -> None:
     for each in shown:
         colour = _COLOURS[each.severity]
         found = f"[{colour}]{each.severity.word}[/{colour}]"
-        drawn.add_row(found, each.check, escape(each.where), escape(each.what))
+        drawn.add_row(found, each.check, literal(each.where), literal(each.what))
         if each.mends:
             drawn.add_row("", "", "", below(each.hurts))
-            drawn.add_row("", "", "", escape(f"→ {each.mends}"))
+            drawn.add_row("", "", "", literal(f"→ {each.mends}"))
     if shown:
         draw(drawn)
     console.print(_summary(findings, is_all=is_all))

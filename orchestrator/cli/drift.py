@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.routed_days import Day, Days, accept, read_days
-from orchestrator.cli.output import console, draw, table
+from orchestrator.cli.output import console, draw, literal, table
 
 _RATES = {"escalations": "escalated", "ratings": "rated wrong"}
 
@@ -27,14 +26,14 @@ def run_drift(state: Path, *, days: int, as_json: bool) -> int:
     else:
         draw(_drawn(told))
         for line in (*lines(told.drifts), *replayed_lines(told.replayed)):
-            console.print(f"  · {escape(line)}", soft_wrap=True)
+            console.print(f"  · {literal(line)}", soft_wrap=True)
     return int(any(each.get("alarm") for about in told.drifts.values() for each in about.values()))
 
 
 def run_accept(state: Path, route: str) -> int:
     """Raises OrchestratorError."""
     asyncio.run(accept(StatePaths(state.absolute()), route))
-    console.print(f"{escape(route)}: what is usual is learnt anew, from the calls that come")
+    console.print(f"{literal(route)}: what is usual is learnt anew, from the calls that come")
     return 0
 
 
@@ -72,14 +71,14 @@ def _drawn(told: Days) -> Table:
     drawn = table("Day", "Route", "Calls", "Escalated", "Why", "Answered by", "Rated right, wrong")
     for day, routes in told.days:
         for name, each in routes.items():
-            drawn.add_row(day, escape(name), *_cells(each))
+            drawn.add_row(day, literal(name), *_cells(each))
     return drawn
 
 
 def _cells(each: Day) -> tuple[str, ...]:
     part = f"{each.escalations} ({each.escalations / each.calls:.1%})" if each.calls else str(each.escalations)
     why, tiers = (", ".join(f"{name} {count}" for name, count in of.items()) for of in (each.escalated, each.tiers))
-    return str(each.calls), part, escape(why), escape(tiers), f"{each.right}, {each.wrong}"
+    return str(each.calls), part, literal(why), literal(tiers), f"{each.right}, {each.wrong}"
 
 
 def _as_json(told: Days) -> dict[str, Any]:

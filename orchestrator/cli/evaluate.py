@@ -10,13 +10,12 @@ from importlib import resources
 from pathlib import Path
 
 import click
-from rich.markup import escape
 from rich.progress import Progress
 
 from orchestrator.app.evaluating import Asking, Target, evaluate, resamples, target_of
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.evaluation_page import COLUMNS, cells, page
-from orchestrator.cli.output import console, draw, errors, table
+from orchestrator.cli.output import console, draw, errors, literal, table
 from orchestrator.cli.status import endpoint_of
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import score
@@ -100,19 +99,19 @@ def _draw(found: Report) -> None:
         console.print("[bold]SIMULATED:[/bold] texts are played; accuracy says nothing here")
     drawn = table(*COLUMNS)
     for each in found.targets:
-        drawn.add_row(*map(escape, cells(each)))
+        drawn.add_row(*map(literal, cells(each)))
     draw(drawn)
     if found.trade_off is not None:
         _draw_trade_off(found.trade_off)
 
 
 def _draw_trade_off(trade_off: TradeOff) -> None:
-    console.print(f"{trade_off.questions} questions by difficulty, the hardest to {escape(trade_off.full)} first:")
+    console.print(f"{trade_off.questions} questions by difficulty, the hardest to {literal(trade_off.full)} first:")
     drawn = table(*(f"{step * 10} %" for step in range(len(trade_off.curve))))
     drawn.add_row(*(f"{each:.1%}" for each in trade_off.curve))
     draw(drawn)
     for line in measured(trade_off):
-        console.print(escape(line))
+        console.print(literal(line))
 
 
 def measured(trade_off: TradeOff) -> tuple[str, ...]:

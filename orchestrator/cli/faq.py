@@ -9,10 +9,9 @@ from datetime import date
 from pathlib import Path
 
 import click
-from rich.markup import escape
 
 from orchestrator.app.curated import entries_of, faq_from
-from orchestrator.cli.output import below, console, draw, fail, table
+from orchestrator.cli.output import below, console, draw, fail, literal, table
 from orchestrator.core.errors import SettingsError
 from orchestrator.core.faq import Faq, FaqEntry, FaqError, Neighbour, fold
 from orchestrator.core.faq_files import FORMATS, format_of, render_faq
@@ -38,11 +37,11 @@ def run_check(files: Sequence[Path], *, today: date) -> int:
     known = faq_from(files)
     took_s = time.perf_counter() - began_s
     for path in files:
-        console.print(escape(str(path)))
+        console.print(literal(str(path)))
     questions = sum(len(each.questions) for each in known)
     console.print(f"{len(known)} entries, {questions} questions, valid; read and indexed in {took_s:.2f} s")
     for remark in _remarks(known, today):
-        console.print(f"[yellow]note:[/yellow] {escape(remark)}")
+        console.print(f"[yellow]note:[/yellow] {literal(remark)}")
     return 0
 
 
@@ -60,7 +59,7 @@ def run_list(files: Sequence[Path], *, tag: str, language: str, as_json: bool) -
     for each in entries:
         more = f" (+{len(each.questions) - 1})" if len(each.questions) > 1 else ""
         cells = (_place(each), each.language, each.questions[0] + more, _short(each.answer), ", ".join(each.tags))
-        drawn.add_row(*map(escape, cells), _valid(each))
+        drawn.add_row(*map(literal, cells), _valid(each))
     draw(drawn)
     return 0
 
@@ -77,17 +76,17 @@ def run_test(files: Sequence[Path], question: str, *, today: date, paraphrases: 
         return 0 if found else 1
     if found:
         how = "word for word" if found.likeness is None else f"as a paraphrase, likeness {found.likeness:.2f}"
-        console.print(f"[green]hit[/green] {how}: {escape(_place(found.entry))}")
+        console.print(f"[green]hit[/green] {how}: {literal(_place(found.entry))}")
         if found.question:
-            console.print(escape(f"  it asks what {found.question!r} asks"))
-        console.print(escape(f"  {found.entry.answer}"))
+            console.print(literal(f"  it asks what {found.question!r} asks"))
+        console.print(literal(f"  {found.entry.answer}"))
     else:
         answers = {each.entry.answer for each in near if each.is_valid and not each.compared.objections}
         why = "more than one answer may be meant" if len(answers) > 1 else "no entry asks this"
         console.print(f"[red]miss[/red] {why}")
     for each in near:
         if found is None or each.entry is not found.entry:
-            console.print(escape(f"near {each.compared.likeness:.2f} {_place(each.entry)}: {each.question!r}"))
+            console.print(literal(f"near {each.compared.likeness:.2f} {_place(each.entry)}: {each.question!r}"))
             console.print(below("; ".join(_objections(each))))
     return 0 if found else 1
 
@@ -109,7 +108,7 @@ def run_import(files: Sequence[Path], target: Path) -> int:
         raise SettingsError(str(why)) from why
     if new:
         write_whole(target, _added(before, has, new, wanted))
-    console.print(f"{len(new)} entries added to {escape(str(target))}, which has {len(has) + len(new)} now")
+    console.print(f"{len(new)} entries added to {literal(str(target))}, which has {len(has) + len(new)} now")
     return 0
 
 
@@ -120,7 +119,7 @@ def run_export(files: Sequence[Path], wanted: str, output: Path | None) -> int:
         click.echo(text, nl=False)
     else:
         write_whole(output, text)
-        console.print(f"written to {escape(str(output))}")
+        console.print(f"written to {literal(str(output))}")
     return 0
 
 

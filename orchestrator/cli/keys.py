@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.markup import escape
 
 from orchestrator.app import audit
 from orchestrator.app import key_changes as changes
 from orchestrator.app.key_changes import Made, Place, all_of, check_beside, ends_soon, find_place, today
 from orchestrator.app.keys import KeptKeys, Writing, changing
 from orchestrator.app.paths import StatePaths
-from orchestrator.cli.output import console, draw, errors, table
+from orchestrator.cli.output import console, draw, errors, literal, table
 from orchestrator.core.errors import HostError
 from orchestrator.settings.access import KeptKey, KeySettings
 from orchestrator.settings.moments import moment_of, span_of, written
@@ -108,7 +107,7 @@ def run_revoke(where: Where, names: tuple[str, ...]) -> int:
     with changing(place.file) as writing:
         kept = changes.revoke(writing.kept, names)
         _keep(where, place, writing, kept, "revoke key", ", ".join(names))
-    console.print(f"revoked: {escape(', '.join(names))}")
+    console.print(f"revoked: {literal(', '.join(names))}")
     if not kept.keys and not place.beside:
         console.print("no key is left: nobody is let in until there is one (`ollamactl keys create NAME`)")
     return 0
@@ -128,15 +127,15 @@ def run_list(where: Where, *, as_json: bool) -> int:
     drawn = table("Name", "Secret", "Scopes", "Models", "Class", "Tenant", "Ends", "Limits", "In")
     for key, file in found:
         ends = key.expires or "never"
-        ends = f"[yellow]{escape(ends)}[/yellow]" if ends_soon(key, now) else escape(ends)
+        ends = f"[yellow]{literal(ends)}[/yellow]" if ends_soon(key, now) else literal(ends)
         said = _in_words(key, file)
         limits = ", ".join(f"{name} {amount:g}" for name, amount in said.get("limits", {}).items())
-        models = escape(", ".join(key.models)) if key.models is not None else "all"
-        prefix = escape(f"{key.prefix}…") if isinstance(key, KeptKey) else ""
+        models = literal(", ".join(key.models)) if key.models is not None else "all"
+        prefix = literal(f"{key.prefix}…") if isinstance(key, KeptKey) else ""
         scopes = ", ".join(key.granted)
         drawn.add_row(
-            *(escape(key.name), prefix, scopes, models, str(key.priority), escape(key.tenant or ""), ends, limits),
-            escape(file),
+            *(literal(key.name), prefix, scopes, models, str(key.priority), literal(key.tenant or ""), ends, limits),
+            literal(file),
         )
     draw(drawn)
     return 0
@@ -195,7 +194,7 @@ def _tell(key: KeySettings, file: str, *, as_json: bool) -> None:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
     for name, value in told.items():
-        console.print(f"{name:<10} {escape(_as_text(value))}")
+        console.print(f"{name:<10} {literal(_as_text(value))}")
 
 
 def _in_words(key: KeySettings, file: str) -> dict[str, Any]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.cli.output import console, draw, table
+from orchestrator.cli.output import console, draw, json_text, literal, table
 from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 
 GAUGE_CELLS: Final = 12
@@ -33,10 +31,12 @@ def run_limits(state: Path, endpoint: str | None, key: str, *, as_json: bool) ->
     told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key_of(state, endpoint, key)))
     limits = told["limits"]
     if as_json:
-        click.echo(json.dumps({"store": told["store"], "limits": limits}, indent=2, ensure_ascii=False))
+        click.echo(json_text({"store": told["store"], "limits": limits}))
         return 0
     if told["store"] != "up":
-        console.print(f"[red]Redis: {escape(told['store'])}[/red]; each gateway goes on with its part of what was left")
+        console.print(
+            f"[red]Redis: {literal(told['store'])}[/red]; each gateway goes on with its part of what was left"
+        )
     elif not limits:
         console.print("nothing is limited: `limits` of a tier, of a provider and of a key say how much may be used")
     else:
@@ -47,7 +47,7 @@ def run_limits(state: Path, endpoint: str | None, key: str, *, as_json: bool) ->
 def _drawn(limits: list[dict[str, Any]]) -> Table:
     drawn = table("Of", "Limit", "Used", "", "Free again")
     for each in limits:
-        name = escape(each["scope"])
+        name = literal(each["scope"])
         for kind, amounts in each["limits"].items():
             free = _duration(each["free_in_s"]) if each["used_up"] == kind else ""
             drawn.add_row(name, _NAMES[kind], _amounts(kind, amounts), _gauge(amounts), free)

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
 from orchestrator.app.following_nginx import Followed, follow
 from orchestrator.app.fronting import choose_pool, given_pools, published_pools, site_of
 from orchestrator.app.keys import place_of
 from orchestrator.app.paths import StatePaths
-from orchestrator.cli.output import console, errors
+from orchestrator.cli.output import console, errors, literal
 from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 from orchestrator.core.errors import HostError
 from orchestrator.core.nginx import Site, render, without_gateway
@@ -97,12 +96,12 @@ async def _follow(followed: Followed, settings: ClusterSettings) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
     what = "the instances" if followed.is_direct else "the gateways"
-    console.print(escape(f"{followed.file} follows {what} of {followed.settings_file}; Ctrl-C ends it"))
+    console.print(literal(f"{followed.file} follows {what} of {followed.settings_file}; Ctrl-C ends it"))
     await follow(followed, settings, stop, _printer(console), _printer(errors))
 
 
 def _printer(where: Console) -> Callable[[str], None]:
-    return lambda line: where.print(escape(line), soft_wrap=True)
+    return lambda line: where.print(literal(line), soft_wrap=True)
 
 
 def _nginx(main: Path | None) -> Nginx:

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.paths import StatePaths
-from orchestrator.cli.output import console, draw, errors, fail, table
+from orchestrator.cli.output import console, draw, errors, fail, literal, table
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName
 from orchestrator.fleet.inventory import LOCAL, Reach, Sight, address_of, look_at_all
@@ -68,24 +67,24 @@ def _told(sight: Sight) -> dict[str, object]:
 def _tell_problems(sights: Iterable[Sight]) -> None:
     for sight in sights:
         for problem in sight.facts.problems if sight.facts is not None else ():
-            console.print(f"[yellow]{escape(sight.node)}: {escape(problem)}[/yellow]", soft_wrap=True)
+            console.print(f"[yellow]{literal(sight.node)}: {literal(problem)}[/yellow]", soft_wrap=True)
     for sight in sights:
         if sight.facts is None:
-            errors.print(f"[red]error:[/red] {escape(sight.error)}", soft_wrap=True)
+            errors.print(f"[red]error:[/red] {literal(sight.error)}", soft_wrap=True)
 
 
 def _nodes_table(nodes: Iterable[NodeFacts]) -> Table:
     drawn = table("Node", "CPUs", "Memory free", "Disk free", "Driver", "CUDA", "GPUs", "Ollama", "Models")
     for each in nodes:
         drawn.add_row(
-            escape(each.node) + (" (simulated)" if each.is_simulated else ""),
+            literal(each.node) + (" (simulated)" if each.is_simulated else ""),
             str(each.cpu_count),
             f"{_gib(each.ram_free_bytes)} of {_gib(each.ram_total_bytes)} GiB",
             f"{_gib(each.disk_free_bytes)} GiB",
             each.driver_version or "-",
             each.cuda_version or "-",
-            escape(_counted(each.accelerators)),
-            escape(", ".join(_server(server.user, server.port, is_ours=server.is_ours) for server in each.ollamas))
+            literal(_counted(each.accelerators)),
+            literal(", ".join(_server(server.user, server.port, is_ours=server.is_ours) for server in each.ollamas))
             or "-",
             str(len(each.models)),
         )
@@ -110,18 +109,20 @@ def _gpus_table(nodes: Iterable[NodeFacts]) -> Table:
         }
         for each in node.accelerators:
             drawn.add_row(
-                escape(node.node),
+                literal(node.node),
                 str(each.index),
-                escape(each.name),
+                literal(each.name),
                 f"{_gib(each.vram_free_bytes)} of {_gib(each.vram_total_bytes)} GiB",
                 _known(each.utilisation_percent, " %"),
                 _known(each.temperature_c, " °C"),
                 _known(each.power_w, " W"),
                 _known(each.numa_node, ""),
-                escape(", ".join(f"{link.nvlinks}x NVLink" if link.nvlinks else link.path for link in links[each.uuid]))
+                literal(
+                    ", ".join(f"{link.nvlinks}x NVLink" if link.nvlinks else link.path for link in links[each.uuid])
+                )
                 or "-",
-                escape(_holders(each)) or "-",
-                escape(each.uuid),
+                literal(_holders(each)) or "-",
+                literal(each.uuid),
             )
     return drawn
 
@@ -171,10 +172,10 @@ def run_add(state: Path, config: Path | None, addition: Addition) -> int:
         draw(_gpus_table([facts]))
     _tell_problems([Sight(facts.node, facts)])
     if known is not None:
-        console.print(f"{escape(node.name)} is in {escape(str(path))} already; nothing was changed there")
+        console.print(f"{literal(node.name)} is in {literal(str(path))} already; nothing was changed there")
         return 0
     add_node(path, _written(addition, node))
-    console.print(f"{escape(node.name)} was added to {escape(str(path))}")
+    console.print(f"{literal(node.name)} was added to {literal(str(path))}")
     if settings is not None and "nodes" not in settings.model_fields_set:
         console.print("this machine is no node any more: the file names nodes now; add `- name: local` to keep it")
     return 0
@@ -226,12 +227,12 @@ async def _meet(node: NodeSettings, addition: Addition, reach: Reach) -> None:
     elif not addition.yes:
         _ask(node, address, told)
     else:
-        console.print(f"host key of {escape(address.host)}: {told}")
+        console.print(f"host key of {literal(address.host)}: {told}")
     reach.keys.pin(address.host, address.port, shown)
 
 
 def _ask(node: NodeSettings, address: SshAddress, told: str) -> None:
-    console.print(f"host key of {escape(address.host)}: {told}")
+    console.print(f"host key of {literal(address.host)}: {told}")
     if not sys.stdin.isatty():
         fail(f"{node.name}: nobody is here to say whether that is its key; give it: --fingerprint {told}", 1)
     if not click.confirm("is that its key? (`ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub` there says)"):

@@ -16,13 +16,12 @@ from typing import Any, cast
 
 import asyncssh
 import click
-from rich.markup import escape
 
 from orchestrator.app import audit, settings_in_use
 from orchestrator.app.operating import drain, node_of, restart
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.visits import BRINGS_NONE, Visits, visits
-from orchestrator.cli.output import console
+from orchestrator.cli.output import console, literal
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.model import Event, NodeName
 from orchestrator.fleet import chronicle
@@ -40,7 +39,7 @@ def run_drain(state: Path, name: str, *, is_undone: bool) -> int:
     asyncio.run(drain(paths, name, is_undone=is_undone))
     audit.record(paths.audit, getpass.getuser(), "command", "undrain" if is_undone else "drain", name)
     told = "has calls again" if is_undone else "finishes what it has and gets no new calls"
-    console.print(f"{escape(name)} {told}")
+    console.print(f"{literal(name)} {told}")
     return 0
 
 
@@ -49,7 +48,7 @@ def run_restart(state: Path, name: str) -> int:
     paths = StatePaths(state.absolute())
     asyncio.run(restart(paths, name))
     audit.record(paths.audit, getpass.getuser(), "command", "restart", name)
-    console.print(f"{escape(name)} was started anew and serves")
+    console.print(f"{literal(name)} was started anew and serves")
     return 0
 
 
@@ -161,7 +160,7 @@ def run_audit(state: Path, *, as_json: bool, last: int) -> int:
             click.echo(json.dumps(asdict(act), ensure_ascii=False))
             continue
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(act.at_ms / 1000))
-        console.print(f"{at}  {escape(act.who):<20} {act.by:<8} {act.act:<8} {escape(act.what)}", soft_wrap=True)
+        console.print(f"{at}  {literal(act.who):<20} {act.by:<8} {act.act:<8} {literal(act.what)}", soft_wrap=True)
     return 0
 
 
@@ -170,7 +169,7 @@ def _print_event(event: Event, *, as_json: bool) -> None:
         click.echo(json.dumps(asdict(event), ensure_ascii=False))
         return
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_unix_ms / 1000))
-    console.print(f"{at}  {event.kind:<20} {escape(event.text)}", soft_wrap=True)
+    console.print(f"{at}  {event.kind:<20} {literal(event.text)}", soft_wrap=True)
 
 
 def _settings(paths: StatePaths, config: Path | None) -> ClusterSettings:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from rich import box
 from rich.console import Console
@@ -17,6 +19,8 @@ from rich.table import Table
 
 # A pipe or a file has no width: a table's row is one line there, for grep.
 PLAIN_WIDTH = 240
+# What a terminal obeys instead of showing it. Lines may end, and have tabs.
+_COMMANDS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def _console(stream: TextIO, *, is_stderr: bool) -> Console:
@@ -29,9 +33,29 @@ console = _console(sys.stdout, is_stderr=False)
 errors = _console(sys.stderr, is_stderr=True)
 
 
+def readable(text: str) -> str:
+    """Words that others wrote, without those that a terminal takes for commands."""
+    return _COMMANDS.sub("\ufffd", text)
+
+
+def literal(text: str) -> str:
+    """Words that others wrote, as they are to stand in what is printed: neither a terminal's commands nor markup."""
+    return escape(readable(text))
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """Whatever others wrote in it, a terminal shows it, and a program reads the same."""
+    written = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    return _COMMANDS.sub(_escaped, written)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
 def fail(text: str, code: int) -> NoReturn:
     """End the program with an error text and its exit code."""
-    errors.print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
+    errors.print(f"[red]error:[/red] {literal(text)}", soft_wrap=True)
     sys.exit(code)
 
 
@@ -45,7 +69,7 @@ def table(*columns: str) -> Table:
 
 def below(text: str) -> Padding:
     """A remark in the row below the one it is about."""
-    return Padding(f"[dim]{escape(text)}[/dim]", (0, 0, 0, 4))
+    return Padding(f"[dim]{literal(text)}[/dim]", (0, 0, 0, 4))
 
 
 def draw(drawn: Table) -> None:

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.difference import as_document, draw_proposal, propose_on_hosts
-from orchestrator.cli.output import below, console, draw, table
+from orchestrator.cli.output import below, console, draw, literal, table
 from orchestrator.core.cards import Card
 from orchestrator.core.model import Demand, NodeFacts, Placement, PlacementPlan
 from orchestrator.core.placement import HEADROOM_BYTES, usable_accelerators
@@ -47,7 +46,7 @@ def run_plan(
     else:
         _draw(plan, facts)
         for line in (line for lines in told for line in lines):
-            console.print(escape(line), highlight=False)
+            console.print(literal(line), highlight=False)
     return 1 if plan.refused else 0
 
 
@@ -60,7 +59,7 @@ def _plan_hosts(state: Path, settings: ClusterSettings, *, as_json: bool, is_exp
     else:
         draw_proposal(proposal)
         for line in (line for lines in told for line in lines):
-            console.print(escape(line), highlight=False)
+            console.print(literal(line), highlight=False)
     if proposal.refused:
         return 1
     return 0 if proposal.is_empty else EXIT_DIFFERENCE
@@ -91,24 +90,24 @@ def _draw(plan: PlacementPlan, facts: tuple[NodeFacts, ...]) -> None:
     for node in facts:
         marked = " (simulated)" if node.is_simulated else ""
         gpus = ", ".join(f"{each.name} #{each.index}" for each in node.accelerators) or "no GPU: the CPU serves"
-        console.print(f"[bold]{escape(node.node)}[/bold]{marked}: {escape(gpus)}")
+        console.print(f"[bold]{literal(node.node)}[/bold]{marked}: {literal(gpus)}")
         for problem in node.problems:
-            console.print(f"  [yellow]{escape(problem)}[/yellow]")
+            console.print(f"  [yellow]{literal(problem)}[/yellow]")
     draw(_placements(plan.placements))
     for pool, note in plan.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(pool)}: {escape(note)}")
+        console.print(f"[yellow]note:[/yellow] {literal(pool)}: {literal(note)}")
     for pool, why in plan.refused:
-        console.print(f"[red]not placed:[/red] {escape(pool)}: {escape(why)}")
+        console.print(f"[red]not placed:[/red] {literal(pool)}: {literal(why)}")
 
 
 def _placements(placements: tuple[Placement, ...]) -> Table:
     """A model, its instances, and below each its reason: side by side these long texts fit on no screen."""
     drawn = table("Instance", "Slots", "Context", "Needs")
     for pool in dict.fromkeys(each.pool for each in placements):
-        drawn.add_row(f"[bold]{escape(pool)}[/bold]")
+        drawn.add_row(f"[bold]{literal(pool)}[/bold]")
         for each in placements:
             if each.pool == pool:
                 needs = f"{each.footprint.total / 2**30:.1f} GiB"
-                drawn.add_row(f"  {escape(each.instance)}", str(each.slots), str(each.context), needs)
+                drawn.add_row(f"  {literal(each.instance)}", str(each.slots), str(each.context), needs)
                 drawn.add_row(below(each.why))
     return drawn

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.provider_check import Finding, check
 from orchestrator.app.providers import budget_of_tier, price_of, provider_of
-from orchestrator.cli.output import console, draw, table
+from orchestrator.cli.output import console, draw, literal, table
 from orchestrator.core.providers import WHOLE_ACCOUNT, Known
 from orchestrator.core.providers import table as catalogue
 from orchestrator.core.target import Budget, Price
@@ -61,7 +60,7 @@ async def _check(settings: ClusterSettings, names: Sequence[str], *, is_told: bo
             findings.append(each)
             if is_told:
                 mark = "[green]ok[/green]  " if each.is_good else "[red]fails[/red]"
-                console.print(f"{mark} {escape(each.name)} {escape(each.text)}")
+                console.print(f"{mark} {literal(each.name)} {literal(each.text)}")
     return findings
 
 
@@ -81,31 +80,31 @@ def _draw_configured(settings: ClusterSettings) -> None:
             provider = provider_of(name, settings)
             key = "set" if provider.key else "none"
             row = (name, _address(settings, name), key, each.accepts, each.plan or "-", _limits(provider.budget))
-            drawn.add_row(*map(escape, row))
+            drawn.add_row(*map(literal, row))
         draw(drawn)
     outside = {name: tier for name, tier in settings.tiers.items() if tier.provider is not None}
     if outside:
         drawn = table("Tier", "Asks", "$/M prompt", "$/M answer", "Limits")
         for name, tier in outside.items():
             price, limits = price_of(tier, settings), budget_of_tier(tier, settings)
-            drawn.add_row(*map(escape, (name, f"{tier.provider}/{tier.model}", *_prices(price), _limits(limits))))
+            drawn.add_row(*map(literal, (name, f"{tier.provider}/{tier.model}", *_prices(price), _limits(limits))))
         draw(drawn)
 
 
 def _draw_catalogue() -> None:
     known = catalogue()
-    console.print(f"catalogue of {known.written_on}: {escape(known.source)}")
+    console.print(f"catalogue of {known.written_on}: {literal(known.source)}")
     drawn = table("Provider", "Model", "$/M prompt", "$/M answer", "Quotas by plan")
     for name, each in known.providers.items():
-        drawn.add_row(*map(escape, (name, each.url, "", "", _quotas(each, WHOLE_ACCOUNT))))
+        drawn.add_row(*map(literal, (name, each.url, "", "", _quotas(each, WHOLE_ACCOUNT))))
         models = dict.fromkeys([*each.prices, *(model for plan in each.plans.values() for model in plan)])
         for model in models:
             if model != WHOLE_ACCOUNT:
                 row = ("", model, *_prices(each.prices.get(model)), _quotas(each, model))
-                drawn.add_row(*map(escape, row))
+                drawn.add_row(*map(literal, row))
     draw(drawn)
     pages = ", ".join(each.page for each in known.providers.values())
-    console.print(f"they change without notice; as the providers tell them: {escape(pages)}")
+    console.print(f"they change without notice; as the providers tell them: {literal(pages)}")
 
 
 def _prices(price: Price | None) -> tuple[str, str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.cli.output import console, draw, table
+from orchestrator.cli.output import console, draw, json_text, literal, table
 from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 
 TOP_KEYS = 5
@@ -23,10 +21,10 @@ def run_queue(state: Path, endpoint: str | None, key: str, *, as_json: bool) -> 
     told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key_of(state, endpoint, key)))
     pools = [_queue(pool) for pool in told["pools"]]
     if as_json:
-        click.echo(json.dumps({"store": told["store"], "pools": pools}, indent=2, ensure_ascii=False))
+        click.echo(json_text({"store": told["store"], "pools": pools}))
         return 0
     if told["store"] != "up":
-        console.print(f"[red]Redis: {escape(told['store'])}[/red]; each gateway has a line of its own meanwhile")
+        console.print(f"[red]Redis: {literal(told['store'])}[/red]; each gateway has a line of its own meanwhile")
     draw(_drawn(pools))
     return 0
 
@@ -46,13 +44,13 @@ def _drawn(pools: list[dict[str, Any]]) -> Table:
     drawn = table("Model", "Waiting", "Oldest", "Expected wait", "Slots busy", "A call takes", "Keys: waiting, tokens")
     for each in pools:
         drawn.add_row(
-            escape(each["pool"]),
+            literal(each["pool"]),
             str(each["queue_depth"]),
             _seconds(each["oldest_wait_s"] if each["queue_depth"] else None),
             _seconds(each["expected_wait_s"]),
             f"{each['slots_busy']}/{each['slots']}",
             _seconds(each["service_s"]),
-            escape(
+            literal(
                 "\n".join(f"{key['key'] or '–'}: {key['waiting']}, {key['tokens']}" for key in each["keys"][:TOP_KEYS])
             ),
         )

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.reporting import facts_of_litellm, facts_of_log
-from orchestrator.cli.output import console, hanging
+from orchestrator.cli.output import console, hanging, literal
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.report.facts import Facts
 from orchestrator.core.report.findings import Finding, Weight, findings
@@ -46,7 +45,7 @@ def run_report(
         out.write_text(text, encoding="utf-8")
     except OSError as why:
         raise ReportError(f"{out}: {why.strerror}") from why
-    console.print(f"{facts.all.calls} calls, {len(found)} findings: {escape(str(out))}")
+    console.print(f"{facts.all.calls} calls, {len(found)} findings: {literal(str(out))}")
     return 0
 
 
@@ -64,15 +63,15 @@ def _told(value: object) -> str:
 
 
 def _draw(facts: Facts, found: tuple[Finding, ...]) -> None:
-    console.print(f"[bold]{escape(headline(facts))}[/bold]")
+    console.print(f"[bold]{literal(headline(facts))}[/bold]")
     for each in found:
-        console.print(f"{_MARKS[each.weight]} {escape(each.told)}")
-        hanging("  → ", escape(each.to_do))
+        console.print(f"{_MARKS[each.weight]} {literal(each.told)}")
+        hanging("  → ", literal(each.to_do))
     for told in tables(facts):
         drawn = Table(title=told.title, title_justify="left", box=None, padding=(0, 2, 0, 0))
         for at, name in enumerate(told.head):
             drawn.add_column(name, justify="left" if at == 0 else "right", overflow="fold")
         for row in told.rows:
-            drawn.add_row(*map(escape, row))
+            drawn.add_row(*map(literal, row))
         console.print(drawn)
         console.print()

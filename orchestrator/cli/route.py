@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
-from rich.markup import escape
 
 from orchestrator.app.explaining import Asking, explain
 from orchestrator.app.live_settings import Wish, resolve_settings
-from orchestrator.cli.output import console
+from orchestrator.cli.output import console, literal
 from orchestrator.cli.route_explained import draw_explained
 from orchestrator.cli.status import endpoint_of, fetch_status, key_of
 from orchestrator.core.dialects.parse import Turn
@@ -70,7 +69,7 @@ def run_score(questions: Path, scores: Path, *, after_answer: bool) -> int:
     with _opened(scores, "w") as out:
         out.writelines(f"{json.dumps(each, ensure_ascii=False)}\n" for each in told)
     if str(scores) != "-":
-        console.print(f"{len(told)} scores in {escape(str(scores))}")
+        console.print(f"{len(told)} scores in {literal(str(scores))}")
     return 0
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from rich.markup import escape
-
-from orchestrator.cli.output import console, hanging
+from orchestrator.cli.output import console, hanging, literal
 
 _UNITS: Final = {
     "rpm": "requests a minute",
@@ -27,9 +25,9 @@ def draw_explained(told: dict[str, Any]) -> None:
     console.print(f"difficulty  [bold]{told['level']}[/bold] of 10 ({told['points']:.2f})")
     console.print(f"type        {told['kind']}, {told['work']}")
     console.print(f"language    {told['language'] or 'neither Turkish nor English was recognised'}")
-    hanging("because     ", escape("; ".join(told["reasons"])))
+    hanging("because     ", literal("; ".join(told["reasons"])))
     why = ", ".join(privacy["found"]) or privacy["why"] or "nothing private was recognised"
-    console.print(f"privacy     {privacy['class']}: {escape(why)}")
+    console.print(f"privacy     {privacy['class']}: {literal(why)}")
     _draw_taken(told)
     for name, route in told["routes"].items():
         _draw_route(name, route, privacy["class"])
@@ -40,40 +38,40 @@ def draw_explained(told: dict[str, Any]) -> None:
 def _draw_taken(told: dict[str, Any]) -> None:
     if not told["matches"]:
         return
-    asked = escape(told["asks_for"] or "nothing")
-    taken = escape(told["taken_by"] or "no route: a model of that name answers, if there is one")
+    asked = literal(told["asks_for"] or "nothing")
+    taken = literal(told["taken_by"] or "no route: a model of that name answers, if there is one")
     console.print(f"call        asks for {asked} → {taken}")
     for each in told["matches"]:
         said = ", ".join(each["says"]) or "any route"
         came = f"not its {each['fails_on']}" if each["fails_on"] else "holds"
-        console.print(f"  match     {escape(each['route'])} ({said}): {came}")
+        console.print(f"  match     {literal(each['route'])} ({said}): {came}")
 
 
 def _draw_route(name: str, route: dict[str, Any], privacy: str) -> None:
     """`privacy`: the class by the question alone."""
     first, *backups = route["tiers"]
-    console.print(f"route       [bold]{escape(name)}[/bold] → {_named(first)}")
-    hanging("  rule      ", escape(route["rule"]))
+    console.print(f"route       [bold]{literal(name)}[/bold] → {_named(first)}")
+    hanging("  rule      ", literal(route["rule"]))
     if route["privacy"]["class"] != privacy:
-        console.print(f"  privacy   {route['privacy']['class']}: {escape(route['privacy']['why'])}")
+        console.print(f"  privacy   {route['privacy']['class']}: {literal(route['privacy']['why'])}")
     if (doubt := route["in_doubt"]) is not None:
         told = f"{doubt['stays']} answers, once its API key has sent {doubt['rpm']} such questions up in a minute"
-        hanging("  doubt     ", escape(told))
+        hanging("  doubt     ", literal(told))
     if route["scored_by"]:
-        hanging("  scorer    ", f"{escape(route['scored_by'])} is asked how hard it is; here the weights have judged")
+        hanging("  scorer    ", f"{literal(route['scored_by'])} is asked how hard it is; here the weights have judged")
     hanging("  backup    ", ", then ".join(map(_named, backups)) or "none")
     if route["answers"] != first["tier"]:
-        hanging("  answers   ", escape(route["answers"] or "nobody at this moment: each target below says why"))
+        hanging("  answers   ", literal(route["answers"] or "nobody at this moment: each target below says why"))
     if route["escalates_to"]:
         above = ", then ".join(map(_named, route["escalates_to"]))
-        hanging("  above     ", f"{above} if {escape(', '.join(route['escalates_if']))}")
+        hanging("  above     ", f"{above} if {literal(', '.join(route['escalates_if']))}")
     for each in {target["tier"]: target for target in (*route["tiers"], *route["escalates_to"])}.values():
         for line in _remarks(each):
-            hanging("  target    ", escape(f"{each['tier']}: {line}"))
+            hanging("  target    ", literal(f"{each['tier']}: {line}"))
 
 
 def _named(target: dict[str, Any]) -> str:
-    return escape(f"{target['tier']} ({target['model']})")
+    return literal(f"{target['tier']} ({target['model']})")
 
 
 def _remarks(target: dict[str, Any]) -> Iterator[str]:

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.status import Status
 
 from orchestrator.app.paths import default_state
 from orchestrator.app.questions import Reply
 from orchestrator.app.starting import Ready
-from orchestrator.cli.output import console, errors, hanging, program
+from orchestrator.cli.output import console, errors, hanging, literal, program, readable
 
 
 class TerminalScreen:
@@ -40,22 +39,22 @@ class TerminalScreen:
         self._last = text
         with _as_long_as_read(console):
             if not console.is_terminal:
-                console.print(f"[{time.monotonic() - self._began_s:5.1f} s] {text}", markup=False)
+                console.print(f"[{time.monotonic() - self._began_s:5.1f} s] {readable(text)}", markup=False)
                 return
             if self._status is None:
-                self._status = console.status(escape(text))
+                self._status = console.status(literal(text))
                 self._status.start()
-            self._status.update(escape(text))
+            self._status.update(literal(text))
 
     def tell(self, text: str) -> None:
         """Something happened that is as it should be."""
         with _as_long_as_read(console):
-            console.print(f"{_clock()} {escape(text)}", soft_wrap=True)
+            console.print(f"{_clock()} {literal(text)}", soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Something happened that the operator may want to do something about."""
         with _as_long_as_read(errors):
-            errors.print(f"{_clock()} [yellow]{escape(text)}[/yellow]", soft_wrap=True)
+            errors.print(f"{_clock()} [yellow]{literal(text)}[/yellow]", soft_wrap=True)
 
     def ready(self, told: Ready) -> None:
         """The whole screen of a cluster that answers."""
@@ -64,7 +63,7 @@ class TerminalScreen:
             console.print()
             for reply in told.replies:
                 _print_reply(reply)
-            console.print(f"\n[bold green]ready[/bold green] after {told.seconds:.1f} s: {told.engine}")
+            console.print(f"\n[bold green]ready[/bold green] after {told.seconds:.1f} s: {literal(told.engine)}")
             _print_notes(told)
             _print_next_steps(told)
             console.print("" if self._is_detached else "\nCtrl-C ends it.\n")
@@ -92,28 +91,28 @@ def _clock() -> str:
 
 
 def _print_reply(reply: Reply) -> None:
-    hanging(f"[bold cyan]{reply.tier:>6}[/bold cyan]   ", escape(reply.question))
-    hanging("         → ", escape(" ".join(reply.text.split())))
+    hanging(f"[bold cyan]{literal(reply.tier):>6}[/bold cyan]   ", literal(reply.question))
+    hanging("         → ", literal(" ".join(reply.text.split())))
     where = f"{reply.instance} · {reply.model}" if reply.instance else f"answer cache ({reply.cache})"
     tokens = f" · {reply.prompt_tokens} + {reply.completion_tokens} tokens" if reply.completion_tokens else ""
-    hanging("           ", f"[dim]{escape(where)} · {reply.seconds * 1e3:.0f} ms{tokens}[/dim]")
+    hanging("           ", f"[dim]{literal(where)} · {reply.seconds * 1e3:.0f} ms{tokens}[/dim]")
 
 
 def _print_notes(told: Ready) -> None:
     for note in told.notes:
-        hanging("  · ", escape(note))
+        hanging("  · ", literal(note))
     colour = "green" if told.cache == "ON" else "red"
-    hanging("  · ", f"answer cache [{colour}]{told.cache}[/{colour}] · settings: {escape(told.settings_from)}")
+    hanging("  · ", f"answer cache [{colour}]{told.cache}[/{colour}] · settings: {literal(told.settings_from)}")
 
 
 def _print_next_steps(told: Ready) -> None:
     called = program()
     console.print(f"\n  endpoint     {told.endpoint}   speaks Ollama's, OpenAI's and Anthropic's API")
     console.print(f"  status page  {told.endpoint}/status")
-    console.print(f"  logs         {escape(told.state)}/logs", soft_wrap=True)
+    console.print(f"  logs         {literal(told.state)}/logs", soft_wrap=True)
     console.print("  try")
     for line in _to_try(told, called):
-        console.print(f"    {escape(line)}", soft_wrap=True)
+        console.print(f"    {literal(line)}", soft_wrap=True)
 
 
 def _to_try(told: Ready, called: str) -> Iterator[str]:

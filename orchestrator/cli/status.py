@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import NobodyAnswersError, ask, reason
 from orchestrator.app.settings_in_use import asking_key
 from orchestrator.cli.drift import lines, replayed_lines
-from orchestrator.cli.output import below, console, draw, fail, table
+from orchestrator.cli.output import below, console, draw, fail, json_text, literal, table
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.state_lock import read_holder
 
@@ -29,7 +27,7 @@ def run_status(state: Path, endpoint: str | None, key: str, *, as_json: bool) ->
     """Print the status. Exit code 4 where no cluster answers."""
     told = asyncio.run(fetch_status(endpoint_of(state, endpoint), key_of(state, endpoint, key)))
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json_text(told))
     else:
         _draw(told)
     return 0
@@ -45,12 +43,13 @@ def run_ask(
     except NobodyAnswersError as why:
         fail(str(why), EXIT_NOBODY)
     if as_json:
-        click.echo(json.dumps(asdict(reply), ensure_ascii=False, indent=2))
+        click.echo(json_text(asdict(reply)))
         return 0
-    console.print(escape(reply.text), soft_wrap=True)
+    console.print(literal(reply.text), soft_wrap=True)
     source = reply.instance or f"answer cache ({reply.cache})"
+    about = f"{reply.tier} · {source} · {reply.model}"
     counts = f" · {reply.prompt_tokens} + {reply.completion_tokens} tokens" if reply.completion_tokens else ""
-    console.print(f"[dim]{reply.tier} · {source} · {reply.model} · {reply.seconds * 1e3:.0f} ms{counts}[/dim]")
+    console.print(f"[dim]{literal(about)} · {reply.seconds * 1e3:.0f} ms{counts}[/dim]")
     return 0
 
 
@@ -94,7 +93,7 @@ def _draw(told: dict[str, Any]) -> None:
     colour = "green" if cache["state"] == "ON" else "red"
     console.print(
         f"answer cache [{colour}]{cache['state']}[/{colour}] · FAQ {cache['faq_entries']} entries · "
-        f"Redis: {escape(told['store'])}\nAPI keys: {escape(told['keys'])}"
+        f"Redis: {literal(told['store'])}\nAPI keys: {literal(told['keys'])}"
     )
     console.print(_cache(cache), soft_wrap=True)
     if told["is_simulated"]:
@@ -107,9 +106,9 @@ def _draw(told: dict[str, Any]) -> None:
     draw(_instances(told))
     drifts = {name: each["drift"] for name, each in told["routed"].items()}
     for line in (*_escalated(told["routed"]), *lines(drifts), *replayed_lines(told["replayed"])):
-        console.print(f"  · {escape(line)}", soft_wrap=True)
+        console.print(f"  · {literal(line)}", soft_wrap=True)
     for note in told["notes"]:
-        console.print(f"  · {escape(note)}", soft_wrap=True)
+        console.print(f"  · {literal(note)}", soft_wrap=True)
 
 
 def _cache(cache: dict[str, Any]) -> str:
@@ -120,7 +119,7 @@ def _cache(cache: dict[str, Any]) -> str:
     wrong = f", {amount} reported wrong" if (amount := _reported(cache["reported_wrong"])) else ""
     did = f"{hits} hits, {cache['joins']} joins, {misses} misses{wrong}"
     held = f"{cache['answers']} answers, {cache['bytes'] / 2**20:.1f} MiB, {did}"
-    return escape(f"  {' · '.join((*on, *off))}\n  {held}")
+    return literal(f"  {' · '.join((*on, *off))}\n  {held}")
 
 
 def _reported(wrong: dict[str, int]) -> int:
@@ -139,7 +138,7 @@ def _tiers(told: dict[str, Any]) -> Table:
         used = usage.get(name, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0})
         share = f"{100 * used['calls'] / total:.0f} %" if total else "–"
         tokens = f"{used['prompt_tokens']}, {used['completion_tokens']}"
-        about = (name, escape(tier["model"]), tier["backup"] or "")
+        about = (literal(name), literal(tier["model"]), literal(tier["backup"] or ""))
         drawn.add_row(*about, str(used["calls"]), share, tokens, _dollars(used))
     return drawn
 
@@ -166,11 +165,11 @@ def _given(servers: list[dict[str, Any]]) -> Table:
         room = f" (holds {each['room']})" if each["room"] else ""
         state = "answers" if each["state"] == "serving" else each["state"]
         drawn.add_row(
-            escape(each["name"]),
-            f"[{colour}]{state}[/{colour}]",
-            escape(f"{each['engine']} {each['engine_version'].removeprefix(each['engine'])}".strip()),
+            literal(each["name"]),
+            f"[{colour}]{literal(state)}[/{colour}]",
+            literal(f"{each['engine']} {each['engine_version'].removeprefix(each['engine'])}".strip()),
             str(len(each["models"])),
-            escape(", ".join(each["resident"]) or "–") + room,
+            literal(", ".join(each["resident"]) or "–") + room,
         )
         if each["reason"]:
             drawn.add_row(below(each["reason"]))
@@ -182,7 +181,7 @@ def _machines(machines: list[dict[str, Any]]) -> Table:
     drawn = table("Machine", "Gateways", "Heard of", "Controller")
     for each in machines:
         heard = "–" if each["heard_s"] is None else f"{each['heard_s']:.0f} s ago"
-        drawn.add_row(escape(each["name"]), str(each["gateways"]), heard, each["controller"])
+        drawn.add_row(literal(each["name"]), str(each["gateways"]), heard, literal(each["controller"]))
         if each["why"]:
             drawn.add_row(below(each["why"]))
     return drawn
@@ -195,7 +194,7 @@ def _instances(told: dict[str, Any]) -> Table:
     drawn = table("Instance", "State", "Busy", "Runs on")
     for pool in told["pools"]:
         about = (
-            f"[bold]{escape(pool['name'])}[/bold]  [dim]context {pool['context']}, queue {pool['queue_depth']}[/dim]"
+            f"[bold]{literal(pool['name'])}[/bold]  [dim]context {pool['context']}, queue {pool['queue_depth']}[/dim]"
         )
         drawn.add_row(about)
         if pool.get("followed"):
@@ -216,9 +215,9 @@ def _followed(told: dict[str, Any]) -> str:
 
 def _instance(each: dict[str, Any], cards: dict[str, str]) -> tuple[str, ...]:
     colour = _COLOURS.get(each["state"], "yellow")
-    name = f"  {escape(each['id'])}"
+    name = f"  {literal(each['id'])}"
     elsewhere = f"{each['host']}:{each['port']}" if each.get("is_given") else "CPU"
     runs_on = ", ".join(cards.get(uuid, uuid) for uuid in each["accelerators"]) or elsewhere
     marked = " (simulated)" if each["is_simulated"] else ""
-    state = f"[{colour}]{each['state']}[/{colour}]"
-    return name, state, f"{each['in_flight']}/{each['slots']}", escape(runs_on) + marked
+    state = f"[{colour}]{literal(each['state'])}[/{colour}]"
+    return name, state, f"{each['in_flight']}/{each['slots']}", literal(runs_on) + marked

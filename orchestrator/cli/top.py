@@ -13,12 +13,11 @@ from typing import Any, Final
 import aiohttp
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.app.questions import reason
-from orchestrator.cli.output import console, fail, table
+from orchestrator.cli.output import console, fail, literal, readable, table
 from orchestrator.cli.status import EXIT_NOBODY, endpoint_of, key_of
 from orchestrator.core.errors import HostError
 from orchestrator.core.vitals import Window
@@ -95,7 +94,7 @@ def drawn(status: dict[str, Any], window: Window) -> RenderableType:
     parts: list[RenderableType] = [_head(status, window), _tiers(status, window), _instances(status)]
     if status["limits"]:
         parts.append(_limits(status))
-    return Group(*parts, *(Text(f"· {each}") for each in status["notes"][:6]))
+    return Group(*parts, *(Text(readable(f"· {each}")) for each in status["notes"][:6]))
 
 
 def _head(status: dict[str, Any], window: Window) -> Text:
@@ -108,7 +107,7 @@ def _head(status: dict[str, Any], window: Window) -> Text:
     failed = window.lately("olm_calls") - window.lately("olm_calls", outcome="ok")
     colour = "green" if cache["state"] == "ON" else "red"
     text = Text.from_markup(
-        f"[bold {colour}]CACHE {cache['state']}[/] hit rate {rate} · Redis {escape(status['store'])}"
+        f"[bold {colour}]CACHE {cache['state']}[/] hit rate {rate} · Redis {literal(status['store'])}"
     )
     if status["is_simulated"]:
         text.append(" · SIMULATED", "bold magenta")
@@ -127,7 +126,7 @@ def _tiers(status: dict[str, Any], window: Window) -> Table:
         times = window.quantiles("olm_call_seconds", (0.5, 0.95, 0.99), tier=name)
         rate = window.rate("olm_tokens", tier=name, kind="completion")
         share = f"{used / calls:.0%}" if calls else "–"
-        made.add_row(name, escape(tier["model"]), str(used), share, f"{rate:.0f}", *map(_seconds, times))
+        made.add_row(literal(name), literal(tier["model"]), str(used), share, f"{rate:.0f}", *map(_seconds, times))
     return made
 
 
@@ -140,7 +139,7 @@ def _instances(status: dict[str, Any]) -> Table:
             colour = _COLOURS.get(each["state"], "yellow")
             told = f"{each['state']}{': ' + each['reason'] if each['reason'] else ''}"
             slots = f"[cyan]{'●' * busy}[/cyan]{'○' * (shown - busy)}"
-            about = (escape(pool["name"]), escape(each["id"]), f"[{colour}]{escape(told)}[/{colour}]")
+            about = (literal(pool["name"]), literal(each["id"]), f"[{colour}]{literal(told)}[/{colour}]")
             made.add_row(*about, slots, str(pool["queue_depth"]))
     return made
 
@@ -152,7 +151,7 @@ def _limits(status: dict[str, Any]) -> Table:
             part = min(1.0, told["used"] / told["allowed"])
             colour = "red" if part >= 1 else "yellow" if part > 0.8 else "green"
             bar = f"[{colour}]{'█' * round(20 * part)}[/{colour}]{'░' * (20 - round(20 * part))}"
-            made.add_row(escape(f"{scope['scope']} {kind}"), f"{told['used']:g}", f"{told['allowed']:g}", bar)
+            made.add_row(literal(f"{scope['scope']} {kind}"), f"{told['used']:g}", f"{told['allowed']:g}", bar)
     return made
 
 

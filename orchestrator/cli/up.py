@@ -16,7 +16,7 @@ from orchestrator.app.loop import run
 from orchestrator.app.starting import READY_FD
 from orchestrator.app.succession import become
 from orchestrator.app.up import Supervisor
-from orchestrator.cli.output import console, program
+from orchestrator.cli.output import console, program, readable
 from orchestrator.cli.screen import TerminalScreen, state_option
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.keeper_process import open_log
@@ -64,7 +64,7 @@ def run_down(state: Path) -> int:
 def _detached(wish: Wish) -> int:
     """Start it in a session of its own; return when it is ready, or has ended before; repeat what it says."""
     command = "gateway" if wish.only_balances else "up"
-    argv = [sys.executable, "-m", "orchestrator.cli", command, "--state", str(wish.state)]
+    argv = [sys.executable, "-P", "-m", "orchestrator.cli", command, "--state", str(wish.state)]
     given = {
         "--config": wish.config,
         "--listen": wish.listen,
@@ -128,6 +128,6 @@ def _repeat_until_ready(said: BufferedReader, ready: BufferedReader) -> bool:
     while True:
         is_told = bool(select.select([ready], [], [], REPEAT_EVERY_S)[0])
         text = said.read().decode("utf-8", "replace")
-        console.print(text, end="", markup=False, soft_wrap=True)
+        console.print(readable(text), end="", markup=False, soft_wrap=True)
         if is_told:
             return bool(ready.read(1))

@@ -8,13 +8,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.markup import escape
-
 from orchestrator.app import audit, builds
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.running_code import Kind, Running, look
 from orchestrator.app.upgrading import upgrade
-from orchestrator.cli.output import console, draw, errors, table
+from orchestrator.cli.output import console, draw, errors, literal, table
 
 EXIT_DIFFERS = 2
 
@@ -39,14 +37,14 @@ def run_upgrade(state: Path, *, drain_s: float, is_forced: bool) -> int:
     def tell(text: str) -> None:
         if said[-1] != text:
             said.append(text)
-            console.print(escape(text))
+            console.print(literal(text))
 
     audit.record(paths.audit, getpass.getuser(), "command", "upgrade", builds.on_disk())
     upgraded = asyncio.run(upgrade(paths, drain_s, tell, is_forced=is_forced))
     for each in upgraded.unknown:
-        errors.print(f"[yellow]{escape(each.node)} was left as it is: {escape(each.problem)}[/yellow]")
+        errors.print(f"[yellow]{literal(each.node)} was left as it is: {literal(each.problem)}[/yellow]")
     told = ", ".join(upgraded.parts)
-    console.print(f"started anew: {escape(told)}" if told else "everything runs what is on disk")
+    console.print(f"started anew: {literal(told)}" if told else "everything runs what is on disk")
     return 1 if upgraded.unknown else 0
 
 
@@ -57,5 +55,5 @@ def _draw(parts: tuple[Running, ...]) -> None:
         if each.is_old and each.kind is Kind.STORE:
             word = "differs; takes a `down` and an `up`"
         shown = (each.name or each.kind, each.node or "here", each.problem or each.runs or "older", each.on_disk, word)
-        drawn.add_row(*(escape(cell) for cell in shown))
+        drawn.add_row(*(literal(cell) for cell in shown))
     draw(drawn)

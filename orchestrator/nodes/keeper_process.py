@@ -25,7 +25,10 @@ ROTATE_BYTES = 10 * 2**20
 LAST_LINES, LAST_LINES_BYTES = 10, 4096
 
 # What a program may expect of any environment, and where its libraries and files are. Everything else is the unit's.
-_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+# PYTHONPATH: our own programs look in no working folder (-P), and are to be found where their supervisor was.
+_INHERITED = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH",
+)  # fmt: skip
 _PR_SET_PDEATHSIG = 1
 # Looked up before any fork: a child between fork and exec must not load libraries.
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)

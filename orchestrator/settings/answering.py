@@ -167,7 +167,8 @@ class LimitSettings(Section):
         default=1000,
         ge=0,
         le=1_000_000,
-        description="Connections that one address may have to a worker at once; the next is answered 429. 0: no limit.",
+        description="Connections that one address may have to a worker at once (of IPv6: one /64 network); the next is "
+        "answered 429. 0: no limit.",
     )
     fronts: tuple[Network, ...] = Field(
         default=(),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.gateway import connection as http
-from orchestrator.gateway.visitors import LARGEST_BODIES, Visitors
+from orchestrator.gateway.visitors import Visitors
 from tests.gateway.asking import connected
 from tests.security.doors import Door, door, left, limits, statuses, thrown
 
@@ -41,7 +41,7 @@ async def test_a_body_that_trickles_is_ended_after_its_time_however_steadily_it_
                     writer.write(b"x")
                 await asyncio.wait((answer,), timeout=0.02)
         assert statuses(answer.result()) == [408]
-        assert opened.asked[0].held_bytes == 0
+        assert opened.asked[0]._pieces == []
 
 
 async def test_connections_that_ask_nothing_are_closed():
@@ -109,7 +109,7 @@ async def test_a_body_that_nobody_asked_for_is_not_kept():
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         writer.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
         await opened.until(lambda: len(opened.asked) == 1)
-        assert opened.asked[0].held_bytes == 0
+        assert opened.asked[0]._pieces == []
 
 
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -183,15 +183,11 @@ async def test_a_request_behind_a_large_one_is_no_large_one():
 class Guest:
     """A connection, as far as those who count them know one."""
 
-    def __init__(self, address: str, held: int = 0, *, is_unused: bool = False) -> None:
-        self.address, self.held_bytes, self.is_unused = address, held, is_unused
-        self.is_reading_body, self.is_turned_away, self.is_closed = held > 0, False, False
+    def __init__(self, address: str, *, is_unused: bool = False) -> None:
+        self.address, self.is_unused, self.is_closed = address, is_unused, False
 
     def close_unused(self) -> None:
         self.is_closed = True
-
-    def turn_away_body(self) -> None:
-        self.is_turned_away, self.held_bytes = True, 0
 
 
 def guests(**more: Any) -> Visitors[Guest]:
@@ -216,6 +212,27 @@ def test_one_address_has_so_many_connections_and_others_have_theirs():
 def test_this_machine_and_the_proxies_that_are_named_are_not_counted(address):
     visitors = guests(connections_per_address=1, fronts=("10.9.0.0/16",))
     assert [visitors.add(Guest(address)) for _ in range(3)] == [None] * 3
+
+
+def test_all_addresses_of_one_ipv6_network_are_one_caller_and_the_next_network_is_another():
+    visitors = guests(connections_per_address=2)
+    assert [visitors.add(Guest(f"2001:db8:0:7::{number}")) for number in (1, 2)] == [None, None]
+    third = Guest("2001:db8:0:7:ffff:ffff:ffff:ffff")
+    refusal = visitors.add(third)
+    assert refusal is not None
+    assert refusal.status == 429
+    assert visitors.add(Guest("2001:db8:0:8::1")) is None
+    visitors.discard(third)
+    assert len(visitors._by_address) == 2
+
+
+@pytest.mark.parametrize("addresses", [("::ffff:192.0.2.1", "::ffff:192.0.2.2"), ("fe80::1%eth0", "fe80::2%eth0")])
+def test_neighbours_are_told_apart_where_one_ipv6_network_has_many_of_them(addresses):
+    visitors = guests(connections_per_address=1)
+    assert [visitors.add(Guest(each)) for each in addresses] == [None, None]
+    refusal = visitors.add(Guest(addresses[0]))
+    assert refusal is not None
+    assert refusal.status == 429
 
 
 def test_who_has_left_leaves_no_trace():
@@ -244,36 +261,6 @@ def test_where_all_rooms_are_in_use_the_next_is_told_so():
     refusal = visitors.add(Guest("10.0.0.2", is_unused=True))
     assert refusal is not None
     assert refusal.status == 503
-
-
-def test_large_bodies_hold_so_much_together_and_the_largest_that_are_still_coming_go_first():
-    visitors = guests(body_bytes=KIB)
-    most = LARGEST_BODIES * KIB
-    small, large, whole = Guest("a1", KIB), Guest("a2", most), Guest("a3", KIB)
-    whole.is_reading_body = False
-    for each in (small, large, whole):
-        visitors.add(each)
-    visitors.look_at_bodies()
-    assert visitors.is_crowded
-    assert [each.is_turned_away for each in (small, large, whole)] == [False, True, False]
-    visitors.look_at_bodies()
-    assert not visitors.is_crowded
-
-
-async def test_a_large_body_for_which_there_is_no_room_is_told_so_and_dropped():
-    async with door() as opened, connected(opened.url) as (reader, writer):
-        writer.write(HEAD + b"Content-Length: 100000\r\n\r\nx")
-        await opened.until(lambda: len(opened.asked) == 1)
-        (visitor,) = await _visitors(opened, 1)
-        assert (visitor.is_reading_body, visitor.held_bytes) == (True, 1)
-        visitor.turn_away_body()
-        async with asyncio.timeout(20):
-            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 503")
-        opened.visitors.is_crowded = True
-        async with connected(opened.url) as (reader, writer):
-            writer.write(HEAD + b"Content-Length: 100000\r\n\r\nx")
-            async with asyncio.timeout(20):
-                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 503")
 
 
 async def test_hundreds_of_connections_that_rest_keep_nobody_out():

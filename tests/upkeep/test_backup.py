@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import stat
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 import yaml
 
 from orchestrator.app import archive
-from orchestrator.app.archive import Manifest, Member
+from orchestrator.app.archive import Listed, Manifest, Member
+from orchestrator.app.restoring import Asked, _copies
 from orchestrator.core.errors import HostError
 from tests.cluster.running import TIMEOUT_S, Up, needs_redis, ollamactl, processes_of, until
 from tests.fleet.given_world import Played, model
@@ -169,12 +172,72 @@ def test_another_passphrase_or_none_opens_nothing(tmp_path):
         pass
 
 
-def test_names_that_lead_out_of_the_folder_are_no_part_of_a_backup(tmp_path):
+def test_a_backup_that_is_not_sealed_is_not_taken_for_one_that_a_passphrase_sealed(tmp_path):
     kept = tmp_path / "kept"
-    archive.write(kept, (Member("state/../../evil", b"x"),), ABOUT, None)
+    archive.write(kept, MEMBERS, ABOUT, None)
+    refused = pytest.raises(HostError, match=r"is not sealed.*leave --passphrase-file out")
+    with refused, archive.opened(kept, PASSPHRASE, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["state/../../evil", "config/{}/evil", "outside//etc/evil", "config/./evil", ".", "/x"]
+)
+def test_names_that_lead_out_of_the_folder_are_no_part_of_a_backup(tmp_path, name):
+    kept = tmp_path / "kept"
+    archive.write(kept, (Member(name.format(tmp_path), b"x"),), ABOUT, None)
     with pytest.raises(HostError, match="damaged"), archive.opened(kept, None, tmp_path):
         pass
-    assert not (tmp_path.parent / "evil").exists()
+    assert [each.name for each in tmp_path.rglob("*")] == ["kept"]
+
+
+@pytest.mark.parametrize("name", ["config//etc/evil", "outside//etc/evil", "state//calls/../evil", "config/../evil"])
+def test_nothing_is_brought_back_outside_of_the_folders_that_were_named(tmp_path, name):
+    manifest = Manifest(archive.FORMAT, "1.2.3", 0, "here", "/state", {name: Listed("", 0, 0o600)})
+    asked_for = Asked(tmp_path / "kept", tmp_path / "state", tmp_path / "etc")
+    with pytest.raises(HostError, match=r"outside of|nothing that a backup brings back"):
+        list(_copies(manifest, tmp_path, asked_for))
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    told = tarfile.TarInfo(name)
+    told.size, told.type = size, kind
+    return told.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        (header("config/large", 2**30 + 1), "at most"),
+        (header("link", 2**40, tarfile.SYMTYPE), "at most"),
+        (header("state/calls/one.zst", 2**30 + 1), "at most"),
+        (header("a", 2**29, tarfile.XHDTYPE) + b"9" * 2**17, "header larger"),
+        (header("a", 2**20, tarfile.GNUTYPE_LONGNAME) + b"a" * 2**20, "header larger"),
+    ],
+)
+def test_what_would_fill_memory_or_disk_is_not_unpacked(tmp_path, headers, why):
+    kept = tmp_path / "kept"
+    kept.write_bytes(gzip.compress(headers))
+    with pytest.raises(HostError, match=why), archive.opened(kept, None, tmp_path):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
+def test_all_files_together_and_the_request_log_for_itself_have_a_bound_that_is_kept_to_in_writing_too(
+    tmp_path, monkeypatch
+):
+    kept = tmp_path / "kept"
+    three, log = (Member(f"config/{each}", b"x" * 100) for each in "abc"), Member("state/calls/1", b"x" * 100)
+    several = (*three, log)
+    archive.write(kept, several, ABOUT, None)
+    for names, size in (("LARGEST_BYTES", 299), ("LARGEST_LOG_BYTES", 99), ("MOST_FILES", 3)):
+        with monkeypatch.context() as patched:
+            patched.setattr(archive, names, size)
+            with pytest.raises(HostError, match="at most"), archive.opened(kept, None, tmp_path):
+                pass
+            with pytest.raises(HostError, match="at most"):
+                archive.write(tmp_path / "another", several, ABOUT, None)
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
 
 
 def test_a_backup_of_another_form_names_the_version_that_made_it(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.app.running_code import Kind, Running, of_unit
 from orchestrator.nodes.keeper_units import UnitState, UnitStatus
 from tests.cluster.running import needs_redis, running, unit_pid
-from tests.upkeep.new_code import change_the_code, checked, copy_the_code, upgraded
+from tests.upkeep.new_code import change_the_code, checked, copy_the_code, its_own, upgraded
 from tests.upkeep.storm import Storm
 
 SMALL = "llama3.2:3b"
@@ -80,7 +80,7 @@ def test_instances_are_drained_and_started_anew_and_no_caller_notices(tmp_path):
         f"models: {{'{SMALL}': {{replicas: 2, slots: 4}}}}\ngateway: {{workers: 1}}\n"
     )
     simulated = ("--simulate", "1x RTX 4090")
-    with running(tmp_path / "state", *simulated, config=tmp_path / "cluster.yaml") as up:
+    with running(tmp_path / "state", *simulated, config=tmp_path / "cluster.yaml", env=its_own(tmp_path)) as up:
         units = [f"engine-{each['id']}" for each in up.instances()]
         before = {each: unit_pid(up.state, each) for each in units}
         assert len(before) == 2

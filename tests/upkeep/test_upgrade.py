@@ -14,7 +14,7 @@ import yaml
 from orchestrator.nodes.keeper_client import About, KeeperClient
 from tests.cluster.running import Up, is_back, needs_redis, ollamactl, unit_pid, until
 from tests.fleet.given_world import Played, model
-from tests.upkeep.new_code import change_the_code, checked, copy_the_code, upgraded
+from tests.upkeep.new_code import change_the_code, checked, copy_the_code, its_own, upgraded
 from tests.upkeep.storm import Storm
 
 MODEL = "llama3:8b"
@@ -38,7 +38,7 @@ def gateway(folder: Path) -> Iterator[Up]:
         each.start()
     config = folder / "cluster.yaml"
     config.write_text(yaml.safe_dump({"instances": [{"url": each.url, "slots": 4} for each in servers]}))
-    up = Up(folder / "state", "--workers", str(WORKERS), config=config, command="gateway")
+    up = Up(folder / "state", "--workers", str(WORKERS), config=config, command="gateway", env=its_own(folder))
     try:
         up.wait_until_ready()
         yield up
@@ -114,7 +114,7 @@ def test_code_that_does_not_start_changes_nothing(gateway, folder):
     good, before, runs = place.read_text(), workers(gateway), about(gateway)
     place.write_text("raise RuntimeError('not finished')\n")
     try:
-        done = ollamactl("upgrade", "--state", gateway.state, cwd=folder)
+        done = ollamactl("upgrade", "--state", gateway.state, cwd=folder, env=its_own(folder))
         assert done.returncode == 1
         assert "the program on disk does not start, nothing was changed: RuntimeError: not finished" in done.stderr
         assert (workers(gateway), about(gateway)) == (before, runs)
