@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     request: Request
     connection: Connection
     call: Call
-    raw: bytes
+    size: int  # of its body, unpacked
     name: str  # of the pool or route that was asked for
     tiers: tuple[Tier, ...]
     cache_key: str
@@ -75,7 +75,7 @@ def wanted_of(asked: Asked, pool: Pool, *, is_begun: bool = False) -> Wanted:
         excluded=(),
         priority=priority_of(asked),
         wait_s=None if is_begun else wait_of(asked),
-        prompt_tokens=min(len(asked.raw) // BYTES_A_TOKEN, pool.context),
+        prompt_tokens=min(asked.size // BYTES_A_TOKEN, pool.context),
         remembered=prefix.left,
         making=asked.cache_key if asked.making is not None else "",
         void=asked.void,

@@ -190,7 +190,7 @@ class Asking:
         client, left = asked.client, list[Exchange]()
         began_s = time.perf_counter()
         is_last = trace.failures + 1 >= min(TRIES, len(pool.instances))
-        attempt = self._patience.begin(grant.pool, grant.instance, call, len(asked.raw), trace.failures, is_last)
+        attempt = self._patience.begin(grant.pool, grant.instance, call, asked.size, trace.failures, is_last)
         try:
             watching = None if watch is None else watching_of(watch, asked, rules.tiers.get(trace.tier))
             order = self._order(asked, pool, grant, plan, watching)
@@ -377,7 +377,7 @@ def watching_of(watch: Watch | None, asked: Asked, tier: Tier | None) -> Watchin
     def held(seconds: float) -> None:
         asked.trace.waited_s += seconds
 
-    watching = Watching(watch, asked.call, len(asked.raw) // BYTES_A_TOKEN)
+    watching = Watching(watch, asked.call, asked.size // BYTES_A_TOKEN)
     watching.on_held = held
     return watching
 

@@ -91,8 +91,8 @@ def _choices(asked: Asked) -> int:
 
 def _text_bytes(asked: Asked) -> int:
     """Bytes of what is to be read: of a small body all, of a large one no images."""
-    if len(asked.raw) <= SMALL_BYTES:
-        return len(asked.raw)
+    if asked.size <= SMALL_BYTES:
+        return asked.size
     return sum(len(each.text.encode("utf-8", "replace")) for each in turns(asked.call))
 
 

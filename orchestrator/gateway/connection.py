@@ -20,7 +20,7 @@ import httptools
 
 from orchestrator.core.model import Endpoint
 from orchestrator.gateway.replies import Reply, plain, rendered
-from orchestrator.gateway.request import Request
+from orchestrator.gateway.request import Request, Room
 from orchestrator.gateway.visitors import Visitors
 
 log = logging.getLogger(__name__)
@@ -197,21 +197,8 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     @property
-    def held_bytes(self) -> int:
-        held = 0 if self._asked is None else self._asked.held_bytes
-        return held if self._parsed is None or self._parsed is self._asked else held + self._parsed.held_bytes
-
-    @property
-    def is_reading_body(self) -> bool:
-        return self._parsed is not None and self._parsed is self._asked
-
-    def turn_away_body(self) -> None:
-        if self._parsed is not None:
-            self._parsed.turn_away()
-
-    @property
-    def has_room(self) -> bool:
-        return not self._opened.is_crowded
+    def room(self) -> Room:
+        return self._opened
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
@@ -226,8 +213,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._opened.discard(self)
         self._is_last = self._is_deaf = True
+        for request in (self._parsed, *self._next):
+            if request is not None and request is not self._asked:
+                request.drop()
         if self._task is not None and (self.outlive is None or not self.outlive(self._task)):
             self._task.cancel()
+            if self._asked is not None:
+                self._asked.drop()  # a task that has not begun comes to no end of its own
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -340,6 +332,7 @@ class Connection(asyncio.Protocol):
             self._answered(request)
 
     def _answered(self, request: Request) -> None:
+        request.drop()
         self._task = self._asked = self.stream = None
         self.until_s, self.is_overdue, self._unread_size = math.inf, False, 0
         self._since_s = self._loop.time()

@@ -123,7 +123,7 @@ class Private:
 
 
 async def _found_in(asked: Asked, rules: Rules) -> Discretion:
-    if len(asked.raw) <= ON_LOOP_BYTES:
+    if asked.size <= ON_LOOP_BYTES:
         return judged(asked.call, rules)
     return await asyncio.get_running_loop().run_in_executor(_SEARCHING, judged, asked.call, rules)
 

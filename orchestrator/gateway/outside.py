@@ -177,12 +177,12 @@ class Outside:
         """`doubt`: of an answer that was shown already; it is for nobody else."""
         call, trace, client = asked.call, asked.trace, asked.client
         if not relayed.end.is_whole:
-            self._count(asked, tier, "cut", answer.used(len(asked.raw)))
+            self._count(asked, tier, "cut", answer.used(asked.size))
             if asked.making is not None:
                 why = InstanceError(trace.instance, "its answer ended before it was whole", answered=True)
                 asked.making.fail(why, trace.failures + 1)
         else:
-            self._settle(asked, tier, answer.used(len(asked.raw)), relayed, doubt)
+            self._settle(asked, tier, answer.used(asked.size), relayed, doubt)
         if client is None:
             return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
         if relayed.end.is_whole:
@@ -213,7 +213,7 @@ class Outside:
 
     def _escalate(self, asked: Asked, tier: Tier, answer: FarAnswer, why: Escalated) -> None:
         """An answer that is not good enough: counted, and nothing of it kept."""
-        used = answer.used(len(asked.raw)) if answer.has_cost else Used()
+        used = answer.used(asked.size) if answer.has_cost else Used()
         why.tokens = (used.prompt, used.completion)
         asked.trace.escalated = why.reason
         log.info("%s: escalated from %s: %s", asked.trace.request_id, tier.name, why)
@@ -222,7 +222,7 @@ class Outside:
     def _failed(self, asked: Asked, tier: Tier, answer: FarAnswer, why: BaseException) -> None:
         """Whose fault it was is in the log and in the counts, and what it has cost all the same."""
         trace = asked.trace
-        used = answer.used(len(asked.raw)) if answer.has_cost else Used()
+        used = answer.used(asked.size) if answer.has_cost else Used()
         if isinstance(why, InstanceError | CapacityError):
             if isinstance(why, InstanceError) and not answer.is_our_mistake:
                 log.warning("%s: %s", trace.request_id, why)

@@ -19,8 +19,9 @@ from orchestrator.gateway.live import Limits
 KEPT_FREE: Final = 0.25
 # So many connections, the oldest first, are looked at for one that nobody uses.
 LOOKED_AT: Final = 64
-# All bodies of a worker may hold so many times the largest one there may be.
+# The large bodies of a worker may hold so many times the largest one there may be; those of one caller, a part of it.
 LARGEST_BODIES: Final = 64
+OF_ONE_CALLER: Final = 0.25
 
 
 class Refusal(NamedTuple):
@@ -43,21 +44,7 @@ class Visitor(Protocol):
         """Nothing is asked on it now."""
         ...
 
-    @property
-    def held_bytes(self) -> int:
-        """What the bodies of its requests hold."""
-        ...
-
-    @property
-    def is_reading_body(self) -> bool:
-        """A body has come in part."""
-        ...
-
     def close_unused(self) -> None: ...
-
-    def turn_away_body(self) -> None:
-        """The body under way has no room here."""
-        ...
 
 
 V = TypeVar("V", bound=Visitor)
@@ -71,7 +58,8 @@ class Visitors(Generic[V]):
         self._present: dict[V, None] = {}  # the oldest first
         self._by_address: Counter[str] = Counter()
         self._room: int | None = None  # None: what the files that this process may open leave
-        self.is_crowded = False  # bodies hold all the memory they may
+        self.held_bytes = 0  # by large bodies
+        self._held_by: Counter[tuple[str, str]] = Counter()  # (address, ""), or ("", the key's name)
 
     def __len__(self) -> int:
         return len(self._present)
@@ -83,12 +71,13 @@ class Visitors(Generic[V]):
         """One more; why it cannot stay, if it cannot. `discard` is called for it in either case."""
         limits = self._limits()
         self._present[visitor] = None
-        self._by_address[visitor.address] += 1
+        self._by_address[counted_as(visitor.address)] += 1
         # Asked each time: how many files a process may open is changed while it runs (prlimit).
         if len(self._present) > (_room() if self._room is None else self._room) and not self._make_room(visitor):
             return Refusal(503, "this gateway has as many connections as it can serve")
         most = limits.connections_per_address
-        if most and self._by_address[visitor.address] > most and not _is_front(visitor.address, limits.fronts):
+        here = self._by_address[counted_as(visitor.address)]
+        if most and here > most and not _is_front(visitor.address, limits.fronts):
             return Refusal(429, f"more than {most} connections from your address (limits.connections_per_address)")
         return None
 
@@ -96,23 +85,43 @@ class Visitors(Generic[V]):
         """It has left."""
         if visitor in self._present:
             del self._present[visitor]
-            self._by_address[visitor.address] -= 1
-            if not self._by_address[visitor.address]:
-                del self._by_address[visitor.address]
+            whence = counted_as(visitor.address)
+            self._by_address[whence] -= 1
+            if not self._by_address[whence]:
+                del self._by_address[whence]
 
-    def look_at_bodies(self) -> None:
-        """Called each second: where bodies hold too much, those that are still coming are turned away, the largest
-        first."""
-        most = LARGEST_BODIES * self._limits().body_bytes
-        held = sum(each.held_bytes for each in self._present)
-        self.is_crowded = held > most
-        if not self.is_crowded:
-            return
-        for each in sorted(filter(_is_reading, self._present), key=_held, reverse=True):
-            if held <= most:
-                break
-            held -= each.held_bytes
-            each.turn_away_body()
+    # --- what large bodies hold ---------------------------------------------------------------------------------------
+
+    def refusal(self, address: str, caller: str, more: int) -> Refusal | None:
+        """Why a large body of this caller, or without one of this address, cannot hold so many bytes more."""
+        limits = self._limits()
+        most = LARGEST_BODIES * limits.body_bytes
+        if self._held_by[_whose(address, caller)] + more > most * OF_ONE_CALLER and (
+            caller or not _is_front(address, limits.fronts)
+        ):
+            whose = "with this key" if caller else "from your address"
+            return Refusal(429, f"too many large requests {whose} are held here at once: wait for their answers")
+        if self.held_bytes + more > most:
+            return Refusal(503, "too many large requests are held here at once")
+        return None
+
+    def hold(self, address: str, caller: str, more: int) -> Refusal | None:
+        """Hold so many bytes more; why not, where they cannot be. `let_go` is called for what is held."""
+        refusal = self.refusal(address, caller, more)
+        if refusal is None:
+            self.held_bytes += more
+            self._held_by[_whose(address, caller)] += more
+        return refusal
+
+    def let_go(self, address: str, caller: str, less: int) -> None:
+        """Hold so many bytes less."""
+        self.held_bytes -= less
+        whose = _whose(address, caller)
+        self._held_by[whose] -= less
+        if not self._held_by[whose]:
+            del self._held_by[whose]
+
+    # --- inside -------------------------------------------------------------------------------------------------------
 
     def _make_room(self, newest: V) -> bool:
         """Close the oldest connection that nobody uses, for one that somebody may."""
@@ -123,18 +132,28 @@ class Visitors(Generic[V]):
         return False
 
 
-def _is_reading(visitor: Visitor) -> bool:
-    return visitor.is_reading_body
-
-
-def _held(visitor: Visitor) -> int:
-    return visitor.held_bytes
+def _whose(address: str, caller: str) -> tuple[str, str]:
+    return ("", caller) if caller else (counted_as(address), "")
 
 
 def _room() -> int:
     """How many connections leave enough of the files that this process may open."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 2**31 if files == resource.RLIM_INFINITY else int(files * (1 - KEPT_FREE))
+
+
+@functools.lru_cache(maxsize=1024)
+def counted_as(address: str) -> str:
+    """Whose connection it is: an IPv4 address, or the IPv6 network of one caller, who has all 2**64 addresses of it.
+
+    On the link itself many neighbours have one network: there each address is one of them.
+    """
+    if ":" not in address:
+        return address
+    ip = ipaddress.IPv6Address(address.partition("%")[0])
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return address if ip.is_link_local else str(ipaddress.ip_network(f"{ip}/64", strict=False))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -380,7 +380,7 @@ class Gateway:
     def _asked(self) -> Asked:
         call, nobody = Call(Endpoint.OLLAMA_CHAT, "little", False, {"messages": []}), cast(Any, None)
         trace = Trace("call", 0.0, self._caller)
-        return Asked(nobody, nobody, call, b"{}", "little", (), "", False, trace, None)
+        return Asked(nobody, nobody, call, 2, "little", (), "", False, trace, None)
 
     async def until_alone(self) -> None:
         async with asyncio.timeout(10):

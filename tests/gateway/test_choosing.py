@@ -25,7 +25,7 @@ def asked_with(text: str) -> Asked:
     body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
     call = Call(Endpoint.OPENAI_CHAT, "auto", False, body)
     nobody = cast(Any, None)
-    return Asked(nobody, nobody, call, b"", "auto", (), "", True, Trace("id", time.perf_counter(), ANYBODY), None)
+    return Asked(nobody, nobody, call, 0, "auto", (), "", True, Trace("id", time.perf_counter(), ANYBODY), None)
 
 
 @pytest.fixture

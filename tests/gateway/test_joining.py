@@ -490,7 +490,7 @@ async def test_a_leader_whose_key_is_used_up_fails_nobody_else() -> None:
         def forget(self, making: Making) -> None: ...
         def keep(self, task: asyncio.Task[None]) -> None: ...
 
-    follower = Asked(nobody, nobody, call, b"{}", "m", (), "key", False, trace("b"), None)
+    follower = Asked(nobody, nobody, call, 2, "m", (), "key", False, trace("b"), None)
     making = Making("key", call.endpoint, trace("a"), 0, Owner())
     used_up = CapacityError("API key a has used its 10 tokens a minute (`limits.tpm`)", 20, 429)
     making.fail(used_up)
