@@ -91,10 +91,11 @@ def read(paths: StatePaths) -> ClusterSettings:
     return with_keys(paths, load(paths.settings))
 
 
-def written(paths: StatePaths) -> tuple[int, int]:
-    """Which writing of the settings lies there. It stays the same while keys alone change."""
-    about = paths.settings.stat()
-    return about.st_ino, about.st_mtime_ns
+def written(paths: StatePaths) -> tuple[tuple[int, int], ...]:
+    """Which writing of the settings, and of the secrets they name, lies there: the same while keys alone change."""
+    secrets_of = sorted(paths.secrets.iterdir()) if paths.secrets.exists() else []
+    about = (each.stat() for each in (paths.settings, *secrets_of))
+    return tuple((each.st_ino, each.st_mtime_ns) for each in about)
 
 
 def with_keys(paths: StatePaths, settings: ClusterSettings) -> ClusterSettings:
