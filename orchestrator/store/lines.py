@@ -190,7 +190,8 @@ class Shards:
         if ranges == self._ranges:
             return
         if self._ranges.ranges:
-            log.warning("the Redis Cluster has changed: masters %s", ", ".join(f"{h}:{p}" for h, p in ranges.masters))
+            masters = ", ".join(f"{host}:{port}" for host, port in ranges.masters)
+            log.warning("the Redis Cluster has changed: its masters are %s", masters)
         gone = [self._lines.pop(each) for each in set(self._lines) - set(ranges.masters)]
         self._ranges, self._by_slot = ranges, ranges.by_slot()
         home = ranges.masters[0]
