@@ -60,7 +60,7 @@ def on_small_disk(tmp_path: Path) -> Iterator[Up]:
         )
 
 
-@pytest.mark.skipif(not IS_FULL, reason="it waits until Redis has met the full disk: OLM_CHAOS=full")
+@pytest.mark.long
 def test_a_redis_whose_disk_is_full_is_done_without_and_said(on_small_disk: Up) -> None:
     assert on_small_disk.chat("before", "llama3.2:3b").status_code == 200
     filler = fill(on_small_disk.state.parent)

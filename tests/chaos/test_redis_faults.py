@@ -43,7 +43,7 @@ def test_without_redis_every_call_is_answered(alone: World, kind: type[Fault]) -
     assert result.breaches == ()
 
 
-@pytest.mark.skipif(not IS_FULL, reason="every fault of Redis with its Sentinels takes minutes: OLM_CHAOS=full")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", REDIS_FAULTS, ids=lambda each: each.name)
 def test_whatever_happens_to_redis_every_call_is_answered(with_sentinels: World, kind: type[Fault]) -> None:
     result = trial.run(with_sentinels, kind(), kind.__name__, SHORT_SIZE)
