@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.app.listening import Listeners, reserve
@@ -117,6 +118,7 @@ async def test_who_connects_while_a_unit_is_started_again_waits_and_is_answered(
             first = kept.pid("unit")
             assert await asked(listeners.address) == str(first).encode()
             os.kill(first, signal.SIGSTOP)
+            await until(lambda: psutil.Process(first).status() == psutil.STATUS_STOPPED, "it takes nobody in any more")
             waiting = [asyncio.create_task(asked(listeners.address)) for _ in range(20)]
             await until(lambda: sum(each.done() for each in waiting) == 0, "they wait")
             os.kill(first, signal.SIGKILL)
