@@ -24,6 +24,7 @@ from orchestrator.store.link import (
     MovedError,
     NoWritesError,
     UnknownScriptError,
+    not_waited_for,
     pack,
 )
 from orchestrator.store.schema import WRITABLE
@@ -268,7 +269,7 @@ class Connection:
                 raise
             if script is not None:
                 await self._load(line.link, script)
-            line.link.ask(pack((b"ASKING",))).add_done_callback(_is_told_by_the_next)
+            line.link.ask(pack((b"ASKING",))).add_done_callback(not_waited_for)
             return await line.link.ask(packed)
 
     async def _run_again(self, script: Script | None, key: str | bytes | None, packed: bytes) -> Any:
@@ -348,12 +349,6 @@ def _key_of(args: Sequence[Arg]) -> str | bytes | None:
     if len(args) < 2 or name.upper() in _OF_NO_KEY:
         return None
     return args[1] if isinstance(args[1], bytes) else str(args[1])
-
-
-def _is_told_by_the_next(asked: asyncio.Future[Any]) -> None:
-    """What comes of ASKING shows in what is asked behind it."""
-    if not asked.cancelled():
-        asked.exception()
 
 
 class _Sent:

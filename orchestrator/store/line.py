@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from orchestrator.core.errors import StoreError
 from orchestrator.store.address import Address, host_now, open_socket
-from orchestrator.store.link import Arg, Link, NoWritesError, pack
+from orchestrator.store.link import Arg, Link, NoWritesError, not_waited_for, pack
 
 # Gateways must be back and have renewed their leases within the scripts' RETURN_MS, so the longest pause is half of it.
 FIRST_DELAY_S: Final = 0.05
@@ -73,7 +73,7 @@ class Line:
         if self.link is not None and self._listeners:
             for channel in self._listeners:
                 asked = self.link.ask(pack((b"SUBSCRIBE" if hears else b"UNSUBSCRIBE", channel)))
-                asked.add_done_callback(_lost_is_told)
+                asked.add_done_callback(not_waited_for)
 
     async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
@@ -151,9 +151,3 @@ async def _ask_all(link: Link, commands: Sequence[Sequence[Arg]]) -> None:
     for reply in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(reply, BaseException):
             raise reply
-
-
-def _lost_is_told(asked: asyncio.Future[object]) -> None:
-    """Where the link was lost meanwhile, `went_down` has told of it, and the next greeting does what was asked."""
-    if not asked.cancelled():
-        asked.exception()

@@ -53,6 +53,12 @@ def pack(args: tuple[Arg, ...]) -> bytes:
     return packed
 
 
+def not_waited_for(asked: asyncio.Future[Any]) -> None:
+    """Take note of a reply that nobody waits for: where it failed, whoever keeps the link has told why."""
+    if not asked.cancelled():
+        asked.exception()
+
+
 class Waiter(Protocol):
     """Who is told a reply, once, as it is read. A future is one; another spares the loop a turn."""
 
@@ -209,7 +215,7 @@ class Link(asyncio.Protocol):
             return
         if not self._waiting and now - self._last_sent > self._timeout_s:
             # A silent link may be a dead one. Nobody waits for this reply: should it fail, `close` has told why.
-            self.ask(pack((b"PING",))).add_done_callback(lambda ping: ping.cancelled() or ping.exception())
+            self.ask(pack((b"PING",))).add_done_callback(not_waited_for)
         self._look_again()
 
 

@@ -12,6 +12,7 @@ from orchestrator.store.leases import Leases
 from tests.store.playing import POOL, Connect, Server, offer, request, taken
 
 TTL_S = 1.0
+BEYOND_S = 1.5 + TTL_S / 2  # by then it knows that it was paused, by whichever it looks at first
 
 
 async def test_a_grant_that_ended_while_its_gateway_paused_is_not_used(own_server: Server, connect: Connect) -> None:
@@ -63,6 +64,3 @@ async def test_a_grant_that_ended_while_its_gateway_paused_is_not_used(own_serve
         await asyncio.to_thread(others.join)
         await paused.close()
     await asyncio.gather(waiting, return_exceptions=True)
-
-
-BEYOND_S = 1.5 + TTL_S / 2  # by then it knows that it was paused, by whichever it looks at first
