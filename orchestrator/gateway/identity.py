@@ -1,6 +1,6 @@
 """Who is asking, and what for: API keys, known by their digests alone.
 
-Which keys there are is the settings' affair. What a path needs is said where it is served.
+Which keys there are is the settings' affair, tokens that of `tokens`. What a path needs is said where it is served.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ NEVER: Final = math.inf
 # Whoever has a key that ends within this time should have its successor by now.
 SOON_S: Final = 14 * 86_400.0
 _KEY_NEEDED: Final = "an API key is needed: Authorization: Bearer <key>"
+AUTHENTICATION: Final = "authentication_error"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One API key's holder, and what it may do."""
+    """Who asks, by an API key, a token or a login, and what it may do."""
 
     name: str
     scopes: frozenset[str] = frozenset({INFER})
@@ -40,6 +41,8 @@ class Caller:
     models: tuple[str, ...] | None = None  # globs of models and routes it may ask for; None: every one
     priority: int = 0  # the best class in a queue that it may claim, and has if it claims none
     tenant: str = ""  # who is told of what it used, beside others of that name
+    by: str = "key"  # what it asks by: a key, a token or a login
+    until_s: float = NEVER  # what lasts ends then (Unix seconds)
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes
@@ -88,21 +91,37 @@ class Keys:
         """The holder of a Bearer token, or of Anthropic's and others' `X-Api-Key`. Raises CallerError 401."""
         if self._is_open:
             return ANYBODY
-        scheme, _, token = authorization.partition(" ")
-        token = token.strip() if scheme.lower() == "bearer" else api_key
-        key = self._keys.get(digest_of(token)) if token else None
+        secret = secret_in(authorization, api_key)
+        caller = self.known(digest_of(secret)) if secret else None
+        if caller is None:
+            raise CallerError(401, _KEY_NEEDED, AUTHENTICATION)
+        return caller
+
+    def known(self, digest: bytes) -> Caller | None:
+        """Whose key has this digest. Raises CallerError 401 where it has ended."""
+        key = self._keys.get(digest)
         if key is None:
-            raise CallerError(401, _KEY_NEEDED, "authentication_error")
+            return None
         if key.until_s is not NEVER and key.until_s <= time.time():
             raise _ended(key)
         return key.caller
 
     def with_scope(self, authorization: str, api_key: str, scope: str) -> Caller:
         """As `caller`, and its key must have this scope. Raises CallerError 401, 403."""
-        caller = self.caller(authorization, api_key)
-        if scope not in caller.scopes:
-            raise _lacking(caller, scope)
-        return caller
+        return with_scope(self.caller(authorization, api_key), scope)
+
+
+def with_scope(caller: Caller, scope: str) -> Caller:
+    """The caller, who must have this scope. Raises CallerError 403."""
+    if scope not in caller.scopes:
+        raise _lacking(caller, scope)
+    return caller
+
+
+def secret_in(authorization: str, api_key: str) -> str:
+    """The Bearer token, or what stands in Anthropic's and others' `X-Api-Key`; '' where there is neither."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else api_key
 
 
 def digest_of(secret: str) -> bytes:
@@ -125,7 +144,7 @@ def _ended(key: Key) -> CallerError:
     """Told to who has the secret: that it was right once is no news to them."""
     at = datetime.fromtimestamp(key.until_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
     what = "was replaced by a newer one and ended" if key.is_replaced else "ended"
-    return CallerError(401, f"this API key of {key.caller.name} {what} on {at}", "authentication_error")
+    return CallerError(401, f"this API key of {key.caller.name} {what} on {at}", AUTHENTICATION)
 
 
 def _lacking(caller: Caller, scope: str) -> CallerError:
@@ -133,5 +152,5 @@ def _lacking(caller: Caller, scope: str) -> CallerError:
         why = f"this needs an API key with the scope {scope}, and no keys are configured"
     else:
         has = ", ".join(sorted(caller.scopes))
-        why = f"the key of {caller.name} may not do this: it needs the scope {scope}, and has {has}"
+        why = f"the {caller.by} of {caller.name} may not do this: it needs the scope {scope}, and has {has}"
     return CallerError(403, why, "permission_error")

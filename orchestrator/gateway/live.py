@@ -19,6 +19,7 @@ from orchestrator.core.privacy import Privacy
 from orchestrator.core.privacy import Rules as PrivacyRules
 from orchestrator.core.routing import RouteRule, tiers_to_try
 from orchestrator.core.target import ENDLESS, Budget, Price, Provider
+from orchestrator.gateway.grants import Issuer
 from orchestrator.gateway.identity import Keys
 from orchestrator.store.sealing import Seal
 
@@ -141,6 +142,14 @@ class Rules:
     backups: Mapping[str, str | None] = field(default_factory=dict)  # of tiers
     matches: tuple[tuple[str, Match], ...] = ()  # of routes, in the order in which they are tried
     budgets: Mapping[str, Budget] = field(default_factory=dict)  # by scope: of tiers, accounts and API keys
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)  # whose tokens are taken, by their addresses
+    # As `tier_of_pool` has found them: asked once a call.
+    _tiers_of_pools: dict[str, Tier] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def login(self) -> Issuer | None:
+        """With whom people log in to the page."""
+        return next((each for each in self.issuers.values() if each.login is not None), None)
 
     def freshness_of(self, name: str) -> Freshness:
         """How long answers of a pool or route are given."""
@@ -173,8 +182,12 @@ class Rules:
     def tier_of_pool(self, pool: str) -> Tier:
         """The first tier that a pool answers for, or one of the pool's own name, without a backup: this very model
         was asked for, and costs what it costs there."""
-        own = next((tier for tier in self.tiers.values() if tier.pool == pool), None)
-        return Tier(pool, pool, None) if own is None else Tier(own.name, pool, None, price=own.price)
+        found = self._tiers_of_pools.get(pool)
+        if found is None:
+            own = next((tier for tier in self.tiers.values() if tier.pool == pool), None)
+            found = Tier(pool, pool, None) if own is None else Tier(own.name, pool, None, price=own.price)
+            self._tiers_of_pools[pool] = found
+        return found
 
 
 class Live:

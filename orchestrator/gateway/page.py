@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -18,7 +20,7 @@ from orchestrator.core.dialects.frames import SSE_TYPE
 from orchestrator.core.errors import CallerError, CapacityError, OrchestratorError
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.connection import Connection
-from orchestrator.gateway.identity import Caller
+from orchestrator.gateway.identity import NEVER, Caller
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.replies import Reply, field, whole
 from orchestrator.gateway.request import Request
@@ -57,7 +59,9 @@ class Page:
         self._live, self._status, self._read_calls, self._act = live, status, read_calls, act
         self._watchers: set[ClientStream] = set()
         self._telling: asyncio.Task[None] | None = None
-        self._ended = asyncio.Event()
+        self._rules = live.rules
+        self._turned = asyncio.Event()  # who watches has to ask anew
+        self._is_over = False
         folder = files("orchestrator") / "data" / "page"
         fields = "".join((
             field("Content-Security-Policy", _POLICY),
@@ -77,22 +81,33 @@ class Page:
 
     def end(self) -> None:
         """Tell nobody any more: who watches would keep the gateway from ending."""
-        self._ended.set()
+        self._is_over = True
+        self._turned.set()
         if self._telling is not None:
             self._telling.cancel()
 
-    async def watch(self, request: Request, connection: Connection, fields: Callable[[], str]) -> None:
-        """Tell one watcher, each second, until he leaves. Raises CapacityError where too many watch."""
+    async def watch(
+        self, request: Request, connection: Connection, fields: Callable[[], str], until_s: float = NEVER
+    ) -> None:
+        """Tell one watcher, each second, until he leaves, or until then (Unix seconds): what he watches by has ended.
+
+        Where the settings have changed he has to ask anew, as the page does by itself: his key may be gone.
+        Raises CapacityError where too many watch.
+        """
         if len(self._watchers) >= WATCHERS_AT_MOST:
             raise CapacityError(f"{WATCHERS_AT_MOST} pages watch this gateway already", retry_after_s=30)
         stream = ClientStream(request, connection, lambda: fields() + field("Cache-Control", "no-store"))
         self._watchers.add(stream)  # counted before anything is waited for
+        turned = self._turned
         try:
             stream.start(SSE_TYPE)
             stream.write([await self._event()])
             if self._telling is None or self._telling.done():
+                self._rules = self._live.rules
                 self._telling = asyncio.get_running_loop().create_task(self._tell())
-            await self._ended.wait()  # a connection that ends cancels this
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if until_s == NEVER else until_s - time.time()):
+                    await turned.wait()  # a connection that ends cancels this
         finally:
             self._watchers.discard(stream)
         await stream.finish(EVERY_S)
@@ -121,6 +136,10 @@ class Page:
     async def _tell(self) -> None:
         while self._watchers:
             await asyncio.sleep(EVERY_S)
+            if self._live.rules is not self._rules and not self._is_over:
+                self._rules = self._live.rules
+                turned, self._turned = self._turned, asyncio.Event()
+                turned.set()
             event = await self._event()
             for each in tuple(self._watchers):
                 if not each.is_stalled:

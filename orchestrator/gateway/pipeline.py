@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -131,32 +132,36 @@ class Pipeline:
         finally:
             self._budgets.settle(reserved, asked.trace.tokens, asked.trace.usd)
 
-    async def _answered(self, asked: Asked) -> Reply | None:
+    def _answered(self, asked: Asked) -> Awaitable[Reply | None]:
         """By what is kept, by what is being made, or by a target."""
         if asked.trace.story is not None and self._is_looked_up(asked):
             asked.trace.story.begin(CACHE)
         if asked.is_route and asked.wish.may_read:
             curated = self._cache.curated(asked.call, asked.trace)
             if curated is not None:
-                return await self._from_cache(asked, curated)
+                return self._from_cache(asked, curated)
         if asked.may_be_kept and (near := self._cache.near(asked)) is not None:
-            return await self._from_kept(asked, near)
+            return self._from_kept(asked, near)
         if asked.cache_key and self._live.rules.cache.joins and asked.wish.may_read and not asked.trace.has_class:
-            return await self._joining.answer(asked)
-        return await self._make(asked)
+            return self._joining.answer(asked)
+        return self._make(asked)
 
     def _is_looked_up(self, asked: Asked) -> bool:
         """Whether there may be a kept or curated answer."""
         return asked.may_be_kept or (asked.is_route and asked.wish.may_read and len(self._live.rules.faq) > 0)
 
-    async def _make(self, asked: Asked) -> Reply | None:
+    def _make(self, asked: Asked) -> Awaitable[Reply | None]:
         """Answer a call by itself: from the cache or an instance."""
         if asked.trace.story is not None:
             asked.trace.story.end(JOIN)
         if not asked.is_route:
             if asked.trace.story is not None:
                 asked.trace.story.end(CACHE, cache_hit=False)
-            return await self._targets.serve(asked)
+            return self._targets.serve(asked)
+        return self._make_for_route(asked)
+
+    async def _make_for_route(self, asked: Asked) -> Reply | None:
+        """From its cache, or by one of its tiers."""
         kept = await self._admission.answer(asked.name, asked.cache_key) if asked.may_be_kept else None
         if kept is not None and (given := self._cache.given(asked, kept)) is not None:
             return await self._from_kept(asked, given)
@@ -205,11 +210,11 @@ class Pipeline:
 
     # --- from the cache -----------------------------------------------------------------------------------------------
 
-    async def _from_kept(self, asked: Asked, given: Given) -> Reply | None:
+    def _from_kept(self, asked: Asked, given: Given) -> Awaitable[Reply | None]:
         """A kept answer; one that is past its time is made anew behind it."""
         if given.standing is Standing.STALE:
             self._make_anew(asked)
-        return await self._from_cache(asked, self._cache.give(asked, *given))
+        return self._from_cache(asked, self._cache.give(asked, *given))
 
     def _make_anew(self, asked: Asked) -> None:
         """Ask an instance for nobody but the cache; once at a time, however many are given the old answer meanwhile."""

@@ -19,7 +19,6 @@ from typing import Final
 import orjson
 
 from orchestrator import telemetry
-from orchestrator.core.call_record import CallRecord
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
 
@@ -30,13 +29,16 @@ LONGEST_NAME: Final = 120
 # Of records that wait for a disk that takes none.
 WAITING_AT_MOST: Final = 100_000
 
+# The fields of a `CallRecord` by their names.
+Record = dict[str, object]
+
 
 class RequestLog:
     """`folder`: where its files go; `writer` makes their names differ from the other workers'."""
 
     def __init__(self, folder: Path, writer: str, is_on: Callable[[], bool]) -> None:
         self._folder, self._writer, self._is_on = folder, f"{writer}-{os.getpid()}", is_on
-        self._waiting: list[CallRecord] = []
+        self._waiting: list[Record] = []
         self._writing: asyncio.Task[None] | None = None
         self._problem = ""
 
@@ -76,12 +78,12 @@ class RequestLog:
             await asyncio.sleep(WRITE_EVERY_S)
             await self.flush()
 
-    def _write(self, records: Sequence[CallRecord]) -> None:
+    def _write(self, records: Sequence[Record]) -> None:
         hour = datetime.now(UTC).strftime("%Y-%m-%d/%H")
         path = self._folder / f"{hour}-{self._writer}.jsonl"
         for folder in (self._folder, path.parent):  # each private: a parent that mkdir makes on the way would not be
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lines = b"".join(orjson.dumps(each._asdict(), option=orjson.OPT_APPEND_NEWLINE) for each in records)
+        lines = b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in records)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as out:
             before = out.tell()
             try:
@@ -99,40 +101,41 @@ class RequestLog:
         self._problem = problem
 
 
-def _record(request: Request, trace: Trace, status: int) -> CallRecord:
+def _record(request: Request, trace: Trace, status: int) -> Record:
+    """A `CallRecord` in the form in which it is written."""
     total_s = time.perf_counter() - trace.began_s
     prompt, completion = trace.tokens
-    return CallRecord(
-        at_ms=round((time.time() - total_s) * 1e3),
-        id=trace.request_id,
-        caller=trace.caller.name,
-        agent=_name(request.header(b"user-agent")),
-        session=_name(request.header(b"x-session-id")),
-        path=request.path,
-        model=_name(trace.model),
-        tier=trace.tier,
-        instance=trace.instance,
-        cache=trace.cache,
-        why=trace.cache_why,
-        outcome=trace.outcome,
-        status=status,
-        stream=trace.is_stream,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        reasoning_tokens=trace.reasoning_tokens,
-        cached_tokens=trace.cached_tokens,
-        queue_ms=_ms(trace.queue_s),
-        wait_ms=_ms(trace.waited_s),
-        overhead_ms=_ms(trace.overhead_s),
-        first_byte_ms=_ms(trace.queue_s + trace.waited_s + trace.overhead_s),
-        total_ms=_ms(total_s),
-        failures=trace.failures,
-        escalated=trace.escalated,
-        usd=trace.usd,
-        simulated=trace.is_simulated,
-        continued=trace.continued,
-        tenant=trace.caller.tenant,
-    )
+    return {
+        "at_ms": round((time.time() - total_s) * 1e3),
+        "id": trace.request_id,
+        "caller": trace.caller.name,
+        "agent": _name(request.header(b"user-agent")),
+        "session": _name(request.header(b"x-session-id")),
+        "path": request.path,
+        "model": _name(trace.model),
+        "tier": trace.tier,
+        "instance": trace.instance,
+        "cache": trace.cache,
+        "why": trace.cache_why,
+        "outcome": trace.outcome,
+        "status": status,
+        "stream": trace.is_stream,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "reasoning_tokens": trace.reasoning_tokens,
+        "cached_tokens": trace.cached_tokens,
+        "queue_ms": _ms(trace.queue_s),
+        "wait_ms": _ms(trace.waited_s),
+        "overhead_ms": _ms(trace.overhead_s),
+        "first_byte_ms": _ms(trace.queue_s + trace.waited_s + trace.overhead_s),
+        "total_ms": _ms(total_s),
+        "failures": trace.failures,
+        "escalated": trace.escalated,
+        "usd": trace.usd,
+        "simulated": trace.is_simulated,
+        "continued": trace.continued,
+        "tenant": trace.caller.tenant,
+    }
 
 
 def _name(given: str) -> str:

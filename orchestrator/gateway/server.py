@@ -19,12 +19,14 @@ from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE, error_frame
 from orchestrator.core.errors import CallerError, CapacityError, OrchestratorError
 from orchestrator.core.model import Dialect, Endpoint
+from orchestrator.gateway import login
 from orchestrator.gateway.bodies import show_name
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.counted import count_overhead
+from orchestrator.gateway.door import Door
 from orchestrator.gateway.errors import dialect_of, http_error
 from orchestrator.gateway.feedback import Feedback
-from orchestrator.gateway.identity import ADMIN, ANYBODY, INFER, MODELS, Caller, Keys
+from orchestrator.gateway.identity import ADMIN, ANYBODY, INFER, MODELS, Caller, Keys, with_scope
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.managing import BLOB_PATH, METHODS, Managing
@@ -104,10 +106,11 @@ class Server:
         page: Page,
         tracing: Tracing,
         managing: Managing,
+        door: Door,
     ) -> None:
         self._live, self._pipeline, self._status, self._feedback = live, pipeline, status, feedback
         self._records, self._page, self._tracing = records, page, tracing
-        self._managing = managing
+        self._managing, self._door = managing, door
         self._listing = Listing(live)
         self._listening: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -199,6 +202,10 @@ class Server:
             "/status/live": Path(("GET",), Access.ADMIN, self._watch),  # it has no end, so HEAD has no sense
             "/status/calls": get(Access.ADMIN, self._calls),
             "/status/act": Path(("POST",), Access.ADMIN, self._act),
+            login.PATH: Path(("GET",), Access.ANYONE, self._log_in),
+            login.BACK_PATH: Path(("GET",), Access.ANYONE, self._logged_in),
+            login.SESSION_PATH: get(Access.ANYONE, self._session),
+            login.OUT_PATH: Path(("POST",), Access.ANYONE, self._log_out),
         }
 
     # --- one request --------------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ class Server:
 
     async def _handled(self, request: Request, connection: Connection, trace: Trace, path: Path) -> Reply | None:
         try:
-            trace.caller = self._authorised(request, path.access)
+            trace.caller = await self._authorised(request, path.access)
             if trace.caller is not ANYBODY:
                 request.asked_by(trace.caller.name)
             return await path.handler(request, connection, trace)
@@ -288,12 +295,12 @@ class Server:
             return redirect(request, request.path.rstrip("/"), 301 if request.method == "GET" else 307)
         return not_found()
 
-    def _authorised(self, request: Request, access: Access) -> Caller:
-        """Who asks. Raises CallerError 401, 403."""
+    async def _authorised(self, request: Request, access: Access) -> Caller:
+        """Who asks. Raises CallerError 401, 403; CapacityError where it cannot be known yet."""
         if access is Access.ANYONE:
             return ANYBODY
-        given = request.header(b"authorization"), request.header(b"x-api-key")
-        return self._keys.caller(*given) if access is Access.CALLER else self._keys.with_scope(*given, access.value)
+        caller = await self._door.caller(request)
+        return caller if access is Access.CALLER else with_scope(caller, access.value)
 
     @property
     def _keys(self) -> Keys:
@@ -311,7 +318,7 @@ class Server:
 
     async def _model(self, request: Request, _: Connection, trace: Trace) -> Reply:
         if request.method == "DELETE":
-            trace.caller = self._authorised(request, Access.MODELS)
+            trace.caller = await self._authorised(request, Access.MODELS)
             return await self._managing.delete_openai(request, request.path.removeprefix(_MODEL_PATH), trace)
         return _openai_json(trace, self._listing.openai_model(request.path.removeprefix(_MODEL_PATH), trace.caller))
 
@@ -341,13 +348,26 @@ class Server:
         return self._page.file(request.path)
 
     async def _watch(self, request: Request, connection: Connection, trace: Trace) -> None:
-        await self._page.watch(request, connection, lambda: field("X-Request-Id", trace.request_id))
+        fields = field("X-Request-Id", trace.request_id)
+        await self._page.watch(request, connection, lambda: fields, trace.caller.until_s)
 
     async def _calls(self, request: Request, _: Connection, trace: Trace) -> Reply:
         return _openai_json(trace, {"calls": await self._page.calls(request)})
 
     async def _act(self, request: Request, _: Connection, trace: Trace) -> Reply:
         return _json(trace, await self._page.act(await self._small_body(request), trace.caller))
+
+    async def _log_in(self, request: Request, _: Connection, __: Trace) -> Reply:
+        return await self._door.logins.begin(request)
+
+    async def _logged_in(self, request: Request, _: Connection, __: Trace) -> Reply:
+        return await self._door.logins.back(request)
+
+    async def _log_out(self, request: Request, _: Connection, __: Trace) -> Reply:
+        return self._door.logins.end(request)
+
+    async def _session(self, request: Request, _: Connection, trace: Trace) -> Reply:
+        return _json(trace, self._door.logins.told(request))
 
     async def _status_json(self, _: Request, __: Connection, trace: Trace) -> Reply:
         return _openai_json(trace, await self._status.read())

@@ -1,20 +1,26 @@
-"""Settings of who may ask: API keys, in `cluster.yaml` and in the file that `ollamactl keys` keeps."""
+"""Settings of who may ask: API keys, in `cluster.yaml` and in the file that `ollamactl keys` keeps, and tokens."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from orchestrator.settings.moments import check_moment
 from orchestrator.settings.routing import BudgetSettings
-from orchestrator.settings.section import DIGEST, KEY_NAME, Section
+from orchestrator.settings.section import DIGEST, KEY_NAME, NODE_NAME, Section
+from orchestrator.settings.syntax import check_issuer_url
 
 # The name of the cluster's own key, by which its commands ask it.
 OWN_NAME: Final = "ollamactl"
 Scope = Literal["infer", "admin", "models"]
+# Asymmetric ones alone: what a token is checked by is published, and nobody may sign with it.
+Algorithm = Literal["RS256", "PS256", "ES256", "EdDSA"]
 Moment = Annotated[str, AfterValidator(check_moment)]
+IssuerUrl = Annotated[str, AfterValidator(check_issuer_url)]
+Claim = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class OldSecretSettings(Section):
@@ -24,8 +30,8 @@ class OldSecretSettings(Section):
     until: Moment = Field(description="From then on it opens nothing.", examples=["2027-01-01T12:00:00Z"])
 
 
-class KeySettings(Section):
-    """One caller's API key. `ollamactl keys` keeps such keys in a file of their own, without their secrets."""
+class _Known(Section):
+    """Whose a key is, and what it is known by."""
 
     name: str = Field(
         pattern=KEY_NAME, description="Who it is, in logs, metrics and queue order.", examples=["support-team"]
@@ -47,6 +53,16 @@ class KeySettings(Section):
         description="Secrets of before, by their digests: while callers change to the new one, both are right.",
         examples=[[{"digest": "sha256:" + 8 * "c0ffee12", "until": "2027-01-01"}]],
     )
+    expires: Moment | None = Field(
+        default=None,
+        description="From then on it opens nothing; a day alone: from its beginning, UTC. None: it has no end.",
+        examples=["2027-01-01"],
+    )
+
+
+class TermsSettings(Section):
+    """What somebody may do who asks."""
+
     scopes: tuple[Scope, ...] | None = Field(
         default=None,
         description="What it is good for: `infer` asks models, `admin` sees status and metrics and changes the "
@@ -58,11 +74,6 @@ class KeySettings(Section):
         default=None,
         description="Models and routes it may ask for, by names or globs; others are not there for it. None: all.",
         examples=[["llama3*", "auto"]],
-    )
-    expires: Moment | None = Field(
-        default=None,
-        description="From then on it opens nothing; a day alone: from its beginning, UTC. None: it has no end.",
-        examples=["2027-01-01"],
     )
     tenant: Annotated[str, Field(pattern=KEY_NAME)] | None = Field(
         default=None,
@@ -84,7 +95,7 @@ class KeySettings(Section):
     )
     limits: BudgetSettings = Field(
         default=BudgetSettings(),
-        description="What this key may use; beyond it calls are answered 429 with Retry-After.",
+        description="What it may use; beyond it calls are answered 429 with Retry-After.",
     )
 
     @property
@@ -94,12 +105,107 @@ class KeySettings(Section):
             return self.scopes
         return ("infer", "admin") if self.admin else ("infer",)
 
+
+class KeySettings(TermsSettings, _Known):
+    """One caller's API key. `ollamactl keys` keeps such keys in a file of their own, without their secrets."""
+
     @property
     def known_by(self) -> str:
         """The digest of its secret; '' where it has none yet."""
         if self.digest is not None or self.secret is None:
             return self.digest or ""
         return digest_text(self.secret.get_secret_value())
+
+
+class _ForWhom(Section):
+    """Whose tokens a grant is for."""
+
+    when: dict[Claim, Claim | tuple[Claim, ...]] = Field(
+        description="Claims that a token must have, each with one of these values; in a list it is among them, and "
+        "`scope` is a list of words. A dot leads into a claim. `{}`: every token of this issuer.",
+        examples=[{"groups": "gpu-users", "realm_access.roles": ["ml", "ops"]}],
+    )
+
+
+class GrantSettings(TermsSettings, _ForWhom):
+    """What tokens with certain claims may do: all that a key may have. Limits are each caller's own."""
+
+
+class LoginSettings(Section):
+    """People log in to the page at /status with this issuer: the authorization code flow, with PKCE."""
+
+    client_id: str = Field(
+        min_length=1, max_length=255, description="What the issuer knows the page as.", examples=["ollama-status"]
+    )
+    client_secret: SecretStr | None = Field(
+        default=None,
+        description="What it opens by there, as `env:NAME` or `file:PATH`; none for a public client.",
+        examples=["file:page.secret"],
+    )
+    url: IssuerUrl = Field(
+        description="Where people have the page, without /status: https, or this machine's own address. The issuer "
+        "must know `URL/status/login/back` as where it may send them.",
+        examples=["https://gpu.example.com"],
+    )
+    scopes: tuple[Claim, ...] = Field(
+        default=("openid",),
+        description="What is asked of the issuer; `openid` is needed.",
+        examples=[["openid", "groups"]],
+    )
+    session_s: int = Field(
+        default=8 * 3600, ge=60, le=86_400, description="The longest that a login lasts; it ends with its ID token."
+    )
+
+
+class IssuerSettings(Section):
+    """Somebody who says who people are (OpenID Connect): the tokens it signs (JWT) are taken beside API keys."""
+
+    url: IssuerUrl = Field(
+        description="Its name, as tokens have it (`iss`), to the letter; what it publishes is found below it.",
+        examples=["https://login.example.com/realms/main"],
+    )
+    audience: tuple[Claim, ...] = Field(
+        default=(),
+        description="What a token must be made for (`aud`), one of these. Without any, no calls are taken with tokens, "
+        "and `login` alone is of use.",
+        examples=[["ollama"]],
+    )
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"), min_length=1, description="How its tokens may be signed."
+    )
+    leeway_s: int = Field(default=30, ge=0, le=300, description="How far its clock may be from this one.")
+    jwks_file: Path | None = Field(
+        default=None,
+        description="Its keys (a JWK set), where it cannot be asked for them; read again every ten minutes.",
+        examples=["issuer-keys.json"],
+    )
+    ca: Path | None = Field(
+        default=None,
+        description="File of the certificates (PEM) that its own is checked by; none: the system's.",
+        examples=["company-ca.pem"],
+    )
+    name_claim: Claim = Field(
+        default="sub",
+        description="Claim that names a caller, in logs, metrics and queue order: behind this issuer's name and a "
+        "slash. It must be one's own for good, as `sub` is.",
+        examples=["email"],
+    )
+    tenant_claim: Claim | None = Field(
+        default=None,
+        description="Claim that names whose a caller is, as `tenant` of keys does, where its grant does not say it.",
+        examples=["org"],
+    )
+    grants: dict[Annotated[str, Field(pattern=NODE_NAME)], GrantSettings] = Field(
+        min_length=1,
+        description="What tokens are good for, by name: the first that fits holds, and no other. One that none fits is "
+        "good for nothing.",
+        examples=[{"staff": {"when": {"groups": "gpu-users"}}}],
+    )
+    login: LoginSettings | None = Field(
+        default=None,
+        description="People log in to the page with it; at most one issuer.",
+        examples=[{"client_id": "ollama-status", "url": "https://gpu.example.com"}],
+    )
 
 
 class KeptKey(KeySettings):

@@ -105,7 +105,7 @@ function draw() {
     ...(s.store === "up" ? [] : [el("span", `REDIS ${s.store}`, "badge off")]),
     ...(s.cache.warning ? [el("strong", s.cache.warning, "off")] : []),
   ]);
-  numbers(s); nodes(s); tiers(s); queues(s); cache(s); limits(s); routes(s); replayed(s); cost(s); given(s);
+  numbers(s); nodes(s); tiers(s); queues(s); cache(s); limits(s); routes(s); replayed(s); cost(s); given(s); machines(s);
   fill("notes", s.notes, () => s.notes.length ? s.notes.map(each => el("li", each)) : [el("li", "nothing to say")]);
   fill("model", [s.routes, s.pools.map(p => p.name)], () =>
     [...s.routes, ...s.pools.map(p => p.name)].map(each => el("option", each, "", { value: each })));
@@ -281,6 +281,14 @@ function cost(s) {
   });
 }
 
+// Those that share one Redis. Where it is of one machine alone there is nothing to tell apart.
+function machines(s) {
+  $("machines-part").hidden = s.machines.length < 2;
+  const rows = s.machines.map(m =>
+    [m.name, String(m.gateways), m.heard_s == null ? "–" : `${Math.round(m.heard_s)} s ago`, m.controller + (m.why ? `: ${m.why}` : "")]);
+  fill("machines", rows, () => table(["Machine", "#Gateways", "Heard of", "Controller"], rows));
+}
+
 function given(s) {
   $("given-part").hidden = !s.given.length;
   fill("given", s.given, () => table(["Server", "State", "Engine", "#Models", "In memory"], s.given.map(g =>
@@ -379,8 +387,24 @@ async function* lines(reply) {
 }
 
 function ask(path, options = {}) {
-  return fetch(path, { ...options, headers: { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) } });
+  const opens = key ? { Authorization: `Bearer ${key}` } : {};
+  // A login counts only beside this word: no form, link or foreign page can send it.
+  return fetch(path, { ...options, headers: { ...options.headers, ...opens, "X-Requested-With": "ollamactl" } });
 }
+
+async function session() {
+  const told = await (await ask("/status/session")).json();
+  $("login").hidden = !told.login || Boolean(told.name);
+  $("login-link").textContent = `Log in with ${told.login}`;
+  $("who").hidden = !told.name;
+  $("who-name").textContent = told.name;
+  return told;
+}
+
+$("log-out").addEventListener("click", async () => {
+  await ask("/status/logout", { method: "POST" });
+  location.reload();
+});
 
 class NeedsKey extends Error {}
 
@@ -390,6 +414,7 @@ async function follow() {
   if (!reply.ok) throw new Error(`the gateway answers ${reply.status}`);
   $("content").hidden = false;
   $("key-form").hidden = true;
+  await session();
   errors();
   for await (const line of lines(reply)) {
     if (!line.startsWith("data: ")) continue;
@@ -411,7 +436,8 @@ async function run() {
       if (why instanceof NeedsKey) {
         $("key-form").hidden = false;
         $("content").hidden = true;
-        $("link").textContent = key ? "this key is not an admin's" : "a key is needed";
+        const { login, name } = await session().catch(() => ({}));
+        $("link").textContent = key ? "this key is not an admin's" : name ? "this login is not an admin's" : login ? "log in, or give a key" : "a key is needed";
         await new Promise(done => $("key-form").addEventListener("submit", event => { event.preventDefault(); done(); }, { once: true }));
         key = $("key").value;
         sessionStorage.setItem("key", key);
