@@ -6,7 +6,8 @@ Asked over the keeper's socket, by `ollamactl upgrade`, which sees to the order 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Renewing:
     def __init__(self, build: str, times: int, stop: Callable[[], None]) -> None:
         self._build, self.times, self._stop = build, times, stop
         self._workers: Workers | None = None
-        self._rolling = asyncio.Lock()
+        self._at_work = asyncio.Lock()
         self._step = ""
         self.program = ""  # what this process becomes
         self.verbs: Mapping[str, Callable[[Request], Awaitable[dict[str, Any]]]] = {
@@ -46,17 +47,16 @@ class Renewing:
     async def _renew(self, request: Request) -> dict[str, Any]:
         """Become the program named, where it can run at all. Raises HostError."""
         self._ready()
-        if self._rolling.locked():
-            raise HostError("workers are being succeeded at this moment; wait for the other `ollamactl upgrade`")
-        await _try(request.program)
-        self.program = request.program
-        self._stop()
+        async with self._alone():
+            await _try(request.program)
+            self.program = request.program
+            self._stop()
         return {}
 
     async def _roll(self, request: Request) -> dict[str, Any]:
         """Have every worker succeeded. Raises HostError."""
         workers = self._ready()
-        async with self._rolling:
+        async with self._alone():
             try:
                 await workers.roll(request.drain_s, self._tell)
             finally:
@@ -67,6 +67,14 @@ class Renewing:
         if self._workers is None:
             raise HostError("the cluster is being started; upgrade it once it answers")
         return self._workers
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One request at a time, and none after this process was told to become another program. Raises HostError."""
+        if self._at_work.locked() or self.program:
+            raise HostError("another `ollamactl upgrade` is at work at this moment; wait for it")
+        async with self._at_work:
+            yield
 
     def _tell(self, step: str) -> None:
         self._step = step

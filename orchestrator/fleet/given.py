@@ -28,6 +28,7 @@ from orchestrator.fleet.publishing import Publisher, Publishing
 from orchestrator.fleet.servers import Server, servers_of
 from orchestrator.fleet.tasks import raise_first
 from orchestrator.fleet.watching import Watched
+from orchestrator.nodes.tls import Contexts
 from orchestrator.settings import ClusterSettings
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,12 @@ class GivenStore(Publishing, Asking, Suspicions, Leading, Protocol):
 class GivenFleet:
     """One controller of servers that run already. `settings` answers those in force."""
 
-    def __init__(self, *, store: GivenStore, settings: Callable[[], ClusterSettings]) -> None:
+    def __init__(
+        self, *, store: GivenStore, settings: Callable[[], ClusterSettings], contexts: Contexts | None = None
+    ) -> None:
+        """`contexts`: what servers behind https are asked with."""
         self._settings, self._store = settings, store
-        self._api = FencedGivenApi(store.check)
+        self._api = FencedGivenApi(store.check, contexts)
         self._places: dict[str, Place] = {}  # by URL
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 from orchestrator import telemetry
@@ -164,16 +165,16 @@ class Targets:
             return True
         return any(each.state is not InstanceState.DOWN for pool in pools for each in pool.instances)
 
-    async def _serve_pool(self, asked: Asked) -> Reply | None:
-        """A pool that was asked for by its name."""
+    def _serve_pool(self, asked: Asked) -> Awaitable[Reply | None]:
+        """A pool that was asked for by its name. Raises CapacityError where it is away."""
         (tier,) = asked.tiers
         pool = self._live.pool(tier.pool)
         if pool is None:
             raise CapacityError(f"no instance serves {asked.name} now", retry_after_s=5)
         asked.trace.tier = tier.name
         if asked.trace.caller.budget is None:
-            return await self._sides.inside.serve_from(asked, pool)
-        return await self._serve_counted(asked, tier, pool)
+            return self._sides.inside.serve_from(asked, pool)
+        return self._serve_counted(asked, tier, pool)
 
     async def _serve_counted(self, asked: Asked, tier: Tier, pool: Pool) -> Reply | None:
         """The same for a key whose tokens or dollars are counted. Raises CapacityError 429 where they are used up."""

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import IntEnum
-from typing import Final, NamedTuple, cast
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol, cast
 
 import httptools
 
 from orchestrator.core.errors import CapacityError, InstanceError
+from orchestrator.core.tls_words import tls_trouble
 from orchestrator.gateway.addresses import Addresses
 
 # Ollama and llama.cpp's server answer on loopback or a rack's network: longer than this is a dead host.
@@ -226,7 +229,8 @@ class Exchange(asyncio.Protocol):
             self._timer = None
         if not self._is_idle:
             self.was_closed = True
-            self.fail(f"connection lost: {exc}" if exc else "closed the connection before the answer's end")
+            lost = tls_trouble(exc) or f"connection lost: {exc}"
+            self.fail(lost if exc else "closed the connection before the answer's end")
 
     # --- httptools callbacks -----------------------------------------------------------------------------------------
 
@@ -283,16 +287,26 @@ class Exchange(asyncio.Protocol):
         self.close()
 
 
-class Connections:
-    """Idle connections by instance address, newest first."""
+class Contexts(Protocol):
+    """Whoever knows what an instance behind TLS is asked with."""
 
-    def __init__(self, addresses: Addresses | None = None) -> None:
+    def of(self, host: str, port: int) -> ssl.SSLContext:
+        """Raises OSError, in words, where a file of it cannot be read."""
+
+
+class Connections:
+    """Idle connections by instance address, newest first. `contexts`: what instances behind TLS are asked with."""
+
+    def __init__(self, addresses: Addresses | None = None, contexts: Contexts | None = None) -> None:
         self._idle: dict[tuple[str, int], deque[Exchange]] = {}
         self._addresses = addresses or Addresses()
+        self._contexts = contexts
+        self._tls_names: Mapping[tuple[str, int], str] = {}
 
-    def learn(self, hosts: Iterable[str]) -> None:
-        """Where instances are that calls will go to."""
+    def learn(self, hosts: Iterable[str], tls_names: Mapping[tuple[str, int], str] = MappingProxyType({})) -> None:
+        """Where instances are that calls will go to. `tls_names`: of those behind TLS, whom a certificate must name."""
         self._addresses.learn(hosts)
+        self._tls_names = tls_names
 
     def idle(self, host: str, port: int) -> Exchange | None:
         """A kept connection to send on; it may have died unnoticed."""
@@ -315,17 +329,33 @@ class Connections:
         except OSError as why:
             if why.errno in _OUR_OWN_LACK:
                 raise CapacityError(f"this gateway can open no more connections: {why.strerror}", 1) from why
-            raise InstanceError(instance, f"no connection to {host}:{port}: {why}", is_unreachable=True) from why
+            said = tls_trouble(why) or str(why)
+            raise InstanceError(instance, f"no connection to {host}:{port}: {said}", is_unreachable=True) from why
 
     async def _connect(self, instance: str, host: str, port: int) -> Exchange:
         """To the first of the name's addresses where somebody takes it. Raises OSError."""
         *others, last = await self._addresses.of(host)
         loop = asyncio.get_running_loop()
+        name = self._tls_names.get((host, port))
+        if name is not None and self._contexts is None:
+            raise OSError("it is asked over TLS alone, and nothing to ask with was given")
+        tls = None if name is None or self._contexts is None else self._contexts.of(host, port)
+
+        async def open_to(address: str) -> Exchange:
+            made = loop.create_connection(lambda: Exchange(instance), address, port, ssl=tls, server_hostname=name)
+            return (await made)[1]
+
         for each in others:
             with suppress(OSError):
                 async with asyncio.timeout(CONNECT_TIMEOUT_S / (len(others) + 1)):
-                    return (await loop.create_connection(lambda: Exchange(instance), each, port))[1]
-        return (await loop.create_connection(lambda: Exchange(instance), last, port))[1]
+                    return await open_to(each)
+        try:
+            return await open_to(last)
+        except ConnectionResetError:
+            if tls is None:
+                raise
+            # What ends TLS there has read renewed certificates: it listens anew, and drops whom it had not taken yet.
+            return await open_to(last)
 
     def give_back(self, host: str, port: int, exchange: Exchange) -> None:
         """Keep a connection whose answer was read to its end; close any other."""

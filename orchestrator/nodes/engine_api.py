@@ -16,7 +16,9 @@ import orjson
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.errors import CapacityError, InstanceError
 from orchestrator.core.model import Engine, Instance
+from orchestrator.core.tls_words import tls_trouble
 from orchestrator.nodes.remembering import RememberingResolver
+from orchestrator.nodes.tls import Contexts
 
 PROBE_TIMEOUT_S = 5.0
 # Longer than Ollama itself needs to give up a load or a pull without progress (OLLAMA_LOAD_TIMEOUT, 5 min): a load
@@ -30,7 +32,9 @@ _LONGEST_REASON = 300
 class EngineApi:
     """One HTTP session for all instances of the controller."""
 
-    def __init__(self) -> None:
+    def __init__(self, contexts: Contexts | None = None) -> None:
+        """`contexts`: what those that want TLS are asked with."""
+        self._contexts = contexts or Contexts()
         # No limit: long loads of many instances must not keep a probe waiting for a connection.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, resolver=RememberingResolver()))
 
@@ -221,12 +225,16 @@ class EngineApi:
         limits: aiohttp.ClientTimeout = _PROBE,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A request under way whose transport errors come out as InstanceError."""
-        url = f"http://{instance.host}:{instance.port}{path}"
+        origin, tls = self._contexts.spoken(instance.id, instance.host, instance.port, instance.tls_name)
         method, data = ("GET", None) if body is None else ("POST", orjson.dumps(body))
         try:
-            async with self._http.request(method, url, data=data, allow_redirects=False, timeout=limits) as reply:
+            async with self._http.request(
+                method, origin + path, data=data, allow_redirects=False, timeout=limits, **tls
+            ) as reply:
                 yield reply
         except (aiohttp.ClientError, TimeoutError) as why:
+            if trouble := tls_trouble(why):
+                raise InstanceError(instance.id, trouble, is_unreachable=True) from why
             away = isinstance(why, aiohttp.ClientConnectorError)
             said = str(why) or type(why).__name__
             raise InstanceError(instance.id, f"{path}: {said}", is_unreachable=away) from why

@@ -128,9 +128,10 @@ class GivenApi(EngineApi):
             async with super()._answered(instance, path, body, limits) as reply:
                 yield reply
         except InstanceError as why:
-            if not isinstance(why.__cause__, aiohttp.ClientConnectorError):
+            cause = why.__cause__
+            if not isinstance(cause, aiohttp.ClientConnectorError) or isinstance(cause, aiohttp.ClientSSLError):
                 raise
-            reason = why.__cause__.os_error
+            reason = cause.os_error
             said = os.strerror(reason.errno) if reason.errno and reason.errno > 0 else str(reason)
             raise InstanceError(instance.id, f"no connection: {said}", is_unreachable=True) from why
 

@@ -16,7 +16,9 @@ import orjson
 from orchestrator.core.chores import SUCCESS, ChoreKind
 from orchestrator.core.errors import InstanceError
 from orchestrator.core.model import Instance
+from orchestrator.core.tls_words import tls_trouble
 from orchestrator.nodes.engine_api import LOAD_TIMEOUT_S, PROBE_TIMEOUT_S, PULL_SILENCE_S
+from orchestrator.nodes.tls import Contexts
 
 _METHODS: Final = {ChoreKind.DELETE: "DELETE"}
 # A copy or a deletion is a few files' names; a file of many gigabytes takes a while to go on some file systems.
@@ -35,7 +37,9 @@ class ModelWorkError(InstanceError):
 class ModelApi:
     """One HTTP session for all servers. Its calls take an `Instance` for the address."""
 
-    def __init__(self) -> None:
+    def __init__(self, contexts: Contexts | None = None) -> None:
+        """`contexts`: what those that want TLS are asked with."""
+        self._contexts = contexts or Contexts()
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True), read_bufsize=_LINE_BYTES
         )
@@ -81,17 +85,20 @@ class ModelApi:
     async def _answered(
         self, at: Instance, method: str, path: str, body: Mapping[str, Any] | None, limits: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        host = f"[{at.host}]" if ":" in at.host else at.host
         data = None if body is None else orjson.dumps(body)
         try:
+            origin, tls = self._contexts.spoken(at.id, at.host, at.port, at.tls_name)
+        except InstanceError as why:
+            raise ModelWorkError(at, why.message) from why
+        try:
             async with self._http.request(
-                method, f"http://{host}:{at.port}{path}", data=data, allow_redirects=False, timeout=limits
+                method, origin + path, data=data, allow_redirects=False, timeout=limits, **tls
             ) as reply:
                 yield reply
         except TimeoutError as why:
             raise ModelWorkError(at, f"{path}: nothing was heard of it any more") from why
         except (aiohttp.ClientError, ValueError) as why:  # ValueError: a line longer than any of Ollama's
-            raise ModelWorkError(at, f"{path}: {str(why) or type(why).__name__}") from why
+            raise ModelWorkError(at, f"{path}: {tls_trouble(why) or str(why) or type(why).__name__}") from why
 
 
 def _object(line: bytes) -> dict[str, Any]:

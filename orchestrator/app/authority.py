@@ -1,0 +1,105 @@
+"""The cluster's own authority and what it signs, as they lie in the state folder: made once, renewed in time.
+
+The authority is sealed with what all machines of a cluster have in common, since it goes through Redis to the others.
+Each machine has a certificate of its own, which its gateways and its controller show to hosts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from orchestrator.app.mirroring import secret_of
+from orchestrator.app.paths import StatePaths
+from orchestrator.core.certificates import why_renewed
+from orchestrator.core.errors import HostError
+from orchestrator.core.model import Snapshot
+from orchestrator.nodes.authority import Authority, read_certificate
+from orchestrator.nodes.tls import Address, Contexts, Papers
+from orchestrator.settings import ClusterSettings, NodeSettings
+from orchestrator.store.sealing import Seal
+from orchestrator.whole_file import write_once, write_whole
+
+_PLACE: Final = "authority"
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+def authority_of(paths: StatePaths, settings: ClusterSettings, *, makes: bool = False) -> Authority | None:
+    """The cluster's authority; None: there is none yet, unless this one `makes` it. Raises HostError."""
+    file, seal = paths.authority, _seal(paths, settings)
+    try:
+        if makes and not file.exists():
+            write_once(file, seal.close(Authority.made(_now()), _PLACE), mode=0o600)
+        pem = seal.open(file.read_bytes(), _PLACE)
+        if pem is not None:
+            return Authority(pem)
+    except FileNotFoundError:
+        return None
+    except OSError as why:
+        raise HostError(f"{file} cannot be read: {why.strerror}") from why
+    except ValueError:
+        pass  # told below: it is damaged
+    raise HostError(
+        f"{file} is damaged, or was sealed when `cache.secret` was another: bring that back, or remove the file and "
+        "run `ollamactl deploy`, which makes another authority"
+    )
+
+
+def names_of(node: NodeSettings) -> tuple[str, ...]:
+    """Whom a host's certificate is for. Not its address: that may be another node's name."""
+    return (node.name,)
+
+
+def renewed(authority: Authority, node: NodeSettings, shown: str) -> tuple[str, str]:
+    """Why a host needs another certificate than the one it shows, and that one with its key; '' twice: it does not."""
+    names, now = names_of(node), _now()
+    why = why_renewed(read_certificate(shown), authority.id, frozenset(names), now)
+    return (why, authority.for_host(names, now)) if why else ("", "")
+
+
+def keep_client(paths: StatePaths, authority: Authority) -> str:
+    """Have a good certificate of this machine's own; why it was made anew, '': it was not. Raises HostError."""
+    file = paths.client_certificate
+    name = _NO_NAME.sub("-", socket.gethostname()).strip("-.") or "gateway"
+    try:
+        has = read_certificate(file.read_text("ascii", "replace")) if file.exists() else None
+        if why := why_renewed(has, authority.id, frozenset(), _now()):
+            write_whole(file, authority.for_client(name, _now()), mode=0o600)
+    except OSError as error:
+        raise HostError(f"{file}: {error.strerror or error}") from error
+    return why
+
+
+def contexts_of(paths: StatePaths, settings: Callable[[], ClusterSettings]) -> Contexts:
+    """What instances behind TLS are asked with: hosts with our own certificate, given servers as the settings say."""
+    return Contexts(paths.client_certificate, lambda: papers_of(settings()))
+
+
+def papers_of(settings: ClusterSettings) -> dict[Address, Papers]:
+    """Of servers that somebody else runs, by address; entries of one server say it together."""
+    found: dict[Address, Papers] = {}
+    for each in settings.instances:
+        if each.is_tls:
+            before = found.get(each.address, Papers())
+            told = {name: str(path) for name in ("ca", "cert", "key") if (path := getattr(each, name)) is not None}
+            found[each.address] = Papers(**{"ca": before.ca, "cert": before.cert, "key": before.key, **told})
+    return found
+
+
+def tls_names(snapshot: Snapshot) -> dict[Address, str]:
+    """Of instances behind TLS, whom their certificates name."""
+    every = (each for pool in snapshot.pools for each in pool.instances)
+    return {(each.host, each.port): each.tls_name for each in every if each.tls_name}
+
+
+def _seal(paths: StatePaths, settings: ClusterSettings) -> Seal:
+    secret = secret_of(paths, settings)
+    return Seal([hashlib.blake2b(secret, digest_size=32, person=b"olm authority").hexdigest()])
+
+
+def _now() -> int:
+    return int(time.time())

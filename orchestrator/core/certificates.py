@@ -1,0 +1,47 @@
+"""When a certificate of the cluster's own is made anew: there is none, it is for others, or two thirds of its time are
+over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+# What nobody renews for so long is refused: hosts that nobody deployed to, gateways without a controller.
+LIFE_DAYS: Final = 90
+# Clocks of hosts differ: one that is behind must not find a new certificate to be of tomorrow.
+EARLIER_DAYS: Final = 1
+RENEWED_AT: Final = 2 / 3
+_DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What one says of itself. `authority`: whose key signed it; `names`: whom it is for, host names and addresses."""
+
+    authority: str
+    names: frozenset[str]
+    since_unix_s: int
+    until_unix_s: int
+
+    @property
+    def renewed_unix_s(self) -> float:
+        """From then on another takes its place: a third of its life is left for whatever keeps that from happening."""
+        return self.since_unix_s + RENEWED_AT * (self.until_unix_s - self.since_unix_s)
+
+
+def life_at(now_unix_s: int) -> tuple[int, int]:
+    """From when to when one that is made now holds."""
+    return now_unix_s - EARLIER_DAYS * _DAY_S, now_unix_s + LIFE_DAYS * _DAY_S
+
+
+def why_renewed(has: Certificate | None, authority: str, names: frozenset[str], now_unix_s: int) -> str:
+    """Why another is made in place of what one `has`; '': that one stays. `names`: those that it must have."""
+    if has is None:
+        return "there is none"
+    if has.authority != authority:
+        return "it is of another authority"
+    if missing := sorted(names - has.names):
+        return f"it is not for {', '.join(missing)}"
+    if now_unix_s >= has.until_unix_s:
+        return "it has expired"
+    return "two thirds of its time are over" if now_unix_s >= has.renewed_unix_s else ""

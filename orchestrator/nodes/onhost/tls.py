@@ -1,0 +1,127 @@
+"""What ends TLS before instances on this host: stunnel, its unit, whom that runs as, and the certificates.
+
+Certificates come from outside. What is here stays while some instances may still be behind it; it goes with
+the host's base.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from orchestrator.nodes.onhost import accounts, kept
+from orchestrator.nodes.onhost.tls_text import FOLDER, USER, settings_text, unit_text
+from orchestrator.nodes.onhost.work import PATH, Refused, Told, Work, ran
+from orchestrator.whole_file import write_whole
+
+PROGRAMS = ("stunnel4", "stunnel")  # as Debian has it, and as others do
+UNIT = "ollama-tls@.service"
+INSTANCES = "ollama-tls@*.service"
+# By it an instance that starts, at boot too, has its TLS start with it.
+DROP_IN = kept.UNITS + "/" + kept.UNIT + ".d/tls.conf"
+WANTS = "[Unit]\nWants=ollama-tls@%i.service\n"
+AUTHORITY, HOST, CONF = FOLDER + "/authority.pem", FOLDER + "/host.pem", FOLDER + "/stunnel.conf"
+COMMENT = "TLS before Ollama instances, made by ollamactl"
+
+
+def look(work: Work) -> Told:
+    """The certificate that is shown now, and whom it trusts; never the key."""
+    host, begin = kept.text_of(work.at(HOST)) or "", "-----BEGIN CERTIFICATE-----"
+    work.more = {"certificate": begin + host.partition(begin)[2] if begin in host else ""}
+    return False, "looked at"
+
+
+def have(work: Work, authority: str, host: str | None) -> Told:
+    """Everything of it. `authority`: whom it trusts; `host`: its key and certificate, None for those that are there."""
+    program = next((found for each in PROGRAMS if (found := shutil.which(each, path=PATH))), None)
+    if program is None:
+        raise Refused(
+            "there is no `stunnel` to end TLS with: `apt-get install stunnel4` there, or set `deploy.tls: false`"
+        )
+    is_new = accounts.account(USER) is None
+    if is_new and not work.is_dry:
+        shell = ["--shell", "/usr/sbin/nologin", "--home-dir", "/nonexistent", "--no-create-home"]
+        ran("useradd", "--system", "--user-group", *shell, "--comment", COMMENT, USER)
+    made = [USER] if is_new else []
+    made += [FOLDER] if _have_folder(work) else []
+    texts = {AUTHORITY: authority, CONF: settings_text(), **({} if host is None else {HOST: host})}
+    written = [path for path, text in texts.items() if _have_private(work, path, text)]
+    if not work.is_dry:
+        work.at(DROP_IN).parent.mkdir(exist_ok=True)
+    units = {kept.UNITS + "/" + UNIT: unit_text(program), DROP_IN: WANTS}
+    made += written + [path for path, text in units.items() if kept.have_file(work, path, text, 0o644)]
+    is_reloaded = kept.reload(work)
+    if written:
+        read_anew(work)
+    return bool(made) or is_reloaded, ", ".join(made) if made else UNIT
+
+
+def renew(work: Work, host: str) -> Told:
+    """Another key and certificate where there were some; nothing where TLS was never deployed."""
+    if not work.at(HOST).exists():
+        return False, "none"
+    is_changed = _have_private(work, HOST, host)
+    if is_changed:
+        read_anew(work)
+    return is_changed, HOST
+
+
+def read_anew(work: Work) -> None:
+    """Have those that run show what is there now, with no connection closed for it."""
+    running = ran("systemctl", "list-units", "--state=active", "--no-legend", "--plain", "--no-pager", INSTANCES)
+    if work.is_dry:
+        return
+    for line in running.stdout.splitlines():
+        if line.strip():
+            ran("systemctl", "reload", line.split()[0])
+
+
+def drop(work: Work) -> bool:
+    """Nothing of it; whether there was anything. The units are stopped with their instances."""
+    unit, drop_in, known = work.at(kept.UNITS + "/" + UNIT), work.at(DROP_IN), accounts.account(USER)
+    is_ours = known is not None and known.pw_gecos.startswith(COMMENT)
+    there = [each for each in (unit, drop_in) if each.exists()]
+    if work.is_dry or not (there or is_ours):
+        return bool(there) or is_ours
+    for each in there:
+        kept.must_reload(work)
+        each.unlink()
+    if drop_in.parent.is_dir() and not os.listdir(str(drop_in.parent)):  # noqa: PTH208
+        drop_in.parent.rmdir()
+    kept.reload(work)
+    if is_ours:
+        ran("systemctl", "stop", INSTANCES, check=False)
+        ran("userdel", USER)
+    return True
+
+
+def _have_folder(work: Work) -> bool:
+    """Root's own: that user reads in it, and can put nothing there that root would follow."""
+    at, known = work.at(FOLDER), accounts.account(USER)
+    if known is not None and at.is_dir():
+        so = at.stat()
+        if (so.st_uid, so.st_gid, so.st_mode & 0o777) == (0, known.pw_gid, 0o750):
+            return False
+    if not work.is_dry:
+        assert known is not None
+        at.mkdir(parents=True, exist_ok=True)
+        os.chown(str(at), 0, known.pw_gid)
+        at.chmod(0o750)
+    return True
+
+
+def _have_private(work: Work, path: str, text: str) -> bool:
+    """A file for that user alone; whether something was to be done."""
+    at, known = work.at(path), accounts.account(USER)
+    if known is not None and kept.text_of(at) == text and _is_private(at, known.pw_uid):
+        return False
+    if not work.is_dry:
+        assert known is not None
+        write_whole(at, text, mode=0o600)
+        os.chown(str(at), known.pw_uid, known.pw_gid)
+    return True
+
+
+def _is_private(at: Path, uid: int) -> bool:
+    return (at.stat().st_uid, at.stat().st_mode & 0o777) == (uid, 0o600)

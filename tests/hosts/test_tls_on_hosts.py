@@ -1,0 +1,163 @@
+"""Mutual TLS to instances on hosts: turned on and off by `deploy` under load; who has no certificate gets nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from orchestrator.app import deployments, settings_in_use
+from orchestrator.app.authority import authority_of, names_of
+from orchestrator.core.certificates import LIFE_DAYS
+from orchestrator.fleet.inventory import address_of
+from orchestrator.nodes.authority import read_certificate
+from orchestrator.nodes.hoststeps import Owner, renew_certificate
+from orchestrator.nodes.ssh import connected
+from orchestrator.settings import NodeSettings, load
+from tests.hosts.machines import Machine
+from tests.hosts.test_deploy import SMALL, Operator, operator, place
+
+__all__ = ("operator", "place")
+
+WANTED = {SMALL: {"replicas": 2, "slots": 4, "hosts": 2}}
+REQUEST = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def answer(address: tuple[str, int], context: ssl.SSLContext | None) -> bytes:
+    """What somebody gets who asks for the version, b'' nothing; `context` None: in clear."""
+    got = b""
+    with suppress(OSError), socket.create_connection(address, timeout=20) as line:
+        spoken = line if context is None else context.wrap_socket(line, server_hostname=None)
+        with spoken:
+            spoken.sendall(REQUEST)
+            while piece := spoken.recv(4096):
+                got += piece
+    return got
+
+
+def asked_with(operator: Operator, *, shows: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if shows:
+        context.load_cert_chain(operator.paths.client_certificate)
+    return context
+
+
+@contextmanager
+def without_stunnel(machine: Machine) -> Iterator[None]:
+    machine.run("sh", "-c", "cd /usr/bin; mv stunnel4 stunnel4.away; mv stunnel stunnel.away")
+    try:
+        yield
+    finally:
+        machine.run("sh", "-c", "cd /usr/bin; mv stunnel4.away stunnel4; mv stunnel.away stunnel")
+
+
+def deployed(operator: Operator, *, tls: bool) -> list[dict[str, Any]]:
+    """Instances of two hosts, spoken to so; asked all the while, without a failed call where there were some."""
+    operator.settings(WANTED, deploy={"tls": tls})
+    if deployments.current(operator.paths) is None:
+        operator("deploy", "--yes")
+        return operator.instances(SMALL)
+    with operator.load(SMALL) as answered:
+        operator("deploy", "--yes")
+    assert operator.asks(SMALL) == 200
+    assert set(answered) == {200}
+    return operator.instances(SMALL)
+
+
+def test_a_host_without_stunnel_is_named_and_nothing_is_changed(operator: Operator) -> None:
+    deployed(operator, tls=False)
+    operator.settings(WANTED, deploy={"tls": True})
+    with without_stunnel(operator.net.machines["gpu-2"]):
+        said = operator("deploy", "--yes", code=1)
+    assert "gpu-2: tls: there is no `stunnel`" in said
+    assert "apt-get install stunnel4" in said
+    assert {each["tls_name"] for each in operator.instances(SMALL)} == {""}
+    assert operator.asks(SMALL) == 200
+
+
+def test_it_is_turned_on_without_a_failed_call_and_lets_nobody_else_in(operator: Operator) -> None:
+    deployed(operator, tls=False)
+    instances = deployed(operator, tls=True)
+    assert {each["tls_name"] for each in instances} == {"gpu-1", "gpu-2"}
+    for each in instances:
+        address = each["host"], each["port"]
+        assert b"200 OK" in answer(address, asked_with(operator, shows=True))
+        assert answer(address, asked_with(operator, shows=False)) == b""
+        assert b"200" not in answer(address, None)
+        machine = operator.net.machines[each["node"]]
+        listening = machine.run("ss", "-Hltn", f"sport = :{each['port']}").splitlines()
+        assert {line.split()[3].rpartition(":")[0] for line in listening} == {"127.0.0.1", each["host"]}
+    gpu_2 = operator.net.machines["gpu-2"]
+    assert "ollamactl-tls" in gpu_2.run("ps", "-o", "user:20=", "-C", "stunnel4")
+    assert gpu_2.run("stat", "-c", "%a %U", "/etc/ollamactl/tls/host.pem").strip() == "600 ollamactl-tls"
+    exposed = gpu_2.run("systemd-analyze", "security", "--no-pager", "ollama-tls@x.service", check=False)
+    assert float(exposed.splitlines()[-1].split(": ")[1].split()[0]) < 2.5, exposed.splitlines()[-1]
+
+
+def test_certificates_are_renewed_while_answers_run_on_and_an_instance_is_back_after_a_boot(operator: Operator) -> None:
+    instances = deployed(operator, tls=True)
+    before = {each["node"]: shown_by(each) for each in instances}
+    settings = load(operator.folder / "cluster.yaml")
+    authority = authority_of(operator.paths, settings)
+    assert authority is not None
+    old = int(time.time()) - LIFE_DAYS * 86_400 * 3 // 4
+    for node in settings.hosts:
+        asyncio.run(shows(operator, node, authority.for_host(names_of(node), old)))
+    operator.until(lambda: all(shows_another(each, before[each["node"]]) for each in instances), "hosts show the aged")
+    aged = {each["node"]: shown_by(each) for each in instances}
+    operator.paths.client_certificate.write_text(authority.for_client("old", old))
+    with operator.load(SMALL) as answered:
+        os.kill(operator.controller_pid(), signal.SIGHUP)
+        operator.until(lambda: all(shows_another(each, aged[each["node"]]) for each in instances), "hosts show others")
+    assert set(answered) == {200}
+    renewed = read_certificate(operator.paths.client_certificate.read_text())
+    assert renewed is not None
+    assert renewed.since_unix_s > old
+
+    gpu_1 = operator.net.machines["gpu-1"]
+    gpu_1.power_off()
+    gpu_1.power_on()
+    operator.until(lambda: {each["state"] for each in operator.instances(SMALL)} == {"serving"}, "it is back")
+    assert operator.asks(SMALL) == 200
+
+
+def test_it_is_turned_off_again_and_goes_with_the_base(operator: Operator) -> None:
+    deployed(operator, tls=True)
+    instances = deployed(operator, tls=False)
+    assert {each["tls_name"] for each in instances} == {""}
+    assert b"200 OK" in answer((instances[0]["host"], instances[0]["port"]), None)
+    operator("destroy", "--yes")
+    for machine in operator.net.machines.values():
+        assert machine.run("sh", "-c", "ls -d /etc/systemd/system/ollama* /etc/ollamactl/tls; true") == ""
+        assert "ollamactl-tls" not in machine.run("cat", "/etc/passwd")
+
+
+def shown_by(instance: dict[str, Any]) -> str:
+    """The certificate that is shown where an instance is called."""
+    return ssl.get_server_certificate((instance["host"], instance["port"]), timeout=20)
+
+
+def shows_another(instance: dict[str, Any], than: str) -> bool:
+    """Whether another certificate is shown; not yet while stunnel opens its socket anew and resets who waits."""
+    try:
+        return shown_by(instance) != than
+    except ConnectionError:
+        return False
+
+
+async def shows(operator: Operator, node: NodeSettings, pem: str) -> None:
+    """Have a host show this from now on, as the controller would."""
+    current = deployments.current(operator.paths)
+    assert current is not None
+    here = node.model_copy(
+        update={"address": operator.net.machines[node.name].address}
+    )  # its name is known there alone
+    async with connected(address_of(here), operator.keys) as host:
+        await renew_certificate(host, Owner(settings_in_use.owner(operator.paths), current.number), pem)
