@@ -69,6 +69,7 @@ def main(arguments: list[str]) -> int:
         print(wrong, file=sys.stderr)
         return 3
     told["all"]["vars"]["ollamactl_environment"] = secrets.stood_in  # for commands here that read the file too
+    told["all"]["vars"]["ollamactl_state"] = str(state)
     print(json.dumps(told, indent=2))
     return 0
 
@@ -175,6 +176,7 @@ def deployed(settings: ClusterSettings, config: Path) -> dict[str, Any]:
         "ollama_user_groups": list(accounts.CARDS),
         "ollama_home": accounts.HOME,
         "ollama_folders": {path: f"{mode:04o}" for path, mode in accounts.OURS.items()},
+        "ollama_packages": ["stunnel4"] if deploy.tls else [],
         "ollama_versions": VERSIONS,
         "ollama_program": program if is_url or not program else str(config.parent / Path(program).expanduser()),
         "ollama_sha256": deploy.sha256 or "",

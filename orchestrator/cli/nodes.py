@@ -21,7 +21,7 @@ from orchestrator.fleet.inventory import LOCAL, Reach, Sight, address_of, look_a
 from orchestrator.nodes.host_keys import HostKeys, fingerprint
 from orchestrator.nodes.probe import Asked
 from orchestrator.nodes.remote_probe import look_once
-from orchestrator.nodes.ssh import SshAddress, connected, shown_key
+from orchestrator.nodes.ssh import Rights, SshAddress, connected, shown_key
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import NodeSettings, SshSettings, load
 from orchestrator.settings.adding import add_node
@@ -242,5 +242,6 @@ def _ask(node: NodeSettings, address: SshAddress, told: str) -> None:
 async def _checked(node: NodeSettings, reach: Reach) -> NodeFacts:
     """Log in, sudo, python3, driver: one after the other. Raises HostError at the first that is missing."""
     async with connected(address_of(node), reach.keys, reach.waits) as host:
-        await host.become()
+        if await host.rights() is not Rights.RESTRICTED:
+            await host.become()
         return await look_once(host, Asked(NodeName(node.name), node.models_dir, most=1))

@@ -16,6 +16,7 @@ from orchestrator.core.sizing import FIT_TARGET_BYTES, MIB
 from orchestrator.fleet.made import UNIT_PREFIX
 from orchestrator.nodes.keeper_units import Unit
 from orchestrator.nodes.llama_cpp import bundled_weights
+from orchestrator.nodes.onhost.units import TLS_LISTENS
 from orchestrator.nodes.weights import ollama_models_dir
 
 # Of the controller's environment: what a download needs, and where libraries are.
@@ -24,6 +25,11 @@ _PASSED_ON = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FI
 # Calls that may wait in an instance for its model to come into memory, by default 512: those in its slots when its
 # runner died, probes and loads. All others wait in the pool's queue, where any instance may take them.
 QUEUED_BEYOND_SLOTS = 4
+
+
+# Where an instance listens behind TLS, on the port that its node's address has for it; every address of 127.0.0.0/8 is
+# the host's own.
+_BEHIND, _BEHIND_ITSELF = "127.0.0.1", "127.0.0.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +69,18 @@ def ollama_unit(placement: Placement, engine: LocalEngine, port: int, kv_type: s
     return Unit(name=UNIT_PREFIX + placement.instance, argv=(engine.binary, "serve"), env=environment)
 
 
-def ollama_host_unit(placement: Placement, *, host: str, port: int, kv_type: str, models_dir: str) -> Unit:
+def ollama_host_unit(
+    placement: Placement, *, host: str, port: int, kv_type: str, models_dir: str, is_over_tls: bool = False
+) -> Unit:
     """The same on a host that is reached over SSH, listening on its address `host`: ready once it does.
 
     Nothing of this machine's environment goes there. Program, user and `HOME` are the template's, for all instances.
+    With `is_over_tls` it listens on loopback alone, and whoever ends TLS there on the address, both on one port.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    environment = {"OLLAMA_MODELS": models_dir, **_ollama_environment(placement, address, kv_type)}
+    behind = {TLS_LISTENS: f"{host}:{port}"} if is_over_tls else {}  # stunnel reads an address without brackets
+    own = f"{_BEHIND if host != _BEHIND else _BEHIND_ITSELF}:{port}" if is_over_tls else address
+    environment = {"OLLAMA_MODELS": models_dir, **behind, **_ollama_environment(placement, own, kv_type)}
     return Unit(
         name=UNIT_PREFIX + placement.instance, argv=("ollama", "serve"), env=environment, ready=f"tcp:{host}:{port}"
     )

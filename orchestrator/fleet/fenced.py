@@ -12,6 +12,7 @@ from typing import Protocol
 from orchestrator.core.model import Instance
 from orchestrator.nodes.engine_api import EngineApi
 from orchestrator.nodes.given_api import GivenApi
+from orchestrator.nodes.tls import Contexts
 
 
 class Leading(Protocol):
@@ -28,8 +29,8 @@ class Leading(Protocol):
 class FencedApi(EngineApi):
     """Instances of our own. What a load does there is what any controller would have done."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, check: Callable[[], None], contexts: Contexts | None = None) -> None:
+        super().__init__(contexts)
         self._check = check
 
     async def unload(self, instance: Instance) -> None:
@@ -40,8 +41,8 @@ class FencedApi(EngineApi):
 class FencedGivenApi(GivenApi):
     """Servers that somebody else runs: a load there may have another model go."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, check: Callable[[], None], contexts: Contexts | None = None) -> None:
+        super().__init__(contexts)
         self._check = check
 
     async def load_as_it_is(self, at: Instance, *, is_embedding: bool) -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import NodeName
 from orchestrator.fleet.inventory import Reach
-from orchestrator.nodes.hoststeps import Owner, Said, Step, claimed, held, run, seen_as, send
+from orchestrator.nodes.hoststeps import Owner, Said, Step, claimed, held, run, seen_as, send, shown_certificate
 from orchestrator.nodes.program_file import Program
 from orchestrator.nodes.ssh import LostError, SshAddress, SshError, SshHost, connected
 
@@ -31,11 +31,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class TlsWanted:
+    """The certificates of what ends TLS before instances: in PEM whom it trusts, and what the host shows.
+
+    `renewed`: from the certificate that the host shows, '' none, to another with its key; None: that one stays.
+    """
+
+    authority: str
+    renewed: Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class BaseWanted:
     """What a host is to have.
 
     `program`: None for the `ollama` that is on its PATH. `firewall`: the rules, or what makes them of the address that
-    the host sees this machine at; None for none.
+    the host sees this machine at; None for none. `tls`: None leaves what is there of it.
     """
 
     user: str
@@ -45,6 +56,7 @@ class BaseWanted:
     firewall: str | Callable[[str], str] | None
     owner: Owner
     take_over: bool = False
+    tls: TlsWanted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,7 @@ async def make_base(
     """
     told = _Told(host.node, on_step)
     program = wanted.program
-    kept = _kept(wanted.unit, await _rules(host, wanted))
+    kept = (*_kept(wanted.unit, await _rules(host, wanted)), *await _tls(host, wanted.tls))
     first = [*_ground(wanted), *(() if program is None else (Step("program", "look", {"digest": program.digest}),))]
     if dry_run:
         await told.all(host, [*first, *_own(wanted), *kept], is_dry=True)
@@ -246,6 +258,19 @@ async def _rules(host: SshHost, wanted: BaseWanted) -> str | None:
 def _kept(unit: str, rules: str | None) -> tuple[Step, ...]:
     """What systemd and the kernel keep; rules before anything that they protect can start."""
     return Step("firewall", "firewall", {"text": rules}), Step("unit", "unit", {"text": unit})
+
+
+async def texts_of(host: SshHost, wanted: BaseWanted) -> dict[str, str | None]:
+    """By step, the texts that `make_base` would have written there. Raises SshError."""
+    return {each.do: each.asked["text"] for each in _kept(wanted.unit, await _rules(host, wanted))}
+
+
+async def _tls(host: SshHost, wanted: TlsWanted | None) -> tuple[Step, ...]:
+    """What is wanted of it, by what the host has. Nothing is changed."""
+    if wanted is None:
+        return ()
+    shown = await shown_certificate(host)
+    return (Step("tls", "have tls", {"authority": wanted.authority, "host": wanted.renewed(shown)}),)
 
 
 async def _bring(

@@ -17,6 +17,8 @@ from orchestrator.nodes.keeper_units import Unit
 
 UNIT_PREFIX = "engine-"
 MARK = "OLLAMACTL_INSTANCE"
+# Among the terms of an instance on a host: it listens for TLS, and wants a certificate of the cluster's authority.
+OVER_TLS = "tls=mutual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,11 @@ class Made:
     port: int
     terms: str
     is_embedding: bool
+
+    @property
+    def is_over_tls(self) -> bool:
+        """Whether it was started so; it is so only on a host that is reached over SSH."""
+        return OVER_TLS in self.terms.split()
 
     @property
     def unit(self) -> str:

@@ -16,9 +16,11 @@ from typing import Any, Final, Protocol
 
 from orchestrator.core.chores import Chore, ChoreKind, Ending, Outcome, Progress, ending, shortened, why_not
 from orchestrator.core.errors import OrchestratorError, StoreError
+from orchestrator.core.model import Instance
 from orchestrator.fleet.model_sites import ModelSite
-from orchestrator.fleet.tasks import raise_first, within
+from orchestrator.fleet.tasks import raise_first, together, within
 from orchestrator.nodes.model_api import ModelApi, ModelWorkError
+from orchestrator.nodes.tls import Contexts
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class Managed(Protocol):
 
 # Said before anything is done on a server. Raises OrchestratorError, and then it is not done.
 Audit = Callable[[Chore], None]
+# What became of one: done, refused, failed, or left to whoever leads next.
+Count = Callable[[ChoreKind, str], None]
 
 
 class _NotOursError(Exception):
@@ -79,9 +83,19 @@ class _NotOursError(Exception):
 class Managing:
     """Of one controller, for as long as it leads."""
 
-    def __init__(self, book: Book, lead: Lead, fleet: Managed, audit: Audit) -> None:
-        self._book, self._lead, self._fleet, self._audit = book, lead, fleet, audit
-        self._api = ModelApi()
+    def __init__(
+        self,
+        book: Book,
+        lead: Lead,
+        fleet: Managed,
+        audit: Audit,
+        contexts: Contexts | None = None,
+        *,
+        count: Count = lambda *_: None,
+    ) -> None:
+        """`contexts`: what servers behind TLS are asked with."""
+        self._book, self._lead, self._fleet, self._audit, self._count = book, lead, fleet, audit, count
+        self._api = ModelApi(contexts)
         self._stirred = asyncio.Event()
         self._works: dict[str, tuple[Chore, asyncio.Task[None]]] = {}
         book.on_stir(self._stirred.set)
@@ -128,6 +142,7 @@ class Managing:
             ended = await self._done(chore)
         except (_NotOursError, StoreError) as why:
             log.warning("%s of %s is left: %s", chore.kind, chore.subject, why)
+            self._count(chore.kind, "left")
             return
         except OrchestratorError as why:
             ended = Ending(500, str(why))
@@ -135,6 +150,7 @@ class Managing:
             log.exception("%s of %s", chore.kind, chore.subject)
             ended = Ending(500, "a mistake of ours: the controller's log says which")
         log.info("%s of %s: %s", chore.kind, chore.subject, ended.error or "done")
+        self._count(chore.kind, "done" if ended.is_success else "refused" if ended.status < 500 else "failed")
         await self._end(chore, ended)
 
     async def _after_others(self, chore: Chore) -> None:
@@ -181,7 +197,8 @@ class Managing:
                 return found
             sites = (found,)
         progress.begins(each.name for each in sites if each.at is not None)
-        outcomes = await asyncio.gather(*(self._on(each, chore, progress) for each in sites))
+        # One that may not go on ends the others: they are another controller's to do.
+        outcomes = await together(self._on(each, chore, progress) for each in sites)
         return ending(chore, outcomes, was_begun=was_begun)
 
     async def _on(self, site: ModelSite, chore: Chore, progress: Progress) -> Outcome:
@@ -224,7 +241,7 @@ class Managing:
             except ModelWorkError as why:
                 return Outcome(site.name, why.status, shortened(why.message))
 
-        found = await asyncio.gather(*map(look, sites))
+        found = await together(map(look, sites))
         outcomes = [
             each if isinstance(each, Outcome) else Outcome(site.name) for each, site in zip(found, sites, strict=True)
         ]
@@ -232,7 +249,8 @@ class Managing:
         if not ended.is_success:
             return ended
         lacking = [site for each, site in zip(found, sites, strict=True) if each is False]
-        missing = [(each.name, each.at.host, each.at.port) for each in lacking if each.at is not None]
+        # A file goes from the client through a gateway, which asks the server itself.
+        missing = [(each.name, *_place(each.at)) for each in lacking if each.at is not None]
         return Ending(told={"missing": missing})
 
     async def _changed(self, chore: Chore) -> str:
@@ -284,3 +302,8 @@ class Managing:
                 await within(LOOK_EVERY_S, self._stirred)
             else:
                 return
+
+
+def _place(at: Instance) -> tuple[str | int, ...]:
+    """Where a gateway sends a file to, as `gateway/blobs.Target` is made of it."""
+    return (at.host, at.port, at.tls_name) if at.tls_name else (at.host, at.port)

@@ -33,6 +33,7 @@ class Site:
     engine: Engine = Engine.OLLAMA
     is_simulated: bool = False
     models_dir: str = ""
+    is_remote: bool = False  # reached over SSH
     ports: tuple[int, int] | None = None
 
 
@@ -74,4 +75,5 @@ def instance_of(made: Made, site: Site) -> Instance:
         vram_bytes=placement.footprint.total,
         kv_bytes=placement.footprint.kv_cache,
         load_s=round(first_load_s(placement.footprint.weights), 1),
+        tls_name=placement.node if site.is_remote and made.is_over_tls else "",
     )

@@ -12,6 +12,7 @@ from orchestrator.core.placement.replicas import Pace
 from orchestrator.fleet.heeding import Wished
 from orchestrator.fleet.means import Locate, Site, UnitOf
 from orchestrator.fleet.wanted import Wanted
+from orchestrator.nodes.tls import Contexts
 
 log = logging.getLogger(__name__)
 
@@ -67,3 +68,4 @@ class World:
     wished: Wished = field(default_factory=Wished)
     pace: Callable[[], Pace] = Pace  # of numbers that follow their load
     locate: Locate = _known
+    contexts: Contexts | None = None  # what instances behind TLS are asked with

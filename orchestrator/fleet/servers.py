@@ -45,6 +45,7 @@ class Server:
             slots=0,
             context=0,
             is_given=True,
+            tls_name=host if self.entries[0].is_tls else "",
         )
 
 

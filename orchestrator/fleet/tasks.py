@@ -1,11 +1,24 @@
-"""What the controller's tasks have in common: waiting for an event, and what a group of them failed of."""
+"""What the controller's tasks have in common: done together, waiting for an event, and what several failed of."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from collections.abc import Coroutine, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from orchestrator.core.errors import OrchestratorError
+
+T = TypeVar("T")
+
+
+async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them come to, in their order. The first that fails ends the others, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in works]
+    except BaseExceptionGroup as several:
+        raise_first(several)
+    return [each.result() for each in tasks]
 
 
 async def within(seconds: float | None, event: asyncio.Event) -> None:

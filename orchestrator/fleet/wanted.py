@@ -26,6 +26,7 @@ from orchestrator.core.numbers import Followed, Range
 from orchestrator.core.placement import Effort, place
 from orchestrator.core.sizing import served_slots
 from orchestrator.fleet.engines import LocalEngine, find_engine
+from orchestrator.fleet.made import OVER_TLS
 from orchestrator.nodes.weights import ollama_models_dir, pulled_shape, pulled_weights, shape_of_file
 from orchestrator.settings import ClusterSettings, ModelSettings
 
@@ -111,7 +112,8 @@ def want(
     shapes = {name: _shape(name, model, engine, is_simulated) for name, model in settings.models.items()}
     demands, ranges = demands_of(settings, shapes, numbers), ranges_of(settings)
     effort = Effort(moves_for_load=not ranges or not ranges.keys() <= numbers.keys())
-    terms = {name: _terms(model, engine, is_simulated) for name, model in settings.models.items()}
+    tls = f" {OVER_TLS}" if settings.deploy.tls and settings.hosts else ""
+    terms = {name: _terms(model, engine, is_simulated) + tls for name, model in settings.models.items()}
     plan = place(demands_elsewhere(demands, kept), facts, current=current, own_bytes=own_bytes or {}, effort=effort)
     return Wanted(replace(plan, placements=(*kept, *plan.placements)), shapes, terms, tuple(demands), ranges)
 

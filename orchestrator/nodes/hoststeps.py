@@ -7,8 +7,6 @@ itself: what it found there is looked at anew the next time.
 from __future__ import annotations
 
 import asyncio
-import json
-import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -19,9 +17,10 @@ import asyncssh
 import orjson
 
 from orchestrator.core.errors import HostError
-from orchestrator.nodes.probe import PROGRAM, module_texts
+from orchestrator.nodes.probe import module_texts
 from orchestrator.nodes.program_file import Ready
 from orchestrator.nodes.remote_probe import ended
+from orchestrator.nodes.sending import program_on
 from orchestrator.nodes.ssh import LostError, SshError, SshHost
 
 CHUNK_BYTES = 2**18
@@ -30,7 +29,7 @@ LOCK_WAIT_S = 20.0
 
 _PACKAGE = "orchestrator.nodes.onhost"
 _MAIN = f"{_PACKAGE}.base"
-_PARTS = ("work", "owner", "accounts", "archive", "receiving", "program", "kept", "removal")
+_PARTS = ("work", "owner", "accounts", "archive", "receiving", "program", "kept", "units", "tls_text", "tls", "removal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,20 @@ async def seen_as(host: SshHost) -> str:
     return told.out.decode().split()[0].partition("%")[0]
 
 
+async def shown_certificate(host: SshHost) -> str:
+    """What the host shows to who asks its instances over TLS, in PEM; '' nothing. Raises SshError."""
+    async with aclosing(run(host, (Step("tls", "look tls"),), is_dry=True)) as saying:
+        (shown,) = [str(each.more["certificate"]) async for each in saying]
+    return shown
+
+
+async def renew_certificate(host: SshHost, owner: Owner, pem: str) -> None:
+    """Have the host show another, `pem` with its key, where it shows one. Raises SshError."""
+    async with aclosing(run(host, (held(owner), Step("tls", "renew tls", {"host": pem})))) as saying:
+        async for _ in saying:
+            pass
+
+
 async def check_held(host: SshHost, owner: Owner, *, is_dry: bool = True) -> None:
     """Raises SshError where the host is not this deployment's any more, or has seen a later controller.
 
@@ -105,8 +118,8 @@ async def run(
 
     While a run `is_alone` no other such one goes on there. A dry one changes nothing, and waits for nobody.
     """
-    given = _sent(steps, is_dry=is_dry, is_alone=is_alone and not is_dry)
-    async with host.started(PROGRAM, step=steps[0].name, given=given, sudo=True) as process:
+    bundle = _bundle(steps, is_dry=is_dry, is_alone=is_alone and not is_dry)
+    async with program_on(host, bundle, step=steps[0].name) as process:
         for step in steps:
             said: Said | None = None
             while said is None:
@@ -120,9 +133,9 @@ async def send(
     """Bring a file's bytes there, those that are not there yet. Raises SshError; then the next `send` goes on."""
     step = Step("upload", "receive", {"sent": file.sha256, "size": file.size_bytes})
     hold = held(owner)
-    given = _sent((hold, step), is_dry=False, is_alone=False)
+    bundle = _bundle((hold, step), is_dry=False, is_alone=False)
     with _opened(file) as source:
-        async with host.started(PROGRAM, step=step.name, given=given, sudo=True) as process:
+        async with program_on(host, bundle, step=step.name) as process:
             _read(host, hold, await _line(host, process, hold.name))
             ready = await _line(host, process, step.name)
             _read(host, step, ready)
@@ -193,8 +206,8 @@ def _read(host: SshHost, step: Step, line: Mapping[str, Any]) -> Said | None:
     return Said(step.name, bool(line["is_changed"]), str(line["words"]), line["more"])
 
 
-def _sent(steps: Sequence[Step], *, is_dry: bool, is_alone: bool) -> bytes:
-    bundle = {
+def _bundle(steps: Sequence[Step], *, is_dry: bool, is_alone: bool) -> dict[str, Any]:
+    return {
         "main": _MAIN,
         "root": "/",
         "is_dry": is_dry,
@@ -202,8 +215,6 @@ def _sent(steps: Sequence[Step], *, is_dry: bool, is_alone: bool) -> bytes:
         "steps": [{"do": each.do, **each.asked} for each in steps],
         **_modules(),
     }
-    packed = zlib.compress(json.dumps(bundle).encode())
-    return b"%d\n" % len(packed) + packed
 
 
 @cache

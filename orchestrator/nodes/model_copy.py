@@ -8,9 +8,7 @@ decided elsewhere.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
-import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,8 +20,9 @@ import orjson
 
 from orchestrator.core.manifests import split_name
 from orchestrator.core.model import ModelOnDisk
-from orchestrator.nodes.probe import PROGRAM, module_texts
+from orchestrator.nodes.probe import module_texts
 from orchestrator.nodes.remote_probe import ended
+from orchestrator.nodes.sending import program_on
 from orchestrator.nodes.ssh import LostError, SshError, SshHost
 
 GIVE: Final = "give models"
@@ -128,7 +127,7 @@ async def giving(host: SshHost, at: CopyTo, *, mib_s: float | None, waits: Waits
         "silence_s": waits.silence_s,
     }
     async with (
-        host.started(PROGRAM, step=GIVE, given=_sent(_GIVING, given), sudo=sudo) as process,
+        program_on(host, _bundle(_GIVING, given), step=GIVE, sudo=sudo) as process,
         _heard(process, waits),
     ):
         listens = _right(host, GIVE, await _line(host, GIVE, process, BEGIN_S))
@@ -166,7 +165,7 @@ async def take(
         "interval_s": waits.progress_s,
     }
     async with (
-        host.started(PROGRAM, step=TAKE, given=_sent(_TAKING, given), sudo=sudo) as process,
+        program_on(host, _bundle(_TAKING, given), step=TAKE, sudo=sudo) as process,
         _heard(process, waits),
     ):
         is_there, wait_s = False, BEGIN_S
@@ -223,10 +222,9 @@ async def _heard(process: asyncssh.SSHClientProcess[bytes], waits: Waits) -> Asy
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _sent(main: str, given: Mapping[str, Any]) -> bytes:
-    """The standard input of `PROGRAM` up to where requests and beats follow."""
-    packed = zlib.compress(json.dumps({"main": main, main: _modules(main), **given}).encode())
-    return b"%d\n" % len(packed) + packed
+def _bundle(main: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the program reads, up to where requests and beats follow."""
+    return {"main": main, main: _modules(main), **given}
 
 
 @cache

@@ -7,9 +7,7 @@ Both run the same modules, those of `onhost`. What the facts are good for is dec
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import zlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -71,9 +69,9 @@ class Asked:
 PROGRAM = ("python3", "-I", "-c", BOOT)
 
 
-def sent(asked: Asked) -> bytes:
-    """The standard input of `PROGRAM`: it looks as long as that stays open, and prints what `Seen` reads."""
-    bundle = {
+def bundle(asked: Asked) -> dict[str, Any]:
+    """What `PROGRAM` reads: it looks as long as its input stays open, and prints what `Seen` reads."""
+    return {
         "main": _LOOKS,
         "reader": _READS,
         "boot": BOOT,
@@ -85,8 +83,6 @@ def sent(asked: Asked) -> bytes:
         "nvml_wait_s": asked.nvml_wait_s,
         **_modules(),
     }
-    packed = zlib.compress(json.dumps(bundle).encode())
-    return b"%d\n" % len(packed) + packed
 
 
 @cache

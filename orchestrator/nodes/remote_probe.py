@@ -9,7 +9,8 @@ from contextlib import aclosing
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import NodeFacts
 from orchestrator.nodes.onhost.gpus import AWAKE_WAIT_S
-from orchestrator.nodes.probe import PROGRAM, Asked, Seen, sent
+from orchestrator.nodes.probe import Asked, Seen, bundle
+from orchestrator.nodes.sending import is_refusal, program_on
 from orchestrator.nodes.ssh import COMMAND_NOT_FOUND, SshError, SshHost
 
 STEP = "look"
@@ -31,7 +32,7 @@ async def looks(host: SshHost, asked: Asked) -> AsyncGenerator[NodeFacts, None]:
     Without sudo the look is this user's own: processes of others tell it less.
     """
     may_sudo = await host.may_sudo()
-    async with host.started(PROGRAM, step=STEP, given=sent(asked), sudo=may_sudo) as process:
+    async with program_on(host, bundle(asked), step=STEP, sudo=may_sudo) as process:
         seen = Seen()
         wait_s = asked.nvml_wait_s + SLACK_S
         while True:
@@ -61,4 +62,6 @@ def ended(host: SshHost, step: str, status: int | None, complaint: str) -> SshEr
     if status == COMMAND_NOT_FOUND or "python3: command not found" in complaint:
         return SshError(host.node, "python3", "no python3 there: install it (`apt-get install python3`)")
     last = complaint.splitlines()[-1] if complaint else "it said nothing"
+    if is_refusal(status):
+        return SshError(host.node, step, f"{step}: {last}")
     return SshError(host.node, step, f"{step}: ended with status {status} ({last})")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import asyncssh
@@ -21,8 +22,13 @@ from orchestrator.core.errors import HostError
 from orchestrator.core.model import NodeName
 from orchestrator.nodes.host_keys import HostKeys, fingerprint
 from orchestrator.nodes.names import name_unknown
+from orchestrator.nodes.onhost import policy
 
 SUDO = ("sudo", "-n", "--")
+# All that root does for whoever logs in at a restricted host (`onhost/restricted.py`): these words and no others.
+# Without `site`: what lies in the folders of packages is not always root's alone, and would run before any check.
+HOST_PROGRAM = (policy.PYTHON, "-I", "-S", policy.PROGRAM)
+MAY_THEY = ("sudo", "-n", "-l", "--")
 # sshd gives a connection ten sessions by default (MaxSessions); one more waits here instead of failing there.
 SESSIONS_AT_ONCE = 8
 SESSION_ENDS_S = 0.05
@@ -81,6 +87,15 @@ class LostError(SshError):
         super().__init__(node, step, f"{step}: the connection was lost{f' ({why})' if why else ''}")
 
 
+class Rights(Enum):
+    """What root does for who logs in: they are root, or may do everything, start one program, or nothing."""
+
+    ROOT = "root"
+    SUDO = "sudo"
+    RESTRICTED = "restricted"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """How a command ended."""
@@ -107,7 +122,7 @@ class SshHost:
         self._connection = connection
         self.waits = waits
         self._sessions = asyncio.Semaphore(SESSIONS_AT_ONCE)
-        self._become: tuple[str, ...] | None = None
+        self._rights: Rights | None = None
 
     async def run(
         self,
@@ -181,20 +196,36 @@ class SshHost:
 
     async def become(self) -> tuple[str, ...]:
         """What comes before a command that root must run. Raises SshError where this user cannot have it run."""
-        if self._become is None:
+        who = self.address.user or "this user"
+        match await self.rights():
+            case Rights.ROOT:
+                return ()
+            case Rights.SUDO:
+                return SUDO
+            case Rights.RESTRICTED:
+                why = (
+                    f"{who} may do as root what ollamactl does with instances, and no commands "
+                    f"(`ollamactl nodes restrict {self.node}`): log in as somebody else for that"
+                )
+            case Rights.NONE:
+                why = (
+                    f"no sudo without a password for {who}: add `USER ALL=(ALL) NOPASSWD: ALL` to /etc/sudoers.d there"
+                )
+        raise SshError(self.node, "sudo", why)
+
+    async def rights(self) -> Rights:
+        """What root does here for who is logged in; asked for once. Raises SshError."""
+        if self._rights is None:
             who = await self.run(("id", "-u"), step="who am I")
             if who.out.strip() == b"0":
-                self._become = ()
+                self._rights = Rights.ROOT
             elif (await self.run((*SUDO, "true"), step="sudo", check=False)).status == 0:
-                self._become = SUDO
+                self._rights = Rights.SUDO
+            elif (await self.run((*MAY_THEY, *HOST_PROGRAM), step="sudo", check=False)).status == 0:
+                self._rights = Rights.RESTRICTED
             else:
-                raise SshError(
-                    self.node,
-                    "sudo",
-                    f"no sudo without a password for {self.address.user or 'this user'}: add "
-                    "`USER ALL=(ALL) NOPASSWD: ALL` to /etc/sudoers.d there",
-                )
-        return self._become
+                return Rights.NONE  # it may be allowed while we are here
+        return self._rights
 
     async def may_sudo(self) -> bool:
         try:

@@ -22,7 +22,9 @@ from orchestrator.core.errors import HostError
 from orchestrator.core.model import NodeName
 from orchestrator.nodes.keeper_units import Exit, Unit, UnitEvent, UnitStatus
 from orchestrator.nodes.onhost.changes import STARTS_S, STOPS_S
+from orchestrator.nodes.onhost.policy import LOGS
 from orchestrator.nodes.onhost.units import ANSWERS_S, unit_of
+from orchestrator.nodes.sending import as_root
 from orchestrator.nodes.ssh import SshError, SshHost
 from orchestrator.nodes.systemd_link import STEP, Link, linked
 from orchestrator.nodes.systemd_looks import Look, News, happened, read_looks, settled, status_of
@@ -189,9 +191,11 @@ class SystemdKeeper:
         """The last `lines` of what the unit and systemd about it wrote; with `follow` also what comes."""
         words = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}"]
         words += ["--follow"] if follow else []
-        link = await self._linked()
-        unit = unit_of(self._instance(name))
-        async with link.host.started([*words, f"--unit={unit}"], step="logs", sudo=True) as process:
+        instance = self._instance(name)
+        link, unit = await self._linked(), unit_of(instance)
+        asked = {"instance": instance, "lines": lines, "follow": follow}
+        argv, given = await as_root(link.host, [*words, f"--unit={unit}"], LOGS, **asked)
+        async with link.host.started(argv, step="logs", given=given) as process:
             while line := await process.stdout.readline():
                 yield line.decode(errors="replace").rstrip("\n")
             complaint = (await process.stderr.read()).decode(errors="replace").strip()

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
@@ -17,8 +15,9 @@ from typing import Any
 import asyncssh
 import orjson
 
-from orchestrator.nodes.probe import PROGRAM, module_texts
+from orchestrator.nodes.probe import module_texts
 from orchestrator.nodes.remote_probe import ended
+from orchestrator.nodes.sending import program_on
 from orchestrator.nodes.ssh import SshError, SshHost
 from orchestrator.nodes.systemd_looks import News, read_news
 
@@ -110,13 +109,8 @@ class Link:
 @asynccontextmanager
 async def linked(host: SshHost, known: Mapping[str, Mapping[str, Any]]) -> AsyncIterator[Link]:
     """The program, for as long as the block runs. `known`: the units as they were seen last. Raises SshError."""
-    async with host.started(PROGRAM, step=STEP, given=_sent(known), sudo=True) as process:
+    async with program_on(host, {"main": _KEEPS, "known": known, _KEEPS: _modules()}, step=STEP) as process:
         yield Link(host, process)
-
-
-def _sent(known: Mapping[str, Mapping[str, Any]]) -> bytes:
-    packed = zlib.compress(json.dumps({"main": _KEEPS, "known": known, _KEEPS: _modules()}).encode())
-    return b"%d\n" % len(packed) + packed
 
 
 @cache

@@ -6,11 +6,12 @@ Pure. `python -m orchestrator.nodes.systemd_text` prints the template with its d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.resources import files
 from ipaddress import ip_network
 from typing import Final
 
+from orchestrator.nodes.onhost.environments import environment_text as environment_text
 from orchestrator.nodes.onhost.units import INSTANCES
 
 USER: Final = "ollama"
@@ -20,8 +21,6 @@ STOP_S: Final = 20
 # The name of an instance's unit at a keeper (`fleet/made.py`); on a host the template's name stands for it.
 PREFIX: Final = "engine-"
 
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SPECIAL: Final = re.compile(r'["\\`$]')
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@")
 _LONGEST: Final = 255 - len("ollama@.service")
 
@@ -44,22 +43,6 @@ def name_of(instance: str) -> str:
     """The unit's name for an instance of the template."""
     raw = re.sub(rb":([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), instance.encode())
     return PREFIX + raw.decode(errors="replace")
-
-
-def environment_text(environment: Mapping[str, str]) -> str:
-    """An EnvironmentFile with exactly these variables. Raises ValueError for what systemd would leave out.
-
-    In double quotes systemd takes a backslash before `"`, `\\`, `` ` `` and `$` away, and nothing else has a meaning.
-    """
-    lines = []
-    for name, value in sorted(environment.items()):
-        if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of an environment variable")
-        if "\0" in value:
-            raise ValueError(f"{name}: a value cannot hold a null byte")
-        escaped = _SPECIAL.sub(r"\\\g<0>", value)
-        lines.append(f'{name}="{escaped}"\n')
-    return "".join(lines)
 
 
 def render_template(user: str = USER, models_dir: str = MODELS_DIR) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -16,6 +17,12 @@ from orchestrator.settings.syntax import (
     check_user,
     host_and_port,
 )
+
+
+def _check_program(text: str | None) -> str | None:
+    if text is not None and "@" in urlsplit(text).netloc:
+        raise ValueError("a URL is no place for a secret; fetch the file with it, and name the file")
+    return text
 
 
 class NodeSettings(Section):
@@ -124,7 +131,8 @@ class InstanceSettings(Section):
     """A server that somebody else runs, Ollama or llama.cpp's. It is called and watched, never started or stopped."""
 
     url: Annotated[str, AfterValidator(check_instance_url)] = Field(
-        description="Where it answers.", examples=["http://10.0.0.5:11434"]
+        description="Where it answers; over https its certificate is always checked, and must name this host.",
+        examples=["http://10.0.0.5:11434"],
     )
     name: str | None = Field(
         default=None,
@@ -159,14 +167,36 @@ class InstanceSettings(Section):
         default=DISCOVERED, description="What it runs; by default it is asked."
     )
 
+    ca: Path | None = Field(
+        default=None,
+        description="Behind https, file of the certificates (PEM) that its own is checked by; none: the system's.",
+        examples=["company-ca.pem"],
+    )
+    cert: Path | None = Field(
+        default=None,
+        description="Behind https, our own certificate in PEM, where it asks for one; with `key`.",
+        examples=["gateway.pem"],
+    )
+    key: Path | None = Field(
+        default=None, description="The private key of `cert` in PEM, for its owner alone.", examples=["gateway.key"]
+    )
+
+    @property
+    def is_tls(self) -> bool:
+        return self.url.startswith("https://")
+
     @property
     def address(self) -> tuple[str, int]:
-        return host_and_port(self.url.removeprefix("http://"))
+        return host_and_port(self._at)
 
     @property
     def label(self) -> str:
         """What it is called."""
-        return self.name or self.url.removeprefix("http://")
+        return self.name or self._at
+
+    @property
+    def _at(self) -> str:
+        return self.url.partition("://")[2]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -198,7 +228,7 @@ class DemandSettings(Section):
 class DeploySettings(Section):
     """What `ollamactl deploy` brings to hosts that are reached over SSH, and how carefully."""
 
-    ollama: str | None = Field(
+    ollama: Annotated[str | None, AfterValidator(_check_program)] = Field(
         default=None,
         description="Ollama's program for the hosts: a file beside this one or an https URL, the binary itself or a "
         "release's archive (.tgz, .tar.zst). None: the `ollama` that is on each host already.",
@@ -216,6 +246,11 @@ class DeploySettings(Section):
         examples=[["10.0.0.0/24"]],
     )
     firewall: bool = Field(default=True, description="Put that rule up; without it whoever reaches the host may ask.")
+    tls: bool = Field(
+        default=False,
+        description="Instances are asked over TLS, and answer those alone who show a certificate of the cluster's own "
+        "authority. Each host needs the package stunnel4. Takes effect with `ollamactl deploy`.",
+    )
     at_once: float = Field(
         default=0.34, gt=0, le=1, description="The most of a pool's instances that are replaced at the same time."
     )

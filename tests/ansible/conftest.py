@@ -100,6 +100,7 @@ def again(world: World, applied: Ran) -> Ran:
 
 
 def _settings(folder: Path, node: Machine, rest: Machine, key: Path) -> None:
+    (folder / "cluster.yaml").touch(mode=0o600)
     (folder / "cluster.yaml").write_text(
         f"""\
 listen: "{rest.address}:11434"

@@ -35,7 +35,7 @@ def test_hosts_are_in_the_groups_that_the_file_gives_them_and_one_host_has_one_n
         tmp_path,
         MODELS
         + "nodes: [{name: gpu-1, address: 10.0.0.7:2222, user: ops, key: id}, {name: here}]\n"
-        + "redis: sentinel://:x@10.0.0.7,10.0.0.8:26380,127.0.0.1/mine\n"
+        + "redis: sentinel://10.0.0.7,10.0.0.8:26380,127.0.0.1/mine\nredis_password: env:REDIS_PASSWORD\n"
         + 'nginx: {gateways: ["10.0.0.8:11434", "localhost:11434"]}\n',
     )
     groups = {name: seen[name]["hosts"] for name in ("nodes", "redis", "gateways", "nginx", "monitoring")}
@@ -57,12 +57,13 @@ def test_nodes_get_the_texts_and_folders_that_deploy_would_write(tmp_path):
         tmp_path,
         MODELS
         + "nodes: [{name: gpu-1, address: 127.0.0.1, models_dir: /srv/models}]\n"
-        + 'deploy: {user: olm, ollama: bin/ollama, ports: [12000, 12009], gateways: ["10.0.0.0/24"]}\n',
+        + 'deploy: {user: olm, ollama: bin/ollama, ports: [12000, 12009], gateways: ["10.0.0.0/24"], tls: true}\n',
     )
     node, shared = seen["_meta"]["hostvars"]["gpu-1"], seen["nodes"]["vars"]
     assert node["ollama_unit"] == render_template("olm", "/srv/models")
     assert node["firewall_text"] == render_firewall(["10.0.0.0/24", "127.0.0.1"], (12000, 12009))
     assert shared["ollama_program"] == str(tmp_path / "bin" / "ollama")
+    assert shared["ollama_packages"] == ["stunnel4"]
     assert shared["ollama_folders"] == {path: f"{mode:04o}" for path, mode in OURS.items()}
 
 

@@ -240,7 +240,7 @@ async def test_a_disk_that_fills_up_meanwhile_keeps_nothing_half_done(world):
     machine = world.machine(TWO)
     machine.run("sh", "-c", f"mkdir {MODELS} && mount -t tmpfs -o size=264m tmpfs {MODELS}")
     world.when_begun(lambda: machine.run("sh", "-c", f"cat /dev/zero >{MODELS}/filler", check=False))
-    (failed,) = await world.spread(mib_s=2)
+    (failed,) = await world.spread(mib_s=0.5)  # slower than any machine fills the disk
     assert isinstance(failed, CopyFailed)
     assert re.fullmatch(r"gpu-2: take models: \S+: No space left on device", failed.error)
     machine.run("rm", f"{MODELS}/filler")

@@ -6,14 +6,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.nodes.simulator.config import SimulatorConfig, write_config
+from tests.forking import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
+# For processes that ask nobody outside: to read all certificates of this machine takes each 100 ms of a core.
+NO_AUTHORITIES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 
 
 def free_port() -> int:
@@ -42,7 +44,7 @@ def running(config: SimulatorConfig, folder: Path) -> Iterator[subprocess.Popen[
             assert not was_running or status == 0
 
 
-class Process(subprocess.Popen[bytes]):
+class Process(Forked):
     """A process that remembers whether it was told to end."""
 
     was_told_to_end = False
@@ -53,6 +55,4 @@ class Process(subprocess.Popen[bytes]):
 
 
 def started(config: Path) -> Process:
-    command = [sys.executable, "-m", "orchestrator.nodes.simulator", "--config", str(config)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
+    return Process("orchestrator.nodes.simulator", ["--config", str(config)], env={**os.environ, **NO_AUTHORITIES})

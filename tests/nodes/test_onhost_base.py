@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def test_an_older_number_and_another_place_are_refused_and_change_nothing(tmp_pa
     assert owned(tmp_path) == before
     owner.claim(here, place, number, "x", take_over=True)
     assert (owned(tmp_path)["place"], owned(tmp_path)["number"]) == (place, number)
+
+
+def test_a_controllers_token_from_far_ahead_keeps_no_later_controller_out(tmp_path):
+    here, now = Work(tmp_path), int(time.time() * 1000)
+    owner.claim(here, "prod", 1, "x", take_over=False)
+    assert owner.hold(here, "prod", 1, now - 9)[0]
+    for made_up in (now + 10 * owner.AHEAD_MS, 10**15):
+        assert not owner.hold(here, "prod", 1, made_up)[0]
+    with pytest.raises(Refused, match="another controller leads"):
+        owner.hold(here, "prod", 1, now - 10)
+    assert owner.hold(here, "prod", 1, now)[0]
+    path = tmp_path / owner.FILE.lstrip("/")
+    path.write_text(json.dumps({**owned(tmp_path), "leader": 10**15}))  # by a version that remembered it
+    assert owner.hold(here, "prod", 1, now + 1)[0]
+    assert owned(tmp_path)["leader"] == now + 1
 
 
 @pytest.mark.parametrize("spoilt", ["", "{}", "[1]", '{"place": "prod", "number": "x", "by": "", "at": ""}'])

@@ -22,7 +22,8 @@ from orchestrator.nodes import probe as probe_module
 from orchestrator.nodes.onhost import gpus, ollamas
 from orchestrator.nodes.onhost.nvml import merge_processes
 from orchestrator.nodes.onhost.ollamas import MARK, Models
-from orchestrator.nodes.probe import PROGRAM, Asked, Seen, facts_from_json, facts_to_json, probe, sent
+from orchestrator.nodes.probe import PROGRAM, Asked, Seen, bundle, facts_from_json, facts_to_json, probe
+from orchestrator.nodes.sending import packed
 
 MIB = 2**20
 RTX_4090 = (
@@ -585,7 +586,7 @@ def sent_program(tmp_path: Path, **asked: Any) -> subprocess.Popen[bytes]:
         [sys.executable, *PROGRAM[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert program.stdin is not None
-    program.stdin.write(sent(Asked(NodeName("gpu-7"), str(tmp_path), **asked)))
+    program.stdin.write(packed(bundle(Asked(NodeName("gpu-7"), str(tmp_path), **asked))))
     program.stdin.flush()
     return program
 

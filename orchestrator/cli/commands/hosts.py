@@ -52,6 +52,41 @@ def nodes_add(
     sys.exit(run_add(state, config, Addition(name, host, user, key, fingerprint, yes)))
 
 
+@nodes.command("restrict")
+@click.argument("name")
+@STATE
+@CONFIG
+@click.option("--by", default=None, help="Who logs in for this, with sudo or as root.  [default: the node's `user`]")
+@click.option(
+    "--key", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Private key of --by to log in with."
+)
+@click.option("--undo", is_flag=True, help="Take the restriction away again; needs --by.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Write the files into this folder instead, for whoever puts them there by other means.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def nodes_restrict(
+    name: str,
+    state: Path,
+    config: Path | None,
+    by: str | None,
+    key: Path | None,
+    undo: bool,
+    into: Path | None,
+    yes: bool,
+) -> None:
+    """Have the node's `user` do there as root what ollamactl does with instances, and nothing else.
+
+    Again after an upgrade of ollamactl, and where models_dir, deploy.user or the firewall change.
+    """
+    from orchestrator.cli.restricting import Wanted, run_restrict
+
+    sys.exit(run_restrict(state, config, name, Wanted(by, key, into, is_undone=undo, is_agreed=yes)))
+
+
 @click.command()
 @STATE
 @CONFIG

@@ -5,6 +5,7 @@ A folder that somebody else made stays as it is: whether the user can work in it
 
 from __future__ import annotations
 
+import ctypes
 import grp
 import os
 import pwd
@@ -17,6 +18,7 @@ from orchestrator.nodes.onhost.work import STATE, Refused, Told, Work, ran
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS (prctl.h)
 COMMENT = "Ollama instances, made by ollamactl"  # by it we know the user again that goes with us
 HOME = STATE + "/home"
 CARDS = ("video", "render")  # groups that own the GPUs' device files on some distributions
@@ -104,11 +106,17 @@ def is_ours(known: pwd.struct_passwd) -> bool:
     return known.pw_gecos.startswith(COMMENT)
 
 
-def become(known: pwd.struct_passwd) -> Callable[[], None]:
-    """What a child runs before its program to be that user, in all of their groups."""
+def become(known: pwd.struct_passwd, *, for_good: bool = False) -> Callable[[], None]:
+    """What a child runs before its program to be that user, in all of their groups.
+
+    `for_good`: no program that it starts has more rights than that, such as sudo.
+    """
     groups = os.getgrouplist(known.pw_name, known.pw_gid)
+    prctl = ctypes.CDLL(None).prctl
 
     def change() -> None:
+        if for_good and prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
+            raise OSError("no_new_privs cannot be set")
         os.setgroups(groups)
         os.setgid(known.pw_gid)
         os.setuid(known.pw_uid)

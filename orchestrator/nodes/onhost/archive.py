@@ -98,6 +98,7 @@ def _checked(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """Each member with its place in the folder."""
     files: set[str] = set()
     links: set[str] = set()
+    ways: list[tuple[str, list[str]]] = []  # of each link, the folders that it leads through
     for member in archive:
         place = _place(member.name)
         if not place:
@@ -107,6 +108,7 @@ def _checked(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
         if member.issym():
             _check_link(member, place)
             links.add(place)
+            ways.append((member.name, _through(member.linkname, posixpath.dirname(place))))
         elif member.islnk() and _place(member.linkname) not in files:
             raise UnfitArchive(f"{member.name!r} in it is a link to what is not in it")
         elif not member.isdir():
@@ -114,6 +116,9 @@ def _checked(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
         if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
             raise UnfitArchive(f"{member.name!r} in it is neither file nor folder nor link")
         yield place, member
+    for name, through in ways:
+        if not links.isdisjoint(through):
+            raise UnfitArchive(f"the link {name!r} in it leads through another link")
 
 
 def _place(name: str) -> str:
@@ -121,6 +126,12 @@ def _place(name: str) -> str:
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise UnfitArchive(f"{name!r} in it would lie outside of its folder")
     return "/".join(parts)
+
+
+def _through(to: str, folder: str) -> list[str]:
+    """The folders that a link there passes on its way: were one a link itself, `..` behind it would lead elsewhere."""
+    parts = [each for each in to.split("/") if each not in ("", ".")]
+    return [posixpath.normpath(posixpath.join(folder, *parts[:count])) for count in range(1, len(parts))]
 
 
 def _check_link(member: tarfile.TarInfo, place: str) -> None:

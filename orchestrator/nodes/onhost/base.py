@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable
 
-from orchestrator.nodes.onhost import accounts, kept, owner, program, receiving, removal
+from orchestrator.nodes.onhost import accounts, kept, owner, program, receiving, removal, tls
 from orchestrator.nodes.onhost.work import Refused, Told, Work, alone, in_words
 
 STEPS: dict[str, Callable[..., Told]] = {
@@ -29,6 +29,9 @@ STEPS: dict[str, Callable[..., Told]] = {
     "link": program.link_own,
     "unit": kept.have_unit,
     "firewall": kept.have_firewall,
+    "look tls": tls.look,
+    "have tls": tls.have,
+    "renew tls": tls.renew,
     "permit": removal.permit,
     "stop": removal.stop_instances,
     "drop kept": removal.drop_kept,

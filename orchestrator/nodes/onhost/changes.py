@@ -16,12 +16,16 @@ from typing import Any
 from orchestrator.nodes.onhost import groups
 from orchestrator.nodes.onhost.units import (
     TEMPLATE,
+    TLS_LISTENS,
+    TLS_TEMPLATE,
     Trouble,
     ending,
     environment_file,
     last_line,
+    last_words,
     looks,
     systemctl,
+    tls_unit_of,
     unit_of,
 )
 from orchestrator.whole_file import write_whole
@@ -51,6 +55,8 @@ def start(instance: str, text: str, environment: dict[str, str], port: int | Non
             _begin(instance)
         if port is not None:
             _wait_until_it_listens(instance, port, ready_s)
+        if TLS_LISTENS in environment:
+            _have_tls(instance, int(environment[TLS_LISTENS].rpartition(":")[2]), ready_s)
     except Trouble:
         stop(instance)
         raise
@@ -116,7 +122,7 @@ def _begin(instance: str) -> None:
     systemctl("reset-failed", "--", unit)
     told = systemctl("restart", "--", unit, wait_s=STOPS_S + STARTS_S)
     if told.returncode:
-        end = ending(looks(instance)[instance]["run"])
+        end = ending(instance, looks(instance)[instance]["run"])
         why = end["reason"] or (end["lines"] or [last_line(told.stderr)])[-1]
         raise Trouble(f"{unit} does not start: {why}")
 
@@ -128,11 +134,24 @@ def _wait_until_it_listens(instance: str, port: int, ready_s: float) -> None:
     while not groups.listens(groups.members().get(unit, ()), port):
         look = looks(instance)[instance]
         if look["run"] != run or not look["pid"]:
-            end = ending(run)
+            end = ending(instance, run)
             said = (end["lines"] or [end["reason"]])[-1]
             raise Trouble(f"{unit} ended before it listened on port {port}: {said or 'it said nothing'}")
         if time.monotonic() > deadline:
             raise Trouble(f"{unit} did not listen on port {port} within {ready_s:g} s")
+        time.sleep(_LOOK_EVERY_S)  # the kernel has no event for that
+
+
+def _have_tls(instance: str, port: int, ready_s: float) -> None:
+    """TLS ended for it on this port. Raises Trouble, with what its unit said, where that cannot be."""
+    unit, deadline = tls_unit_of(instance), time.monotonic() + ready_s
+    if not TLS_TEMPLATE.exists():
+        raise Trouble(f"{TLS_TEMPLATE} is not there: `ollamactl deploy` puts it there")
+    _checked(f"start {unit}", systemctl("start", "--", unit, wait_s=STARTS_S))
+    while not groups.listens(groups.members().get(unit, ()), port):
+        state = systemctl("show", "--property=ActiveState", "--value", "--", unit).stdout.strip()
+        if state != "active" or time.monotonic() > deadline:
+            raise Trouble(f"{unit} does not listen on port {port}: {last_words(unit) or 'it said nothing'}")
         time.sleep(_LOOK_EVERY_S)  # the kernel has no event for that
 
 

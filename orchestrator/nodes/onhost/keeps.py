@@ -110,7 +110,7 @@ class Service:
             if now == self._told:
                 return
             ended = {name: was["run"] for name, was in self._known.items() if _has_ended(was, now.get(name))}
-            ends = {name: units.ending(run) for name, run in ended.items()}
+            ends = {name: units.ending(name, run) for name, run in ended.items()}
             self._told, self._known = now, now
             self._say({"looks": _aged(now), "ends": ends})
 

@@ -57,8 +57,8 @@ def have_unit(work: Work, text: str) -> Told:
     """The template that every instance's unit is made of."""
     if work.at(f"{UNITS}/{UNIT}").exists() and not is_our_unit(work):
         raise Refused(f"{UNITS}/{UNIT} is there and not ours: rename that unit, and what is enabled of it")
-    is_changed = _have_file(work, f"{UNITS}/{UNIT}", text, 0o644)
-    return _reload(work) or is_changed, f"{UNITS}/{UNIT}"
+    is_changed = have_file(work, f"{UNITS}/{UNIT}", text, 0o644)
+    return reload(work) or is_changed, f"{UNITS}/{UNIT}"
 
 
 def have_firewall(work: Work, text: str | None) -> Told:
@@ -76,9 +76,9 @@ def have_firewall(work: Work, text: str | None) -> Told:
         return False, words
     if not work.is_dry:
         ran(nft, "--check", "--file", "-", given=text)
-        _have_file(work, RULES, text, 0o644)
-        _have_file(work, f"{UNITS}/{FIREWALL_UNIT}", BOOT_UNIT.format(nft=nft), 0o644)
-        _reload(work)
+        have_file(work, RULES, text, 0o644)
+        have_file(work, f"{UNITS}/{FIREWALL_UNIT}", BOOT_UNIT.format(nft=nft), 0o644)
+        reload(work)
         ran(nft, "--file", RULES)  # its complaint is better than systemd's
         ran("systemctl", "enable", "--quiet", FIREWALL_UNIT)
         ran("systemctl", "restart", FIREWALL_UNIT)
@@ -102,13 +102,13 @@ def drop_firewall(work: Work) -> bool:
                 each.unlink()
         if nft is not None and is_loaded:
             ran(nft, "delete", "table", *TABLE)
-        _must_reload(work)
-        _reload(work)
+        must_reload(work)
+        reload(work)
     return True
 
 
 def is_our_unit(work: Work) -> bool:
-    return ENVIRONMENTS in (_text(work.at(f"{UNITS}/{UNIT}")) or "")
+    return ENVIRONMENTS in (text_of(work.at(f"{UNITS}/{UNIT}")) or "")
 
 
 def drop_unit(work: Work) -> bool:
@@ -116,19 +116,19 @@ def drop_unit(work: Work) -> bool:
     if not is_our_unit(work):
         return False
     if not work.is_dry:
-        _must_reload(work)
+        must_reload(work)
         unit.unlink()
-        _reload(work)
+        reload(work)
     return True
 
 
 def _is_up(work: Work, nft: str, text: str) -> bool:
     """Whether all of it is as we left it: files, the unit at boot, and the rules in the kernel."""
     unit, loaded = work.at(f"{UNITS}/{FIREWALL_UNIT}"), work.at(LOADED)
-    if _text(work.at(RULES)) != text or _text(unit) != BOOT_UNIT.format(nft=nft):
+    if text_of(work.at(RULES)) != text or text_of(unit) != BOOT_UNIT.format(nft=nft):
         return False
     try:
-        before = json.loads(_text(loaded) or "{}")
+        before = json.loads(text_of(loaded) or "{}")
     except ValueError:
         return False
     if before.get("text") != _digest(text) or before.get("listed") != _listed(nft):
@@ -142,22 +142,24 @@ def _listed(nft: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _have_file(work: Work, path: str, text: str, mode: int) -> bool:
+def have_file(work: Work, path: str, text: str, mode: int) -> bool:
+    """A file of ours with this text; whether something was to be done. `reload` after those of systemd."""
     at = work.at(path)
-    if _text(at) == text:
+    if text_of(at) == text:
         return False
     if not work.is_dry:
         if path.startswith(UNITS):
-            _must_reload(work)
+            must_reload(work)
         write_whole(at, text, mode=mode)
     return True
 
 
-def _must_reload(work: Work) -> None:
+def must_reload(work: Work) -> None:
+    """Have the next `reload` be one, also where this run is cut off before it."""
     work.at(TO_RELOAD).touch()
 
 
-def _reload(work: Work) -> bool:
+def reload(work: Work) -> bool:
     """Have systemd read its units again, if it has not since they were written; whether it had to."""
     if not work.at(TO_RELOAD).exists():
         return False
@@ -167,7 +169,7 @@ def _reload(work: Work) -> bool:
     return True
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -22,12 +22,19 @@ from orchestrator.nodes.onhost.gpus import GpuReader
 class Look:
     """Looks at this host. `root` is where `proc` and `sys` are looked for."""
 
-    def __init__(self, node: str, models_dir: Path, gpus: GpuReader, root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        node: str,
+        models_dir: Path,
+        gpus: GpuReader,
+        root: Path = Path("/"),
+        models: ollamas.Models | None = None,
+    ) -> None:
         self._node = node
         self._models_dir = models_dir
         self._gpus = gpus
         self._root = root
-        self._models = ollamas.Models(models_dir)
+        self._models = models or ollamas.Models(models_dir)
 
     def facts(self) -> dict[str, Any]:
         """What there is now; what is sick is a sentence in `problems`."""
@@ -85,8 +92,14 @@ def main(bundle: dict[str, Any]) -> None:
     packed = zlib.compress(json.dumps({**bundle, "main": bundle["reader"]}).encode())
     command = [sys.executable, "-I", "-c", bundle["boot"]]
     reader = GpuReader(command, b"%d\n" % len(packed) + packed, wait_s=bundle["nvml_wait_s"])
+    look(bundle, reader, ollamas.Models(Path(bundle["models_dir"])))
+
+
+def look(asked: dict[str, Any], reader: GpuReader, models: ollamas.Models) -> None:
+    """Print what `asked` asks for, until nobody listens any more."""
     try:
-        stream(Look(bundle["node"], Path(bundle["models_dir"]), reader), bundle["interval_s"], bundle["most"])
+        seen = Look(asked["node"], Path(asked["models_dir"]), reader, models=models)
+        stream(seen, asked["interval_s"], asked["most"])
     except BrokenPipeError:  # nobody listens any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:

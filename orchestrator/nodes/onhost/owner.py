@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = STATE + "/owner.json"
+# A controller's token is the time (ms) at which it began to lead. One from further ahead was made up, or comes of a
+# wrong clock: the host goes by none such, which would keep every honest controller out for good.
+AHEAD_MS = 3_600_000
 
 
 def recorded(work: Work) -> dict[str, Any] | None:
@@ -54,15 +57,18 @@ def claim(work: Work, place: str, number: int, by: str, take_over: bool) -> Told
 def hold(work: Work, place: str, number: int, leader: int = 0) -> Told:
     """Go on only where the host is still that deployment's. `leader`: the token of a controller that is one of several.
 
-    The host remembers the highest: whoever led before, and does not know yet that it is over, is refused.
+    The host remembers the highest: whoever led before, and does not know yet that it is over, is refused. One that is
+    far ahead of the host's own clock is neither remembered nor gone by.
     """
     now = recorded(work)
     if now is None:
         raise Refused("the host is nobody's any more: it was destroyed meanwhile")
     refuse_others(now, place, number)
-    if leader and leader < now["leader"]:
+    latest = int(time.time() * 1000) + AHEAD_MS
+    seen = now["leader"] if now["leader"] <= latest else 0
+    if leader and leader < seen:
         raise Refused("another controller leads: the host has seen a later one; `--take-over` forgets it")
-    is_new = leader > now["leader"]
+    is_new = seen < leader <= latest
     if is_new and not work.is_dry:
         _write(work.at(FILE), {**now, "leader": leader})
     return is_new, f"{place}, deployment {number}"

@@ -83,6 +83,7 @@ def _unpack(work: Work, sent: str, place: Path, user: str, is_archive: bool) -> 
             shutil.copyfile(str(received), str(beside / PROGRAM))
             with (beside / PROGRAM).open("rb") as file:
                 to_disk(file)
+        _check_inside(beside)
         (beside / PROGRAM).chmod(0o755)
         version = _try(str(beside / PROGRAM), user)
         shutil.rmtree(str(place), ignore_errors=True)  # without its program it is none
@@ -92,6 +93,13 @@ def _unpack(work: Work, sent: str, place: Path, user: str, is_archive: bool) -> 
     finally:
         shutil.rmtree(str(beside), ignore_errors=True)
     return version
+
+
+def _check_inside(folder: Path) -> None:
+    """Raises UnfitArchive where the program is no file of this folder: links may lead on through other links."""
+    program = (folder / PROGRAM).resolve()
+    if folder.resolve() not in program.parents or not program.is_file():
+        raise UnfitArchive(f"has no {PROGRAM} of its own")
 
 
 def _try(program: str, user: str) -> str:
@@ -110,7 +118,7 @@ def _try(program: str, user: str) -> str:
             timeout=TRY_S,
             env=environment,
             cwd="/",
-            preexec_fn=accounts.become(known),
+            preexec_fn=accounts.become(known, for_good=True),
         )
     except subprocess.TimeoutExpired as error:
         raise Refused(f"`ollama --version` did not end within {TRY_S:g} s: this is no Ollama") from error

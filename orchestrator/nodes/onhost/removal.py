@@ -6,14 +6,15 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from orchestrator.nodes.onhost import accounts, kept, owner
+from orchestrator.nodes.onhost import accounts, kept, owner, tls
+from orchestrator.nodes.onhost.tls_text import FOLDER as TLS
 from orchestrator.nodes.onhost.work import STATE, Told, Work, ran
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 INSTANCES = "ollama@*.service"
-OURS = ("/opt/ollamactl", "/etc/ollamactl/instances", STATE)
+OURS = ("/opt/ollamactl", "/etc/ollamactl/instances", TLS, STATE)
 
 
 def permit(work: Work, place: str, number: int, take_over: bool) -> Told:
@@ -36,8 +37,9 @@ def stop_instances(work: Work) -> Told:
 
 
 def drop_kept(work: Work) -> Told:
-    """Neither the unit nor the firewall's rules."""
-    gone = [name for name, drop in (("firewall", kept.drop_firewall), ("unit", kept.drop_unit)) if drop(work)]
+    """Neither the unit nor the firewall's rules, nor what ends TLS."""
+    drops = (("firewall", kept.drop_firewall), ("TLS", tls.drop), ("unit", kept.drop_unit))
+    gone = [name for name, drop in drops if drop(work)]
     return bool(gone), f"{' and '.join(gone)} gone" if gone else "none"
 
 

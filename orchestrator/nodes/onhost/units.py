@@ -15,6 +15,9 @@ from typing import Any, Iterable
 # One environment an instance, for root alone; the unit's template reads it.
 INSTANCES = Path("/etc/ollamactl/instances")
 TEMPLATE = Path("/etc/systemd/system/ollama@.service")
+TLS_TEMPLATE = Path("/etc/systemd/system/ollama-tls@.service")
+# Of an instance's environment: where TLS is ended for it, host and port; without it, it is not behind TLS.
+TLS_LISTENS = "OLLAMACTL_TLS"
 UNIT = re.compile(r"ollama@(.+)\.service")
 # systemd answers within milliseconds, a stop within twice the template's TimeoutStopSec.
 ANSWERS_S = 20.0
@@ -44,6 +47,11 @@ class Trouble(Exception):
 
 def unit_of(instance: str) -> str:
     return f"ollama@{instance}.service"
+
+
+def tls_unit_of(instance: str) -> str:
+    """What ends TLS for it."""
+    return f"ollama-tls@{instance}.service"
 
 
 def environment_file(instance: str) -> Path:
@@ -94,10 +102,12 @@ def _look(fields: dict[str, str]) -> dict[str, Any]:
     return look
 
 
-def ending(run: str) -> dict[str, Any]:
+def ending(instance: str, run: str) -> dict[str, Any]:
     """How one run of a unit ended, and the last lines that it wrote. `reason`: why systemd could not start it."""
+    unit = unit_of(instance)
     end: dict[str, Any] = {"code": 0, "status": 0, "lines": [], "reason": ""}
-    for line in _journal(f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"):
+    own, about = (f"_SYSTEMD_INVOCATION_ID={run}", f"_SYSTEMD_UNIT={unit}"), (f"INVOCATION_ID={run}", f"UNIT={unit}")
+    for line in _journal(*own, "+", *about):
         entry = json.loads(line)
         text = _text(entry.get("MESSAGE"))
         if "UNIT" not in entry:
@@ -108,6 +118,12 @@ def ending(run: str) -> dict[str, Any]:
             end["reason"] = text.split(": ", 1)[1].replace("/run/systemd/unit-root", "")
     end["lines"] = end["lines"][-LINES:]
     return end
+
+
+def last_words(unit: str) -> str:
+    """The last line that a unit wrote; '' where it wrote none."""
+    lines = _journal(f"_SYSTEMD_UNIT={unit}")
+    return _text(json.loads(lines[-1]).get("MESSAGE")) if lines else ""
 
 
 def _journal(*which: str) -> list[str]:
