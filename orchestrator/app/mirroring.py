@@ -1,8 +1,9 @@
 """What a controller on another machine must have to go on from here, the same on all machines of a cluster, by Redis.
 
 The deployments and how far pools followed their load, what was moved, an operator's wishes, the keys that hosts are
-known by, and whose the hosts are. Each file is sealed by a digest under the machines' common secret: whoever can write
-to Redis cannot have anything done on a host by it.
+known by, and whose the hosts are. Each state of a file has a revision and is sealed with it under the machines' common
+secret, also that it was removed; the highest one that was seen stands in `mirror.json`. So who can write to Redis has
+nothing done on a host by it: neither by what he made up or what was true once, nor by taking something away.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import asyncio
 import hashlib
 import logging
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from orchestrator import telemetry
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
-from orchestrator.core.mirror import Differences, differences
+from orchestrator.core.mirror import NEVER, Stamp, Step, is_newer, step
 from orchestrator.settings import ClusterSettings
 from orchestrator.store import kept
 from orchestrator.store.connection import Connection
@@ -31,12 +32,21 @@ from orchestrator.whole_file import write_once, write_whole
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
-# Where Redis lost what it had acknowledged, the leader tells it again within so many looks.
-TOLD_AGAIN_S: Final = 5 * LOOK_EVERY_S
 # Below the state folder.
-PATTERNS: Final = ("owner", "known_hosts", "moves.json", "resized.json", "deployments/*.json", "wishes/*.json")
-_NAME: Final = re.compile(r"owner|known_hosts|moves\.json|resized\.json|(?:deployments|wishes)/[\w-]+\.json")
-_AGREED: Final = TypeAdapter(tuple[Version, dict[str, str]])  # and digests by name
+PATTERNS: Final = (
+    "owner",
+    "known_hosts",
+    "authority.sealed",
+    "moves.json",
+    "resized.json",
+    "deployments/*.json",
+    "wishes/*.json",
+)
+_NAME: Final = re.compile(
+    r"owner|known_hosts|authority\.sealed|moves\.json|resized\.json|(?:deployments|wishes)/[\w-]+\.json"
+)
+# And stamps by name; where a version of ours wrote it that knew none, digests.
+_AGREED: Final = TypeAdapter(tuple[Version, dict[str, Stamp | str]])
 
 
 def secret_of(paths: StatePaths, settings: ClusterSettings) -> bytes:
@@ -50,6 +60,11 @@ def chores_key(paths: StatePaths, settings: ClusterSettings) -> bytes:
     return hashlib.blake2b(secret_of(paths, settings), digest_size=32, person=b"olm chores").digest()
 
 
+def sessions_key(paths: StatePaths, settings: ClusterSettings) -> str:
+    """What logins to the page are sealed with, so that every worker of every machine takes them."""
+    return hashlib.blake2b(secret_of(paths, settings), digest_size=32, person=b"olm sessions").hexdigest()
+
+
 class Mirror:
     """Of one state folder. `on_taken` is called where something came from another machine."""
 
@@ -58,7 +73,7 @@ class Mirror:
         self._key = hashlib.blake2b(secret, digest_size=32, person=b"olm files").digest()
         self._base = paths.root / "mirror.json"
         self._version, self._agreed = self._read_base()
-        self._lost_s: float | None = None  # when Redis was found to have lost something
+        self._refused: set[tuple[str, str]] = set()  # names and tags that were said to be older
         self._one_at_a_time = asyncio.Lock()
         self._stirred = asyncio.Event()
         self.problem = ""  # why this folder is not as the others'; '': it is
@@ -83,6 +98,7 @@ class Mirror:
 
     async def take_over(self) -> None:
         """Before a controller leads: have what the one before it had. Raises HostError where this folder cannot."""
+        self._version = Version()  # looked at whole, whatever Redis says of how far it is
         try:
             await self.agree(begins=False)
             if not (owner := self._paths.owner).exists():
@@ -93,7 +109,7 @@ class Mirror:
             raise HostError(f"{self._paths.owner} cannot be written: {why.strerror}") from why
 
     async def agree(self, *, begins: bool) -> None:
-        """Make this folder and Redis the same. `begins`: this controller leads, and tells a Redis that lost something.
+        """Make this folder and Redis the same. `begins`: this controller leads, and tells a Redis that has nothing.
 
         Raises StoreError; HostError where this folder cannot be made the same, which is said.
         """
@@ -109,124 +125,136 @@ class Mirror:
 
     async def _agree(self, *, begins: bool) -> None:
         version, here = await kept.version(self._connection), await asyncio.to_thread(self._here)
-        digests = {name: each.digest for name, each in here.items()}
-        if not self._has_lost(version):
-            self._lost_s = None
-        if version == self._version and digests == self._agreed:
+        changed = {name for name in {*here, *self._agreed} if self._is_changed(name, here.get(name))}
+        if begins:  # what a version of ours wrote that gave no stamps gets one
+            changed |= {name for name, stamp in self._agreed.items() if not stamp.revision}
+        if version == self._version and not changed:
             return
         if not version.epoch and not begins:
             return
         there = await kept.read(self._connection) if version.epoch else {}
         self._check(here, there)
-        agreed: Mapping[str, str] = self._agreed
-        if self._has_lost(version):  # what it had acknowledged, or everything: nothing is gone for that
-            if begins:
-                agreed = _digests(there)
-            elif not self._has_waited():
-                return
-            else:
-                agreed = digests
-        await self._exchange(version, differences(agreed, digests, _digests(there)), here, there)
+        await self._exchange(version, changed, here, there)
 
-    def _has_lost(self, version: Version) -> bool:
-        """Whether Redis was further than it is."""
-        before = self._version
-        return bool(before.epoch) and (version.epoch != before.epoch or version.number < before.number)
-
-    def _has_waited(self) -> bool:
-        """Whether the leader has had time to tell Redis again what it lost."""
-        now_s = time.monotonic()
-        if self._lost_s is None:
-            self._lost_s = now_s
-        if now_s - self._lost_s < TOLD_AGAIN_S:
-            return False
-        self._lost_s = None
-        return True
+    def _is_changed(self, name: str, content: bytes | None) -> bool:
+        before = self._agreed.get(name, NEVER)
+        if before == NEVER or (content is None and not before.revision):
+            return before != NEVER or content is not None
+        return self._sealed(name, before.revision, content).seal != before.seal
 
     async def _exchange(
-        self, version: Version, found: Differences, here: Mapping[str, Kept], there: Mapping[str, Kept]
+        self, version: Version, changed: Collection[str], here: Mapping[str, bytes], there: Mapping[str, Kept]
     ) -> None:
-        for name in found.lost:
-            log.warning("%s was changed here and on another machine; the other's stands", self._paths.root / name)
-        for name in found.taken:
-            await asyncio.to_thread(self._take, name, there.get(name))
-        given = [name for name in found.given if await self._give(name, here.get(name), there.get(name))]
-        same = {**_digests(here), **{name: there[name].digest if name in there else "" for name in found.taken}}
-        refused = set(found.given).difference(given)  # changed there meanwhile: to be looked at again
-        agreed = {name: digest for name, digest in same.items() if digest and name not in refused}
+        agreed, given, taken = dict(self._agreed), 0, 0
+        for name in sorted({*here, *there, *agreed}):
+            theirs, ours = there.get(name), here.get(name)
+            match self._step(name, ours, theirs, is_changed=name in changed):
+                case Step.NOTED if theirs is not None:
+                    agreed[name] = _stamp(theirs)
+                case (Step.TAKEN | Step.LOST) as found if theirs is not None:
+                    if found is Step.LOST:
+                        path = self._paths.root / name
+                        log.warning("%s was changed here and on another machine; the other's stands", path)
+                    await asyncio.to_thread(self._take, name, theirs.content)
+                    agreed[name], taken = _stamp(theirs), taken + 1
+                case (Step.GIVEN | Step.TOLD_AGAIN) as found:
+                    revision = agreed.get(name, NEVER).revision + (found is Step.GIVEN)
+                    told = self._sealed(name, revision, ours)
+                    # Where it was changed there meanwhile, it is looked at again.
+                    if await kept.put(self._connection, name, theirs, told):
+                        agreed[name], given = _stamp(told), given + 1
         # Where somebody else changed something meanwhile, Redis is further than that, and is looked at again.
         epoch = version.epoch or (await kept.version(self._connection)).epoch
-        await asyncio.to_thread(self._write_base, Version(epoch, version.number + len(given)), agreed)
-        if found.taken:
+        await asyncio.to_thread(self._write_base, Version(epoch, version.number + given), agreed)
+        if taken:
             self._on_taken()
 
-    def _check(self, here: dict[str, Kept], there: dict[str, Kept]) -> None:
+    def _step(self, name: str, ours: bytes | None, theirs: Kept | None, *, is_changed: bool) -> Step:
+        before, stamp = self._agreed.get(name, NEVER), _stamp(theirs)
+        is_dated = any(each.revision for each in self._agreed.values())
+        is_older = stamp not in (NEVER, before) and not is_newer(stamp, before, is_dated=is_dated)
+        if theirs is not None and is_older and (name, theirs.tag) not in self._refused:
+            self._refused.add((name, theirs.tag))
+            telemetry.MIRRORED_OLDER.inc()
+            log.warning(
+                "%s in Redis is older (revision %d) than what this machine has seen (%d): not taken, and told anew",
+                name,
+                stamp.revision,
+                before.revision,
+            )
+        is_same = theirs is not None and theirs.content == ours
+        return step(before, stamp, is_changed=is_changed, is_same=is_same, is_dated=is_dated)
+
+    def _check(self, here: Mapping[str, bytes], there: Mapping[str, Kept]) -> None:
         for name, each in there.items():
-            if each.digest != self._digest(name, each.content):
+            if each != self._sealed(name, each.revision, each.content):
                 raise HostError(
-                    f"{name} in Redis was not written by a machine with the secret of {self._paths.root}: give all "
-                    "machines of a cluster the same `cache.secret`, or the same cache.key in their state folders; "
-                    f"where it was changed on all of them, `redis-cli DEL '{KEPT}'`"
+                    f"{name} in Redis was not written by a machine with the secret of {self._paths.root} and its "
+                    "version: give all machines of a cluster one version and the same `cache.secret`, or the same "
+                    f"cache.key in their state folders; where it was changed on all of them, `redis-cli DEL '{KEPT}'`"
                 )
         own = sorted(name for name in here if name.startswith("deployments/"))
-        if there and not self._agreed and own and any(there.get(name) != here[name] for name in own):
+        if there and not self._agreed and own and any(_content(there.get(name)) != here[name] for name in own):
             raise HostError(
                 f"{self._paths.root} has deployments of its own, and Redis those of another cluster: begin with an "
                 "empty --state here, or name another `redis`"
             )
 
-    async def _give(self, name: str, ours: Kept | None, theirs: Kept | None) -> bool:
-        return await kept.put(self._connection, name, theirs.digest if theirs is not None else "", ours)
-
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def _here(self) -> dict[str, Kept]:
+    def _here(self) -> dict[str, bytes]:
         found = {}
         for pattern in PATTERNS:
             for path in self._paths.root.glob(pattern):
-                name = str(path.relative_to(self._paths.root))
                 try:
-                    content = path.read_bytes()
+                    found[str(path.relative_to(self._paths.root))] = path.read_bytes()
                 except FileNotFoundError:
                     continue  # removed just now
                 except OSError as why:
                     raise HostError(f"{path} cannot be read: {why.strerror}") from why
-                found[name] = Kept(self._digest(name, content), content)
         return found
 
-    def _take(self, name: str, theirs: Kept | None) -> None:
+    def _take(self, name: str, content: bytes | None) -> None:
         path = self._paths.root / name
         if not _NAME.fullmatch(name):
             raise HostError(f"{name!r} in Redis is no file of a state folder")
         try:
-            if theirs is None:
+            if content is None:
                 path.unlink(missing_ok=True)
             else:
                 path.parent.mkdir(mode=0o700, exist_ok=True)
-                write_whole(path, theirs.content, mode=0o600)
+                write_whole(path, content, mode=0o600)
         except OSError as why:
             raise HostError(f"{path} cannot be written: {why.strerror}") from why
 
-    def _digest(self, name: str, content: bytes) -> str:
-        sealed = hashlib.blake2b(key=self._key, digest_size=16)
-        sealed.update(name.encode() + b"\n" + content)
-        return sealed.hexdigest()
+    def _sealed(self, name: str, revision: int, content: bytes | None) -> Kept:
+        """A state of a file. Without a revision as a version of ours sealed it that gave none."""
+        sealed = hashlib.blake2b(key=self._key, digest_size=16, person=b"dated" if revision else b"")
+        if revision:
+            sealed.update(b"%d %s " % (revision, b"gone" if content is None else b"is"))
+        sealed.update(name.encode() + b"\n" + (content or b""))
+        return Kept(revision, sealed.hexdigest(), content)
 
-    def _read_base(self) -> tuple[Version, dict[str, str]]:
+    def _read_base(self) -> tuple[Version, dict[str, Stamp]]:
         try:
-            return _AGREED.validate_json(self._base.read_bytes())
+            version, agreed = _AGREED.validate_json(self._base.read_bytes())
         except FileNotFoundError:
             return Version(), {}
         except (OSError, ValidationError) as why:
             raise HostError(f"{self._base} cannot be read; remove it") from why
+        return version, {name: Stamp(0, each) if isinstance(each, str) else each for name, each in agreed.items()}
 
-    def _write_base(self, version: Version, agreed: dict[str, str]) -> None:
+    def _write_base(self, version: Version, agreed: dict[str, Stamp]) -> None:
         try:
-            write_whole(self._base, _AGREED.dump_json((version, agreed)), mode=0o600)
+            write_whole(self._base, _AGREED.dump_json((version, dict(agreed))), mode=0o600)
         except OSError as why:
             raise HostError(f"{self._base} cannot be written: {why.strerror}") from why
         self._version, self._agreed = version, agreed
 
 
-def _digests(files: Mapping[str, Kept]) -> dict[str, str]:
-    return {name: each.digest for name, each in files.items()}
+def _stamp(each: Kept | None) -> Stamp:
+    return NEVER if each is None else Stamp(each.revision, each.seal)
+
+
+def _content(each: Kept | None) -> bytes | None:
+    return None if each is None else each.content

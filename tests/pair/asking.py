@@ -12,7 +12,7 @@ import httpx
 
 from tests.chaos.parts import Instance, Side
 from tests.chaos.world import SMALL
-from tests.cluster.running import TIMEOUT_S
+from tests.cluster.running import TIMEOUT_S, TLS
 
 _NUMBERS = itertools.count(1)
 
@@ -28,7 +28,7 @@ def body(*, tokens: int, is_stream: bool) -> dict[str, object]:
 def streaming(side: Side, tokens: int = 200) -> Iterator[Iterator[str]]:
     """An answer that has begun: the lines that are still to come."""
     asked = body(tokens=tokens, is_stream=True)
-    with httpx.stream("POST", f"{side.endpoint}/api/chat", json=asked, timeout=TIMEOUT_S) as reply:
+    with httpx.stream("POST", f"{side.endpoint}/api/chat", json=asked, timeout=TIMEOUT_S, verify=TLS) as reply:
         assert reply.status_code == 200, reply.read()
         lines = reply.iter_lines()
         next(lines)
@@ -46,7 +46,7 @@ class Asking:
         def call() -> None:
             asked = body(tokens=tokens, is_stream=False)
             try:
-                self.replies.append(httpx.post(f"{side.endpoint}/api/chat", json=asked, timeout=TIMEOUT_S))
+                self.replies.append(httpx.post(f"{side.endpoint}/api/chat", json=asked, timeout=TIMEOUT_S, verify=TLS))
             except httpx.TransportError as why:
                 self.replies.append(why)
 
