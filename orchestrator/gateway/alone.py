@@ -22,16 +22,17 @@ from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.store.batch import Held
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
+from orchestrator.store.returning import told
 
 log = logging.getLogger(__name__)
 
-# When Redis is back it has not heard of the slots that gateways took meanwhile. Each tells it at once, but may notice a
-# second later than the first (store/connection), and a slot whose caller left before is taken for two seconds more
-# (admission): until then all keep to their shares, or slots would be sold twice.
+# When Redis is back it has not heard of the slots that gateways took meanwhile, and may have lost who had some before.
+# Each tells it at once, and asks it again once all have: otherwise a slot would be sold twice. One that is gone, or was
+# not cut off at all, tells nothing; it is waited for no longer than the others take to notice (store/line).
 REJOIN_AFTER_S = 2.5
-# Where there are gateways on other machines, each stops taking slots by itself so long after Redis is back, and tells
-# it of those that it has: the first that asks Redis again must find there what the last has taken.
-TAKES_NO_MORE_AFTER_S = 1.0
+LOOK_FOR_OTHERS_S = 0.1
+# A slot whose caller had left is taken for two seconds more (admission), also where Redis has lost the word of it.
+ENDED_AFTER_S = 2.0
 # A slot that a sibling gives back, or a lock that it lets go, wakes nobody here. While calls wait, the table is looked
 # at again after this: a few per cent of a short answer, and next to no work.
 LOOK_AGAIN_S = 0.05
@@ -65,9 +66,8 @@ class Alone:
         self._has_said = False
         self._was_up = False
         self._lost_s = time.monotonic()
-        self._rejoining: asyncio.TimerHandle | None = None
-        self._stopping: asyncio.TimerHandle | None = None
-        self._takes_no_more = False
+        self._rejoining: asyncio.Task[None] | None = None
+        self._calling_home: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         connection.on_up(self._came_up)
         connection.follow(self)
@@ -130,7 +130,9 @@ class Alone:
 
     def _grant_in_turn(self, waiting: list[_Waiter]) -> None:
         share = self._share()
-        if share.elsewhere and (self._takes_no_more or time.monotonic() - self._lost_s < OTHERS_END_S):
+        # Once Redis was told of all that this gateway uses, or leases again, those of other machines go by that.
+        is_told = self._rejoining is not None or self._connection.is_up
+        if share.elsewhere and (is_told or time.monotonic() - self._lost_s < OTHERS_END_S):
             return
         full: set[int] = set()  # pools that have no slot for who would take any: thousands may wait
         for waiter in waiting:
@@ -168,31 +170,58 @@ class Alone:
     def lost(self) -> None:
         """Redis is away from now on."""
         self._lost_s = time.monotonic()
-        self._takes_no_more = False
-        for each in (self._rejoining, self._stopping):
-            if each is not None:
-                each.cancel()
-        self._rejoining = self._stopping = None
+        self._leases.doubt()
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            self._rejoining = None
+        if self._calling_home is not None:
+            self._calling_home.cancel()
+        self._calling_home = asyncio.get_running_loop().call_later(OTHERS_END_S, self._call_home)
+
+    def _call_home(self) -> None:
+        """What waits in Redis' line would wait for as long as it is away, while whoever comes later is served here."""
+        self._calling_home = None
+        if not self._connection.is_up:
+            self._leases.let_waiting_go(StoreError(self._connection.problem))
 
     def _came_up(self) -> None:
         if self._rejoining is not None:
             self._rejoining.cancel()
+            self._rejoining = None
+        was_up, self._was_up = self._was_up, True
+        if not self._connection.is_up:
+            return  # lost again in the same turn of the loop
         # Where it was away when this worker began, others have taken slots meanwhile, too.
-        if self._was_up or self._connection.has_failed:
-            loop = asyncio.get_running_loop()
-            self._stopping = loop.call_later(TAKES_NO_MORE_AFTER_S, self._take_no_more)
-            self._rejoining = loop.call_later(REJOIN_AFTER_S, self._rejoin)
-        self._was_up = True
+        if was_up or self._connection.has_failed:
+            self._rejoining = asyncio.create_task(self._rejoin(), name="back to Redis")
+        else:
+            self._leases.trust()
 
-    def _take_no_more(self) -> None:
-        self._stopping, self._takes_no_more = None, True
-        self._leases.tell_now()
-
-    def _rejoin(self) -> None:
-        """Redis counts every slot again: what waits here is to wait there, where every gateway's calls do."""
-        self._rejoining, self._takes_no_more = None, False
+    async def _rejoin(self) -> None:
+        """Wait until Redis counts every slot again; what waits here is to wait there then, as everybody's calls do."""
+        up_s = time.monotonic()
+        try:
+            async with asyncio.timeout(REJOIN_AFTER_S):
+                await self._until_all_have_told()
+        except TimeoutError:
+            log.info("Redis is back, and not every gateway has told it what it uses: they are waited for no longer")
+        except StoreError as why:
+            log.warning("Redis is back, and cannot be told what this gateway uses: %s", why)
+            await asyncio.sleep(up_s + REJOIN_AFTER_S - time.monotonic())
+        await asyncio.sleep(self._lost_s + ENDED_AFTER_S - time.monotonic())
+        self._rejoining = None
+        self._leases.trust()
         self._send_to_redis()
         self._mark(is_untold=False)
+
+    async def _until_all_have_told(self) -> None:
+        await self._leases.tell()
+        gateway = self._leases.holder.rpartition(".")[0].rstrip("b")  # a worker and its successor are one
+        while True:
+            have_told = await told(self._connection, gateway, time.monotonic() - self._lost_s)
+            if have_told >= self._share().gateways:
+                break
+            await asyncio.sleep(LOOK_FOR_OTHERS_S)
 
     def _send_to_redis(self) -> None:
         for queue in self._waiting.values():

@@ -1,4 +1,4 @@
-"""From a URL to an open socket: where Redis is, how to log in and over which TLS, and whom Sentinels call master."""
+"""From a URL to an open socket: where Redis or its Sentinels are, how to log in and over which TLS."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from orchestrator.core.errors import SettingsError, StoreError
+from orchestrator.store.slots import Host
 
 FORMS = (
     "redis://[user:password@]host[:port][/db], unix:///path[?db=n], sentinel://host[:port],…/master[/db], "
@@ -94,17 +95,12 @@ def _hosts(parts: SplitResult, default_port: int) -> tuple[tuple[str, int], ...]
     return tuple(found)
 
 
-async def host_now(address: Address) -> tuple[str, int]:
-    """Where the server is at this moment: the only one, or whom the Sentinels name. Raises StoreError."""
-    return await _find_master(address) if address.master else address.hosts[0]
-
-
-async def open_socket(address: Address, make: Callable[[], P], host: tuple[str, int] | None = None) -> P:
-    """Connect to what `address` means at this moment, or to `host`. Raises OSError (ssl's included) or StoreError."""
+async def open_socket(address: Address, make: Callable[[], P], host: Host | None = None) -> P:
+    """Connect to `host`, or else to the server that `address` names. Raises OSError (ssl's included) or StoreError."""
     loop = asyncio.get_running_loop()
     if address.path:
         return (await loop.create_unix_connection(make, address.path))[1]
-    name, port = host or await host_now(address)
+    name, port = host or address.hosts[0]
     tls = _context(address, _written(address)) if address.is_tls else None
     return (await loop.create_connection(make, name, port, ssl=tls))[1]
 
@@ -128,29 +124,3 @@ def _context(address: Address, written: tuple[int, ...]) -> ssl.SSLContext:
 def _written(address: Address) -> tuple[int, ...]:
     files = [Path(each) for each in (address.ca, address.cert, address.key) if each]
     return tuple(each.stat().st_mtime_ns if each.exists() else 0 for each in files)
-
-
-async def _find_master(address: Address) -> tuple[str, int]:
-    # redis-py is imported only where there are Sentinels: it takes a tenth of a second that other starts need not pay.
-    from redis.asyncio.sentinel import Sentinel
-    from redis.exceptions import RedisError
-
-    tls: dict[str, Any] = {}
-    if address.is_tls:
-        tls = {
-            "ssl": True,
-            "ssl_ca_certs": address.ca or None,
-            "ssl_certfile": address.cert or None,
-            "ssl_keyfile": address.key or None,
-        }
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        list(address.hosts), socket_timeout=1.0, socket_connect_timeout=1.0, **tls
-    )
-    try:
-        host, port = await sentinel.discover_master(address.master)
-    except RedisError as why:
-        raise StoreError(f"no Sentinel of {address} knows its master: {why}") from why
-    finally:
-        for each in sentinel.sentinels:
-            await each.aclose()
-    return str(host), int(port)

@@ -1,21 +1,24 @@
 """What one gateway's calls want of a pool in one turn of its loop, gathered for one run of the script `calls`.
 
-It knows how the script is asked; what is asked, and when it leaves, is left to `leases`.
+It knows how the script is asked; when it leaves is left to `batches`, what is asked to `leases`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import orjson
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
-from orchestrator.store.admission import AdmitRequest, Ejection, Kept, Outcome, Usage, ms
+from orchestrator.store.admission import AdmitRequest, Ejection, Kept, Leased, Outcome, Usage, ms
 from orchestrator.store.link import Arg
 from orchestrator.store.schema import pool_affinity, pool_answer, pool_keys, pool_making, pool_usage
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,15 @@ class Held(NamedTuple):
     affinity: str = ""
     caller: str = ""
     making: str = ""  # digest of the call whose answer it makes, for who else asks it
+
+
+class Count(Protocol):
+    """Told of every slot as a call of this gateway takes it and gives it back."""
+
+    def took(self, instance: InstanceId) -> None: ...
+
+    def gave(self, instance: InstanceId, hold_s: float) -> None:
+        """`hold_s`: the engine works on that much longer."""
 
 
 def terms(
@@ -160,3 +172,14 @@ class Batch:
 def on_one_line(caller: str) -> str:
     """As the scripts can keep it among other fields."""
     return caller if caller.isprintable() else "".join(each if each.isprintable() else " " for each in caller)
+
+
+def held_of(request: AdmitRequest, leased: Leased) -> Held:
+    """What a call holds that was granted a slot."""
+    remembered = request.remembered or request.affinity
+    return Held(request.pool, leased.instance, remembered, on_one_line(request.caller), request.making)
+
+
+def in_parts(values: list[T]) -> Iterator[list[T]]:
+    """A few hundred at a time: a longer script would hold up everybody's."""
+    return (values[at : at + 500] for at in range(0, len(values), 500))

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
@@ -31,40 +30,20 @@ from orchestrator.store.admission import (
     admission_of,
     ms,
 )
-from orchestrator.store.batch import Batch, Held, on_one_line, terms
+from orchestrator.store.batch import Count, Held, held_of, in_parts, terms
+from orchestrator.store.batches import Batches
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import grants, pool_keys
+from orchestrator.store.tickets import Ticket
 
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 1.0  # pub/sub may lose a grant's message; a ticket nobody asks for within a lease's time is dropped
 HOLD_OVER_S = 0.005  # behind the end of a hold, by Redis' clock
-# A slot given back leaves with the next call that comes, or after this: one write and one waking of Redis for both.
-# Against seconds of an answer nothing; between a call's end and the next one's beginning, in a busy gateway, a lot.
-LATER_S = 0.001
+UNWANTED_AT_MOST = 10_000  # of a pool, kept through an outage; Redis lets older ones expire by itself
 # A process that was paused may find leases of its own long given to others: what it is told within this time of waking
 # may be old news, and is asked for again.
 BEAT_S, OLD_NEWS_S = 1.0, 1.0
-
-T = TypeVar("T")
-
-
-class Count(Protocol):
-    """Told of every slot as a call of this gateway takes it and gives it back."""
-
-    def took(self, instance: InstanceId) -> None: ...
-
-    def gave(self, instance: InstanceId, hold_s: float) -> None:
-        """`hold_s`: the engine works on that much longer."""
-
-
-@dataclass(slots=True)
-class _Ticket:
-    request: AdmitRequest
-    since: float  # loop time
-    result: asyncio.Future[Leased | None] = field(repr=False)
-    place: Queued
-    on_queued: Callable[[Queued], None] | None = None
 
 
 class Leases:
@@ -89,22 +68,22 @@ class Leases:
         self.holder = holder
         self._ttl_s = lease_ttl_s
         self._count = count
-        self._by = terms(
+        by = terms(
             holder,
             lease_ttl_s,
             priority_weight_s=priority_weight_s,
             ejection=ejection or Ejection(),
             affinity_ttl_s=affinity_ttl_s,
         )
-        self._batches: dict[PoolName, Batch] = {}  # what has not left yet
-        self._leaves_soon = self._leaves_later = False
-        self._tickets: dict[LeaseId, _Ticket] = {}
+        self._batches = Batches(connection, by)  # what has not left yet
+        self._tickets: dict[LeaseId, Ticket] = {}
         self._unwanted: dict[PoolName, list[LeaseId]] = {}
         self._has_unwanted = asyncio.Event()
         self._came_up = (asyncio.Event(), asyncio.Event())  # for renewing, for asking again
         self._loops: list[asyncio.Task[None]] = []
         self._beating: asyncio.TimerHandle | None = None
         self._beat_s, self._woke_s = 0.0, float("-inf")
+        self._is_in_doubt = False
         self.held: dict[LeaseId, Held] = {}
 
     async def start(self) -> None:
@@ -130,15 +109,17 @@ class Leases:
             admitted = await self._admit(request)
             if isinstance(admitted, Leased) and self._was_paused():
                 admitted = await self._admit(request)
+            if isinstance(admitted, Leased) and self._is_in_doubt:
+                raise StoreError("Redis is back, and does not know yet of every slot in use")
         except (asyncio.CancelledError, StoreError):
             # It may have been granted all the same; that nobody will use it, only we know.
             self.give_up(request.pool, request.lease)
             raise
         if isinstance(admitted, Leased):
-            self.hold(request.lease, _held(request, admitted))
+            self.hold(request.lease, held_of(request, admitted))
         elif isinstance(admitted, Queued):
             loop = asyncio.get_running_loop()
-            ticket = _Ticket(request, loop.time(), loop.create_future(), admitted, on_queued)
+            ticket = Ticket(request, loop.time(), loop.create_future(), admitted, on_queued, self._is_in_doubt)
             self._tickets[request.lease] = ticket
         return admitted
 
@@ -148,7 +129,10 @@ class Leases:
         return ticket.place if ticket else None
 
     async def wait(self, pool: PoolName, lease: LeaseId, timeout_s: float) -> Leased | None:
-        """Wait for a ticket's slot. None: not in time, or withdrawn; either way nothing is left behind."""
+        """Wait for a ticket's slot. None: not in time, or withdrawn; either way nothing is left behind.
+
+        Raises StoreError where those who wait are let go.
+        """
         ticket = self._tickets.get(lease)
         if ticket is None:
             held = self.held.get(lease)
@@ -159,7 +143,7 @@ class Leases:
             self.give_up(pool, lease)
             raise
         if ticket.result.done():
-            return ticket.result.result()
+            return ticket.outcome()
         self.give_up(pool, lease)
         return None
 
@@ -181,7 +165,7 @@ class Leases:
         """
         if (held := self._let_go(lease, hold_s)) is not None:
             done = asyncio.get_running_loop().create_future()
-            batch = self._leaving(held.pool, is_urgent=True)
+            batch = self._batches.of(held.pool, is_urgent=True)
             batch.settle(lease, held, outcome, hold_s, answer, usage, done)
             await done
 
@@ -200,7 +184,7 @@ class Leases:
         """
         if (held := self._let_go(lease, hold_s)) is not None:
             # Somebody here waits for a slot: each millisecond would be added to all who wait behind.
-            batch = self._leaving(held.pool, is_urgent=bool(self._tickets))
+            batch = self._batches.of(held.pool, is_urgent=bool(self._tickets))
             batch.settle(lease, held, outcome, hold_s, answer, usage, alone_s=alone_s)
             if hold_s > 0:
                 # No call's end gives this slot on: whoever waits for it would be told a second later.
@@ -214,9 +198,35 @@ class Leases:
         """Have Redis told at once of all that is held here, of which it may not know."""
         self._came_up[0].set()
 
+    async def tell(self) -> None:
+        """Redis has been told of all that was held here when this began. Raises StoreError."""
+        await self._renew()
+
     def leave_now(self) -> None:
         """Let go of what is on its way: Redis has it before what it is told next."""
-        self._leave()
+        self._batches.leave()
+
+    def doubt(self) -> None:
+        """Redis is away: what it grants is not used until `trust`. It may have lost leases, and not know of others."""
+        self._is_in_doubt = True
+        for each in self._tickets.values():
+            each.is_doubted = True
+
+    def trust(self) -> None:
+        """Redis knows of every slot in use. Where it granted one too many before it did, that one is not used."""
+        self._is_in_doubt = False
+        self._came_up[1].set()
+
+    def let_waiting_go(self, why: StoreError) -> None:
+        """Whoever waits here for Redis to grant a slot is told that it will not, in the order of asking."""
+        for each in list(self._tickets.values()):
+            self._let_go_of(each, why)
+
+    def _let_go_of(self, ticket: Ticket, why: StoreError) -> None:
+        self._tickets.pop(ticket.request.lease, None)
+        self.give_up(ticket.request.pool, ticket.request.lease)
+        if not ticket.result.done():
+            ticket.result.set_result(why)
 
     async def cancel(self, pool: PoolName, lease: LeaseId) -> None:
         """Withdraw a ticket, or give back the lease it became; twice is harmless. Raises StoreError."""
@@ -225,12 +235,13 @@ class Leases:
 
     async def drop_earlier_lives(self, pool: PoolName, prefix: str) -> tuple[int, int]:
         """End what earlier processes of this name ("gw0.") left in a pool; answers how many leases and tickets."""
-        leases, tickets = await drop_holder(self._connection, pool, prefix, alive=self.holder)
+        keys, named = pool_keys(pool), (prefix, self.holder)
+        leases, tickets = await self._connection.script(scripts.DROP_HOLDER, keys, named, repeat=True)
         return leases, tickets
 
     async def close(self) -> None:
         """Give everything back. Calls still under way must have been ended before."""
-        self._leave()
+        self._batches.leave()
         if self._beating is not None:
             self._beating.cancel()
         for each in self._loops:
@@ -252,40 +263,16 @@ class Leases:
 
     async def _admit(self, request: AdmitRequest, waited_s: float = 0.0) -> Admission:
         reply = asyncio.get_running_loop().create_future()
-        self._leaving(request.pool, is_urgent=True).admit(request, waited_s, reply)
+        self._batches.of(request.pool, is_urgent=True).admit(request, waited_s, reply)
         return admission_of(await reply, request.lease)
-
-    def _leaving(self, pool: PoolName, *, is_urgent: bool) -> Batch:
-        """The pool's calls that leave next: at the end of this turn of the loop, or a little later."""
-        batch = self._batches.get(pool)
-        if batch is None or batch.is_full:
-            self._leave()
-            batch = self._batches[pool] = Batch(pool, self._by)
-        if is_urgent:
-            if not self._leaves_soon:
-                self._leaves_soon = True
-                asyncio.get_running_loop().call_soon(self._leave)
-        elif not self._leaves_later:
-            self._leaves_later = True
-            asyncio.get_running_loop().call_later(LATER_S, self._leave_at_last)
-        return batch
-
-    def _leave_at_last(self) -> None:
-        self._leaves_later = False
-        self._leave()
-
-    def _leave(self) -> None:
-        self._leaves_soon = False
-        batches, self._batches = self._batches, {}
-        for each in batches.values():
-            self._connection.send(scripts.CALLS, *each.asked(), each.told)
 
     def _granted(self, payload: bytes) -> None:
         lease, _, instance = payload.decode().partition("\n")
         if not lease:  # Redis was away, or its clock went ahead: what is not renewed now is taken for left behind
             self.tell_now()
             return
-        if self._was_paused():
+        ticket = self._tickets.get(LeaseId(lease))
+        if self._was_paused() or (ticket is not None and ticket.is_doubted):
             self._came_up[1].set()
             return
         self._resolve(LeaseId(lease), Leased(InstanceId(instance), LeaseId(lease)))
@@ -309,7 +296,7 @@ class Leases:
         if ticket is None or ticket.result.done():
             return  # Withdrawn meanwhile, or told already: a grant is told by message and by asking again.
         if result is not None:
-            self.hold(lease, _held(ticket.request, result))
+            self.hold(lease, held_of(ticket.request, result))
         ticket.result.set_result(result)
 
     def hold(self, lease: LeaseId, held: Held) -> None:
@@ -330,6 +317,8 @@ class Leases:
 
     async def _ask_again(self) -> None:
         """Ask what became of each ticket; one that Redis lost is filed again where it stood."""
+        if self._is_in_doubt:
+            return
         now = asyncio.get_running_loop().time()
         asked = [each for each in self._tickets.values() if now - each.since < each.request.wait_s]
         answers = (
@@ -341,13 +330,26 @@ class Leases:
         )
         for ticket, admitted in zip(asked, await asyncio.gather(*answers, return_exceptions=True), strict=True):
             if isinstance(admitted, Leased):
-                self._resolve(ticket.request.lease, admitted)
+                await self._take_up(ticket, admitted)
             elif isinstance(admitted, Queued):
-                _tell(ticket, admitted)
+                ticket.is_doubted = self._is_in_doubt
+                ticket.stands(admitted)
             elif isinstance(admitted, Refused) and admitted.why is Why.ENDED:
                 self._resolve(ticket.request.lease, None)
             elif isinstance(admitted, BaseException):
                 raise admitted
+
+    async def _take_up(self, ticket: Ticket, leased: Leased) -> None:
+        """Use what was granted, unless it was while Redis did not know of every slot, and it is one too many."""
+        lease = ticket.request.lease
+        if ticket.is_doubted:
+            keys, pair = pool_keys(ticket.request.pool), (lease, leased.instance)
+            _, over = await self._connection.script(scripts.RENEW, keys, (self.holder, ms(self._ttl_s), *pair))
+            if over:
+                self._let_go_of(ticket, StoreError(f"{leased.instance}: a slot was granted that is in use"))
+                return
+        if not self._is_in_doubt:
+            self._resolve(lease, leased)
 
     # --- keeping ---
 
@@ -356,7 +358,7 @@ class Leases:
         for lease, held in self.held.items():
             by_pool[held.pool].append((lease, held.instance))
         for pool, held_here in by_pool.items():
-            for some in _in_parts(held_here):
+            for some in in_parts(held_here):
                 await self._renew_some(pool, some)
 
     async def _renew_some(self, pool: PoolName, held: list[tuple[LeaseId, InstanceId]]) -> None:
@@ -373,6 +375,8 @@ class Leases:
     def _note_up(self) -> None:
         for each in self._came_up:
             each.set()
+        if self._unwanted:
+            self._has_unwanted.set()
 
     async def _each(
         self,
@@ -404,8 +408,17 @@ class Leases:
     # --- giving back what nobody here will use ---
 
     def give_up(self, pool: PoolName, lease: LeaseId, hold_s: float = 0.0) -> None:
-        """Let go of a ticket or lease without waiting for Redis: it is given back when Redis is there, or expires."""
+        """Let go of a ticket or lease without waiting for Redis: it is given back when Redis is there, or expires.
+
+        Where the instance works on for `hold_s`, not before: its slot is not free yet.
+        """
         self._forget(lease, hold_s)
+        if hold_s > 0:
+            asyncio.get_running_loop().call_later(hold_s, self._no_longer_wanted, pool, lease)
+        else:
+            self._no_longer_wanted(pool, lease)
+
+    def _no_longer_wanted(self, pool: PoolName, lease: LeaseId) -> None:
         self._unwanted.setdefault(pool, []).append(lease)
         self._has_unwanted.set()
 
@@ -413,30 +426,9 @@ class Leases:
         unwanted, self._unwanted = self._unwanted, {}
         for pool, leases in unwanted.items():
             try:
-                for some in _in_parts(leases):
+                for some in in_parts(leases):
                     await self._connection.script(scripts.CANCEL, pool_keys(pool), some, repeat=True)
             except StoreError as why:
-                log.warning("%s: %d leases or tickets, given up here, are left to expire: %s", pool, len(leases), why)
-
-
-async def drop_holder(connection: Connection, pool: PoolName, prefix: str, *, alive: str = "") -> tuple[int, int]:
-    """End the leases and tickets of holders whose names start with `prefix`, but for the one that is alive."""
-    leases, tickets = await connection.script(scripts.DROP_HOLDER, pool_keys(pool), (prefix, alive), repeat=True)
-    return leases, tickets
-
-
-def _held(request: AdmitRequest, leased: Leased) -> Held:
-    remembered = request.remembered or request.affinity
-    return Held(request.pool, leased.instance, remembered, on_one_line(request.caller), request.making)
-
-
-def _tell(ticket: _Ticket, place: Queued) -> None:
-    """Say where a ticket stands now, unless it was granted or withdrawn meanwhile."""
-    ticket.place = place
-    if ticket.on_queued is not None and not ticket.result.done():
-        ticket.on_queued(place)
-
-
-def _in_parts(values: list[T]) -> Iterator[list[T]]:
-    """A few hundred at a time: a longer script would hold up everybody's."""
-    return (values[at : at + 500] for at in range(0, len(values), 500))
+                # Redis may keep them through an outage, and would grant slots to callers who are gone.
+                self._unwanted[pool] = [*leases, *self._unwanted.get(pool, ())][-UNWANTED_AT_MOST:]
+                log.warning("%s: %d leases or tickets, given up here, are given back later: %s", pool, len(leases), why)

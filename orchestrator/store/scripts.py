@@ -48,9 +48,9 @@ def _in_pool(script: str) -> str:
 def _without_constants(head: str, *rest: str) -> str:
     """Lua has no constants: a local that never changes is captured like any other. Its value is put in its places."""
     source = _CONSTANT.sub("", head) + "".join(rest)
-    for constant in _CONSTANT.finditer(head):
-        source = re.sub(rf"\b{constant['name']}\b", constant["value"].replace("\\", r"\\"), source)
-    return source
+    values = {each["name"]: each["value"] for each in _CONSTANT.finditer(head)}
+    # All in one pass: one for each constant takes every process that starts 80 ms.
+    return re.sub(rf"\b(?:{'|'.join(values)})\b", lambda found: values[found[0]], source) if values else source
 
 
 def _read(path: str) -> str:

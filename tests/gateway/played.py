@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -22,7 +21,8 @@ from orchestrator.settings import ClusterSettings
 from orchestrator.store import cluster, pools
 from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server
-from tests.nodes.simulators import free_port
+from tests.forking import Forked
+from tests.nodes.simulators import NO_AUTHORITIES, free_port
 from tests.store.playing import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,11 +165,10 @@ async def played(
 
 def start_gateway(paths: StatePaths, address: str, redis_url: str, index: int, workers: int) -> subprocess.Popen[bytes]:
     """One real worker."""
-    command = [sys.executable, "-m", "orchestrator.app.gateway", "--state", str(paths.root), "--listen", address]
-    command += ["--index", str(index), "--workers", str(workers)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OLM_REDIS": redis_url}
+    words = ["--state", str(paths.root), "--listen", address, "--index", str(index), "--workers", str(workers)]
+    environment = {**os.environ, **NO_AUTHORITIES, "OLM_REDIS": redis_url}
     with (paths.root / f"gateway-{index}.log").open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        return Forked("orchestrator.app.gateway", words, env=environment, output=log)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

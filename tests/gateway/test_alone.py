@@ -26,7 +26,7 @@ from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
-from orchestrator.store.pools import publish_pool
+from orchestrator.store.pools import pool_load, publish_pool
 from tests.gateway.asking import ask
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
@@ -166,6 +166,26 @@ async def test_beside_another_machine_no_slot_is_taken_until_its_calls_have_had_
     one.admission.unused(first)
     for grant in (second, await waiting[2]):
         one.admission.unused(grant)
+
+
+async def test_who_waits_in_redis_line_as_it_goes_is_served_here_before_who_comes_later(start, monkeypatch):
+    monkeypatch.setattr(alone, "OTHERS_END_S", 0.0)
+    world = await start(1, 1)
+    (gateway,) = world.gateways
+    running = await gateway.call(world.pool)
+    first = asyncio.create_task(gateway.call(world.pool))
+    async with asyncio.timeout(10):
+        while (await pool_load(gateway.connection, world.pool.name)).queued == 0:
+            await asyncio.sleep(0.01)
+    world.redis.kill()
+    await gateway.until_alone()
+    await asyncio.sleep(0)
+    second = asyncio.create_task(gateway.call(world.pool))
+    await _turns()
+    gateway.admission.unused(running)
+    gateway.admission.unused(await first)
+    gateway.admission.unused(await second)
+    world.redis.start()
 
 
 # --- one gateway had more than its share -----------------------------------------------------------------------------

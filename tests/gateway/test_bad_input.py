@@ -291,9 +291,10 @@ async def test_without_a_right_key_nothing_is_told_but_that_the_gateway_lives(gu
 async def test_every_path_that_is_served_says_who_may_ask_and_none_is_open_by_having_been_forgotten():
     # Nothing is asked of it: only what it serves is read.
     asked, changed = SimpleNamespace(answer=None), SimpleNamespace(change=None, blob=None)
-    server = Server(Live(rules_from(ClusterSettings())), asked, *[None] * 5, changed)  # type: ignore[arg-type]
+    server = Server(Live(rules_from(ClusterSettings())), asked, *[None] * 5, changed, None)  # type: ignore[arg-type]
     served = {access: {path for path, each in server._paths.items() if each.access is access} for access in Access}
-    assert served[Access.ANYONE] == {*OPEN, *PAGE_PATHS}
+    logging_in = {"/status/login", "/status/login/back", "/status/logout", "/status/session"}
+    assert served[Access.ANYONE] == {*OPEN, *PAGE_PATHS, *logging_in}
     assert served[Access.ADMIN] == {*FOR_ADMINS, "/status/live", "/status/calls", "/status/act"}
     assert served[Access.INFER] == {*map(str, Endpoint), "/api/feedback"}
     assert served[Access.CALLER] == {*FOR_CALLERS[:-1], "/v1/models/", "/api/show"}

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from orchestrator.app.rules import rules_from
 from orchestrator.gateway.connection import Connection
+from orchestrator.gateway.live import Live
 from orchestrator.gateway.page import Page
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.visitors import Visitors
@@ -231,7 +232,7 @@ class FailsOnce:
 
 async def test_who_watches_is_told_more_after_a_state_that_could_not_be_read() -> None:
     nobody = cast(Any, None)
-    page = Page(nobody, cast(Any, FailsOnce()), nobody, nobody)
+    page = Page(Live(rules_from(ClusterSettings())), cast(Any, FailsOnce()), nobody, nobody)
 
     async def serve(request: Request, connection: Connection) -> None:
         await page.watch(request, connection, lambda: "")

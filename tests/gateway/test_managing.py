@@ -20,6 +20,7 @@ import yaml
 
 from orchestrator.app import audit
 from orchestrator.settings import ClusterSettings
+from orchestrator.whole_file import write_whole
 from tests.cluster.running import TIMEOUT_S, Up, needs_redis, unit_pid, until
 from tests.fleet.given_world import Played, model
 from tests.gateway.played import played
@@ -84,7 +85,8 @@ def started(stack: ExitStack, folder: Path, **pace: Any) -> Cluster:
     config = folder / "cluster.yaml"
     instances = [{"url": one.url, "name": "one"}, {"url": two.url, "name": "two"}]
     tiers = {"small": {"model": "kept:1b"}}
-    config.write_text(
+    write_whole(
+        config,
         yaml.safe_dump(
             {
                 "instances": instances,
@@ -93,7 +95,8 @@ def started(stack: ExitStack, folder: Path, **pace: Any) -> Cluster:
                 "routes": {"auto": {"primary": "small"}},
                 "gateway": {"workers": 1},
             }
-        )
+        ),
+        mode=0o600,
     )
     up = Up(folder / "state", config=config, command="gateway")
     stack.callback(up.close)
@@ -337,7 +340,8 @@ def test_in_a_fleet_of_our_own_a_pull_brings_a_model_to_every_node_and_the_setti
     nodes = [{"name": name, "simulate": "1x RTX 4090"} for name in ("gpu-1", "gpu-2")]
     config = tmp_path / "cluster.yaml"
     models = {"llama3.2:1b": {"replicas": 2, "hosts": 2}}
-    config.write_text(yaml.safe_dump({"nodes": nodes, "models": models, "keys": KEYS, "gateway": {"workers": 1}}))
+    told = {"nodes": nodes, "models": models, "keys": KEYS, "gateway": {"workers": 1}}
+    write_whole(config, yaml.safe_dump(told), mode=0o600)
     up = Up(tmp_path / "state", config=config)
     try:
         up.wait_until_ready()

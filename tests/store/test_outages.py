@@ -207,3 +207,32 @@ async def test_calls_fail_with_a_store_error_while_redis_is_away_and_leave_nothi
     await counted(redis, 0)
     assert not leases.held
     await leases.close()
+
+
+async def test_who_is_let_go_while_redis_is_away_is_granted_nothing_when_it_is_back(
+    own_server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = await connect(own_server, timeout_s=0.3)
+    await offer(redis, gpu_1=1)
+    leases = Leases(redis, "gw0.x", 60)
+    await leases.start()
+    (held,) = await hold(leases, 1)
+    for _ in range(3):
+        assert isinstance(await leases.admit(request()), Queued)
+    own_server.kill()
+    leases.let_waiting_go(StoreError("Redis is away"))
+
+    async def was_tried() -> bool:
+        return "are given back later" in caplog.text
+
+    await until(was_tried)
+    own_server.start()
+    await back(redis)
+
+    async def is_empty() -> bool:
+        return (await look(redis)).queued == 0
+
+    await until(is_empty)
+    await leases.settle(POOL, held.lease, Outcome.OK)
+    assert isinstance(await leases.admit(request()), Leased)
+    await leases.close()

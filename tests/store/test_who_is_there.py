@@ -65,20 +65,20 @@ async def test_what_makes_no_sense_is_an_error(store: Connection) -> None:
 
 async def test_a_file_is_put_where_what_lies_there_is_what_one_knew(store: Connection) -> None:
     assert await kept.version(store) == kept.Version()
-    first, second = Kept("d1", b"one \n two"), Kept("d2", b"")
-    assert await kept.put(store, "moves.json", "", first)
-    assert await kept.put(store, "moves.json", "", first)  # the answer was lost: nothing changes twice
+    first, second = Kept(0, "d1", b"one \n two"), Kept(1, "d2", b"")
+    assert await kept.put(store, "moves.json", None, first)
+    assert await kept.put(store, "moves.json", None, first)  # the answer was lost: nothing changes twice
     assert (await kept.version(store)).number == 1
-    assert not await kept.put(store, "moves.json", "other", second)
+    assert not await kept.put(store, "moves.json", Kept(1, "d1", b""), second)
     assert await kept.read(store) == {"moves.json": first}
-    assert await kept.put(store, "moves.json", "d1", second)
+    assert await kept.put(store, "moves.json", first, second)
     assert await kept.read(store) == {"moves.json": second}
-    assert await kept.put(store, "moves.json", "d2", None)
-    assert await kept.read(store) == {}
+    assert await kept.put(store, "moves.json", second, Kept(2, "d2", None))
+    assert await kept.read(store) == {"moves.json": Kept(2, "d2", None)}
     assert (await kept.version(store)).number == 3
     assert (await kept.version(store)).epoch
 
 
 async def test_of_those_who_put_a_file_at_once_one_does(store: Connection) -> None:
-    done = await asyncio.gather(*(kept.put(store, "f", "", Kept(f"d{n}", b"")) for n in range(8)))
+    done = await asyncio.gather(*(kept.put(store, "f", None, Kept(1, f"d{n}", b"")) for n in range(8)))
     assert sum(done) == 1

@@ -49,6 +49,7 @@ read(callers)
 if drop_expired(2) > 0 then write() end
 local records = call('HMGET', RECORDS, unpack(names))
 
+local made_no_more = {}
 for at = 1, #ended do
   local each = ended[at]
   local key = settle(records[at], each[1], each[2], each[3], each[4], each[5], each[6], each[14] or 0)
@@ -61,10 +62,11 @@ for at = 1, #ended do
     for of = 1, #each[9], 2 do count_up(each[8], each[9][of], each[9][of + 1]) end
     -- Where this one failed, another may have taken its place already.
     if each[13] > 0 and (each[3] == 'ok' or call('GET', KEYS[each[13]]) == HOLDER .. '\n' .. each[1]) then
-      call('DEL', KEYS[each[13]])
+      made_no_more[#made_no_more + 1] = KEYS[each[13]]
     end
   end
 end
+if made_no_more[1] then call('DEL', unpack(made_no_more)) end
 
 -- Tickets come first. What they leave free, they may not use: they were tried there before.
 waiting = call('ZCARD', QUEUE)

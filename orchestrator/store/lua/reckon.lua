@@ -18,44 +18,75 @@ local AT_ONCE = 100 -- a longer run would hold up everybody's
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local function use(key, times)
+-- What uses at this moment add to a sum of them; nil or false: there were none before.
+local function with_uses(before, times)
   local one = now / half_life + math.log(times) / math.log(2)
-  local before = tonumber(call('ZSCORE', USES, key) or '-inf')
-  local more, less = math.max(before, one), math.min(before, one)
-  call('ZADD', USES, string.format('%.9f', more + math.log(1 + 2 ^ (less - more)) / math.log(2)), key)
+  if before then
+    local more, less = math.max(before, one), math.min(before, one)
+    one = more + math.log(1 + 2 ^ (less - more)) / math.log(2)
+  end
+  return string.format('%.9f', one)
 end
 
-local function forget(key)
-  local about = call('HGET', ABOUT, key)
-  if not about then return end
-  call('HINCRBY', COUNTS, 'bytes', -tonumber(match(about, '^%d+')))
-  call('HDEL', ABOUT, key)
-  call('ZREM', USES, key)
-  call('ZREM', ENDS, key)
+-- Answers leave the books; of which nothing is known are passed over. One command a book, however many they are.
+local function forget(keys)
+  local abouts, gone, bytes = keys[1] and call('HMGET', ABOUT, unpack(keys)) or {}, {}, 0
+  for at = 1, #keys do
+    if abouts[at] then
+      gone[#gone + 1] = keys[at]
+      bytes = bytes + match(abouts[at], '^%d+')
+    end
+  end
+  if not gone[1] then return end
+  call('HINCRBY', COUNTS, 'bytes', -bytes)
+  call('HDEL', ABOUT, unpack(gone))
+  call('ZREM', USES, unpack(gone))
+  call('ZREM', ENDS, unpack(gone))
 end
 
-for at = 1, #kept do
-  local key, bytes, kept_at, ends, about = unpack(kept[at])
-  forget(key)
-  call('HSET', ABOUT, key, string.format('%.0f %.0f %s', bytes, kept_at, about))
-  call('ZADD', ENDS, string.format('%.0f', ends), key)
-  call('HINCRBY', COUNTS, 'bytes', bytes)
-  use(key, 1)
+local function keep()
+  local keys, abouts, all_end, uses, sum = {}, {}, {}, {}, 0
+  for at = 1, #kept do
+    local key, bytes, kept_at, ends, about = unpack(kept[at])
+    local n = 2 * at
+    keys[at], sum = key, sum + bytes
+    abouts[n - 1], abouts[n] = key, string.format('%.0f %.0f %s', bytes, kept_at, about)
+    all_end[n - 1], all_end[n] = string.format('%.0f', ends), key
+    uses[n - 1], uses[n] = with_uses(nil, 1), key
+  end
+  forget(keys)
+  call('HSET', ABOUT, unpack(abouts))
+  call('ZADD', ENDS, unpack(all_end))
+  call('ZADD', USES, unpack(uses))
+  call('HINCRBY', COUNTS, 'bytes', sum)
 end
-for at = 1, #used do
-  if call('ZSCORE', ENDS, used[at][1]) then use(used[at][1], used[at][2]) end
+
+local function use()
+  local keys, uses = {}, {}
+  for at = 1, #used do keys[at] = used[at][1] end
+  local ends, before = call('ZMSCORE', ENDS, unpack(keys)), call('ZMSCORE', USES, unpack(keys))
+  for at = 1, #used do
+    if ends[at] then
+      local n = #uses
+      uses[n + 1], uses[n + 2] = with_uses(before[at] and tonumber(before[at]), used[at][2]), keys[at]
+    end
+  end
+  if uses[1] then call('ZADD', USES, unpack(uses)) end
 end
+
+if kept[1] then keep() end
+if used[1] then use() end
 for at = 1, #counts do call('HINCRBY', COUNTS, counts[at][1], counts[at][2]) end
 
 local over = call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, AT_ONCE)
-for at = 1, #over do forget(over[at]) end
+forget(over)
 if over[1] then call('HINCRBY', COUNTS, 'expired', #over) end
 
 local gone, bytes = {}, tonumber(call('HGET', COUNTS, 'bytes') or 0)
 while bytes > room and #gone < AT_ONCE do
   local least = call('ZRANGE', USES, 0, 0)[1]
   if not least then break end
-  forget(least)
+  forget({least})
   gone[#gone + 1] = least
   bytes = tonumber(call('HGET', COUNTS, 'bytes'))
 end
