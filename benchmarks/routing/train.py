@@ -7,11 +7,12 @@ Command    python benchmarks/routing/train.py               cross-validates, the
            python benchmarks/routing/train.py --only-check  cross-validates and writes nothing
 Needs      scikit-learn: `pip install -e .[routing]`. The product itself needs neither it nor numpy.
 
-Three sets of weights, each from what a call's own text shows; MMLU's subject is read in training alone, to take noise
+Four sets of weights, each from what a call's own text shows; MMLU's subject is read in training alone, to take noise
 out of the outcomes of single questions, and by no feature:
   form     11 counts that tell nothing of what a question is about; none may make it easier; drawn to round weights set
            by hand, so that no count that the data knows little of is lost
   topic    words and pairs of words, hashed to 32,768 places of one byte
+  choices  signs in the choices that a question of an examination gives, and in how it asks
   answer   signs in the weak model's answer, and those of the question
 """
 
@@ -39,6 +40,7 @@ from evaluate import DATA, load, measures  # noqa: E402
 
 from orchestrator.core import difficulty  # noqa: E402
 from orchestrator.core.difficulty_answer import answer_of  # noqa: E402
+from orchestrator.core.difficulty_choices import CHOICES, choices_of  # noqa: E402
 from orchestrator.core.difficulty_form import FORM  # noqa: E402
 from orchestrator.core.difficulty_model import SIGNED, SIGNS, Model, read  # noqa: E402
 from orchestrator.core.difficulty_topic import BITS, places  # noqa: E402
@@ -51,7 +53,8 @@ GAP_A_POINT = 0.04  # of the strong model's advantage over the weak one
 BESIDE_SUBJECT = 0.2  # of how a question differs from its subject's mean is believed
 PULL = 20_000.0  # questions that the weights by hand count as much as
 SHRINK = 20  # questions of the mean that a subject's own mean is mixed with
-MIXES = {"mmlu": (4.8, 1.5, 0.25, 1.0), "gsm8k": (7.0, 1.2, 1.0, 0.75)}  # base, spread, parts of form and of topic
+EXAM = (4.8, 1.5)  # base and spread, in points
+MIXES = {"gsm8k": (7.0, 1.2, 1.0, 0.75)}  # base, spread, parts of form and of topic
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Set:
     seen: list[difficulty.Seen]
     form: np.ndarray
     topic: csr_matrix
+    choices: np.ndarray
     answer: np.ndarray | None
 
     @property
@@ -77,7 +81,7 @@ class Set:
         rows = [row for row, is_in in zip(self.rows, chosen, strict=True) if is_in]
         seen = [each for each, is_in in zip(self.seen, chosen, strict=True) if is_in]
         answer = None if self.answer is None else self.answer[chosen]
-        return Set(self.name, rows, seen, self.form[chosen], self.topic[chosen], answer)
+        return Set(self.name, rows, seen, self.form[chosen], self.topic[chosen], self.choices[chosen], answer)
 
 
 def numbers_of(name: str, rows: list[dict[str, Any]]) -> Set:
@@ -92,6 +96,7 @@ def numbers_of(name: str, rows: list[dict[str, Any]]) -> Set:
         seen,
         np.array([difficulty.features_of(each) for each in seen]),
         csr_matrix(cells, shape=(len(rows), 1 << BITS)),
+        np.array([choices_of(each.text) for each in seen]),
         np.array(answers) if answers else None,
     )
 
@@ -137,28 +142,52 @@ def fit(sets: list[Set]) -> dict[str, Any]:
     form, topic = fit_form(sets), fit_topic(sets)
     step = float(np.abs(topic).max() / (SIGNED - 1))
     table = np.round(topic / step).astype(int)
+    mixes, choices = {}, np.zeros(len(CHOICES))
+    for each in sets:
+        unseen = unseen_topic(each, sets)
+        if KINDS[each.name] == difficulty.EXAM:
+            mixes[difficulty.EXAM], choices = mix_of_exam(each, form, unseen)
+        else:
+            mixes[KINDS[each.name]] = mix(each, form, unseen)
     return {
         "form": {"weights": dict(zip(FORM, form.tolist(), strict=True))},
         "topic": {"step": step, "table": b85encode(bytes((table + SIGNED).tolist())).decode()},
-        "mixes": {KINDS[each.name]: mix(each, form, sets) for each in sets},
+        "choices": {"weights": dict(zip(CHOICES, np.round(choices, 5).tolist(), strict=True))},
+        "mixes": mixes,
         "answer": fit_answer(sets),
     }
 
 
-def mix(one: Set, form: np.ndarray, sets: list[Set]) -> dict[str, float]:
-    """How form and topic are added for this kind. The topic's spread is that on questions it was not fitted to."""
-    base, spread, of_form, of_topic = MIXES[one.name]
+def unseen_topic(one: Set, sets: list[Set]) -> np.ndarray:
+    """The topic of each question by weights that were not fitted to it: what fitted ones say of it is too sure."""
     unseen = np.zeros(len(one.rows))
     own = folds(one, 4, seed=9)
     others = [each for each in sets if each is not one]
     for fold in range(4):
         unseen[own == fold] = one.part(own == fold).topic @ fit_topic([*others, one.part(own != fold)])
+    return unseen
+
+
+def mix(one: Set, form: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
+    """How form and topic are added for this kind, by set shares."""
+    base, spread, of_form, of_topic = MIXES[one.name]
     formed = one.form @ form
     parts = of_form * formed / formed.std() + of_topic * unseen / unseen.std()
     worth = spread / parts.std()
     by_form, by_topic = worth * of_form / formed.std(), worth * of_topic / unseen.std()
     offset = -(by_form * formed.mean() + by_topic * unseen.mean())
     return {"base": base, "form": float(by_form), "topic": float(by_topic), "offset": float(offset)}
+
+
+def mix_of_exam(one: Set, form: np.ndarray, unseen: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """How form, topic and the signs of the choices are added: by least squares, for there are questions enough."""
+    base, spread = EXAM
+    parts = np.column_stack([one.form @ form, unseen, one.choices])
+    mean, wide = parts.mean(0), parts.std(0) + 1e-6
+    weights = Ridge(alpha=300.0).fit((parts - mean) / wide, smoothed(one)).coef_ / wide
+    weights *= spread / (parts @ weights).std()
+    by_form, by_topic = weights[:2].tolist()
+    return {"base": base, "form": by_form, "topic": by_topic, "offset": float(-mean @ weights)}, weights[2:]
 
 
 def signs_of(one: Set) -> np.ndarray:

@@ -5,8 +5,9 @@ looks for are `difficulty_cues`', what a level leads to is `routing`'s.
 
 Three parts. The kind of work has round weights set by hand. The form (`difficulty_form`) has trained ones, and counts
 for every question: it carries over from one kind to another. The topic (`difficulty_topic`) does not, so it counts only
-for questions like those it was trained on: answers to choose from, and amounts to reckon with. Where nothing tells, the
-question counts as hard: a large model answers an easy question well, a small one spoils a hard one.
+for questions like those it was trained on: answers to choose from, and amounts to reckon with. Where there are answers
+to choose from, they tell something, too (`difficulty_choices`). Where nothing tells, the question counts as hard: a
+large model answers an easy question well, a small one spoils a hard one.
 
 Of a long text only the first and the last `WINDOW` letters are read; its length counts whole.
 """
@@ -22,6 +23,7 @@ from typing import Final
 
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty_answer import ANSWER, answer_of
+from orchestrator.core.difficulty_choices import CHOICES, choices_of
 from orchestrator.core.difficulty_cues import Cue, count_cues
 from orchestrator.core.difficulty_form import COUNTING, FORM, form_of
 from orchestrator.core.difficulty_kind import TEXT_WORK, Work, language_of, work_of
@@ -181,6 +183,9 @@ def _of_familiar(seen: Seen, familiar: str, model: Model) -> Iterator[_Part]:
     for name, points in zip(FORM, model.form_parts(features_of(seen)), strict=True):
         if points:
             yield _Part(FORM[name], mix.form * points)
+    if familiar == EXAM:
+        for name, points in zip(CHOICES, model.choices_parts(choices_of(seen.text)), strict=True):
+            yield _Part(CHOICES[name], points)
     yield _Part("what it is about", mix.topic * model.topic_of(places(seen.words)))
 
 

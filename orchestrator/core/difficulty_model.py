@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from orchestrator.core.difficulty_answer import ANSWER
+from orchestrator.core.difficulty_choices import CHOICES
 from orchestrator.core.difficulty_form import FORM
 from orchestrator.core.difficulty_topic import BITS
 
@@ -27,17 +28,13 @@ SIGNS: Final = {**ANSWER, **{f"question_{name}": why for name, why in FORM.items
 class Mix:
     """How form and topic count together where questions of a kind were trained on, in points.
 
-    `base` is the mean question's points, `offset` what makes it so.
+    `base` is the mean question's points, `offset` what makes it so. What an examination's choices tell comes on top.
     """
 
     base: float
     form: float
     topic: float
     offset: float
-
-    def points(self, form: float, topic: float) -> float:
-        """The question's points; `form` in points, `topic` as `Model.topic_of` tells it."""
-        return self.base + self.form * form + self.topic * topic + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,7 @@ class Model:
     form: tuple[float, ...]
     topic: bytes
     topic_step: float
+    choices: tuple[float, ...]
     mixes: Mapping[str, Mix]
     answer: tuple[float, ...]
     answer_base: float
@@ -59,6 +57,10 @@ class Model:
     def form_parts(self, features: Sequence[float]) -> list[float]:
         """What each feature of `FORM` adds, in points."""
         return [weight * value for weight, value in zip(self.form, features, strict=True)]
+
+    def choices_parts(self, signs: Sequence[float]) -> list[float]:
+        """What each sign of `CHOICES` adds, in points."""
+        return [weight * value for weight, value in zip(self.choices, signs, strict=True)]
 
     def doubt_parts(self, signs: Sequence[float]) -> list[float]:
         """What each sign of `SIGNS` adds."""
@@ -73,8 +75,9 @@ def shipped() -> Model:
 
 def read(told: Mapping[str, Any]) -> Model:
     """A model from the file's content. Raises ValueError where it was made for other features than this code has."""
-    form, topic, answer = told["form"], told["topic"], told["answer"]
+    form, topic, choices, answer = told["form"], told["topic"], told["choices"], told["answer"]
     _same(form["weights"], FORM)
+    _same(choices["weights"], CHOICES)
     _same(answer["weights"], SIGNS)
     table = b85decode(topic["table"])
     if len(table) != 1 << BITS:
@@ -83,6 +86,7 @@ def read(told: Mapping[str, Any]) -> Model:
         form=tuple(form["weights"].values()),
         topic=table,
         topic_step=topic["step"],
+        choices=tuple(choices["weights"].values()),
         mixes={kind: Mix(**mix) for kind, mix in told["mixes"].items()},
         answer=tuple(answer["weights"].values()),
         answer_base=answer["base"],
