@@ -12,10 +12,11 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gateway import balance, contenders, costs, failures, litellm, machine, ours
+from benchmarks.gateway import balance, contenders, costs, failures, litellm, machine, ours, workers
 from benchmarks.gateway.contenders import Kind
 from benchmarks.gateway.jobs import INSTANCES, Setup
 from benchmarks.gateway.rig import DIRECT, Measure, rig
@@ -29,6 +30,7 @@ KINDS = {
     "plain": Kind(contenders.plain),
     "litellm": litellm.KIND,
     OURS: Kind(ours.command),
+    **workers.KINDS,
 }
 DEFAULT = ("nginx", "haproxy", "plain", OURS)
 
@@ -40,6 +42,14 @@ class Scenario:
     measures: tuple[Measure, ...]  # each with contenders started anew
     seconds: float = 1.0  # of one cell, at --seconds 1
     rounds: int = 1  # unless --rounds says otherwise
+    contenders: tuple[str, ...] = DEFAULT  # unless --contenders names others
+    shares_cores: bool = False  # all processes on all cores: it asks how contenders use several
+    is_turned: bool = False  # a line for each contender
+
+
+def _of_workers(title: str, setup: Setup, measure: Measure) -> Scenario:
+    kinds = tuple(workers.KINDS)
+    return Scenario(title, setup, (measure,), 4, rounds=3, contenders=kinds, shares_cores=True, is_turned=True)
 
 
 SCENARIOS = {
@@ -56,6 +66,9 @@ SCENARIOS = {
     "E": Scenario("E. Failures", failures.SETUP, tuple(failures.errors_of(each) for each in failures.FAILURES)),
     "F": Scenario("F. 2,000 open idle streams", failures.MANY, (failures.held,)),
     "L": Scenario("L. A million calls", costs.SETUP, (costs.endured,), 4),
+    "W": _of_workers("W. Workers and gateways, tiny answers", costs.SETUP, workers.calls),
+    "WB": _of_workers("WB. Workers and gateways, streams without gaps", costs.SETUP, workers.bursts),
+    "WS": _of_workers("WS. Workers and gateways, more streams than slots", workers.SCARCE, workers.queued),
 }
 
 DEFAULT_SCENARIOS = ("A", "B", "C", "P", "D", "U", "E", "F")  # what takes five minutes
@@ -63,27 +76,44 @@ DEFAULT_SCENARIOS = ("A", "B", "C", "P", "D", "U", "E", "F")  # what takes five 
 
 async def main(asked: argparse.Namespace) -> None:
     kinds = KINDS | (contenders.from_file(asked.file) if asked.file else {})
-    names = asked.contenders.split(",")
-    unknown = [each for each in names if each not in kinds]
+    named = asked.contenders.split(",") if asked.contenders else []
+    unknown = [each for each in named if each not in kinds]
     if unknown:
         raise SystemExit(f"no such contender: {', '.join(unknown)}; there are: {', '.join(kinds)}")
     letters = [each for each in SCENARIOS if each in asked.only.upper().split(",")]
     cores = os.sched_getaffinity(0)
-    for_contender, for_others = (cores, cores) if asked.shared_cores else _split(cores)
     print(f"{machine.described()}\n")
     began_s = time.monotonic()
-    os.sched_setaffinity(0, for_others)
-    async with rig(tuple(range(asked.first_port, asked.first_port + INSTANCES)), asked.temperature) as stand:
-        for letter in letters:
-            scenario = SCENARIOS[letter]
-            table = Table(scenario.title)
-            print(f"{letter} …", file=sys.stderr)
-            for measure in scenario.measures:
-                async with stand.standing({each: kinds[each] for each in names}, scenario.setup, for_contender):
-                    await measure(stand, table, asked.rounds or scenario.rounds, scenario.seconds * asked.seconds)
-            beside = [each for each in names if each != OURS] if OURS in names else []
-            print(table.draw([DIRECT, *names], asked.beside.split(",") if asked.beside else beside) + "\n", flush=True)
+    for letter in letters:
+        print(f"{letter} …", file=sys.stderr)
+        scenario = SCENARIOS[letter]
+        names = named or scenario.contenders
+        shares_cores = asked.shared_cores or scenario.shares_cores
+        table = await _measured(asked, scenario, {each: kinds[each] for each in names}, cores, shares_cores)
+        print(_drawn(table, scenario, names, asked.beside) + "\n", flush=True)
     print(f"{time.monotonic() - began_s:.0f} s; {' '.join(sys.argv[1:])}")
+
+
+async def _measured(
+    asked: argparse.Namespace, scenario: Scenario, kinds: dict[str, Kind], cores: set[int], shares_cores: bool
+) -> Table:
+    """The scenario with its own instances and callers: they get their cores as they are started."""
+    for_contender, for_others = (cores, cores) if shares_cores else _split(cores)
+    os.sched_setaffinity(0, for_others)
+    ports = tuple(range(asked.first_port, asked.first_port + INSTANCES))
+    table = Table(scenario.title)
+    async with rig(ports, asked.temperature) as stand:
+        for measure in scenario.measures:
+            async with stand.standing(kinds, scenario.setup, for_contender):
+                await measure(stand, table, asked.rounds or scenario.rounds, scenario.seconds * asked.seconds)
+    return table
+
+
+def _drawn(table: Table, scenario: Scenario, names: Sequence[str], beside: str) -> str:
+    if scenario.is_turned:
+        return table.draw_turned([DIRECT, *names])
+    others = [each for each in names if each != OURS] if OURS in names else []
+    return table.draw([DIRECT, *names], beside.split(",") if beside else others)
 
 
 def _split(cores: set[int]) -> tuple[set[int], set[int]]:
@@ -97,7 +127,7 @@ def _split(cores: set[int]) -> tuple[set[int], set[int]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(DEFAULT_SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
-    parser.add_argument("--contenders", default=",".join(DEFAULT), help=f"of {', '.join(KINDS)} and those of --file")
+    parser.add_argument("--contenders", help=f"of {', '.join(KINDS)} and those of --file  [default: the scenario's]")
     parser.add_argument("--file", type=Path, help="further contenders, one a line")
     parser.add_argument("--beside", default="", help="contenders that ours is divided by  [default: all]")
     parser.add_argument("--rounds", type=int, default=0, help="[default: 1 or 2, by scenario]")

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import aiohttp
@@ -80,6 +81,7 @@ class Place:
     port: int
     instances: tuple[int, ...]
     setup: Setup
+    further_ports: tuple[int, ...] = ()  # of what listens more than once
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,12 @@ class Kind:
     prefix: str = ""
     dialect: str = "ollama"
     port: int = 0  # 0: any that is free
+    doors: int = 1  # ports that it listens on
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def nginx(place: Place) -> Sequence[str]:
-    """One worker, least connections, kept-alive connections, no buffering, no log, another instance after a failure."""
+def nginx(place: Place, *, workers: int = 1) -> Sequence[str]:
+    """Least connections, kept-alive connections, no buffering, no log, another instance after a failure."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         raise NotInstalled("apt-get install nginx-light")
@@ -104,7 +107,7 @@ def nginx(place: Place) -> Sequence[str]:
     temporary = " ".join(f"{each}_temp_path {folder}/{each};" for each in ("client_body", "proxy"))
     config = folder / "nginx.conf"
     config.write_text(
-        f"{user} daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+        f"{user} daemon off; worker_processes {workers}; pid {folder}/pid; error_log {folder}/error.log;\n"
         "events { worker_connections 16384; }\n"
         f"http {{ access_log off; {temporary} keepalive_requests 10000000; client_body_buffer_size 1m;\n"
         f"  upstream instances {{ least_conn; {servers} keepalive 512; keepalive_requests 10000000; }}\n"
@@ -167,7 +170,7 @@ async def start(name: str, kind: Kind, place: Place, stack: ExitStack, cores: se
             start_new_session=True, preexec_fn=lambda: _begin(cores),
         )  # fmt: skip
     stack.callback(_end, process)
-    contender = Contender(name, (place.port,), process.pid, kind.prefix, kind.dialect)
+    contender = Contender(name, (place.port, *place.further_ports), process.pid, kind.prefix, kind.dialect)
     try:
         await _until_it_answers(contender, place.setup, process)
     except (TimeoutError, RuntimeError) as why:
@@ -178,11 +181,11 @@ async def start(name: str, kind: Kind, place: Place, stack: ExitStack, cores: se
 async def _until_it_answers(contender: Contender, setup: Setup, process: subprocess.Popen[bytes]) -> None:
     """Wait until a call for every model is answered 200: instances and models are then known to it."""
     path = "/api/chat" if contender.dialect == "ollama" else "/v1/chat/completions"
-    url = f"http://127.0.0.1:{contender.ports[0]}{contender.prefix}{path}"
+    urls = [f"http://127.0.0.1:{port}{contender.prefix}{path}" for port in contender.ports]
     headers = {"Authorization": f"Bearer {KEY}"}
     seen = "nothing listens"
     async with aiohttp.ClientSession() as http:
-        for model in setup.models:
+        for url, model in product(urls, setup.models):
             asked = {"model": model, "stream": False, "messages": [{"role": "user", "content": "[[1 0 0 0]] ready?"}]}
             deadline = asyncio.get_running_loop().time() + READY_WITHIN_S
             while True:

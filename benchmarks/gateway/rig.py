@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.gateway import machine
 from benchmarks.gateway.contenders import ROOT, CannotMeasure, Contender, Kind, NotInstalled, Place, free_port, start
 from benchmarks.gateway.jobs import INSTANCES, Job, Result, Setup, plain, result_from
 from benchmarks.gateway.table import Table
@@ -53,6 +54,9 @@ class Spoken:
         heard: dict[str, Any] = json.loads(line)
         return heard
 
+    def cpu_s(self) -> float:
+        return machine.cpu_s(self._process.pid)
+
     async def end(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -65,6 +69,7 @@ class Measured:
 
     result: Result
     cpu_s: dict[str, float]
+    others_cpu_s: float  # of callers and instances
 
 
 class Rig:
@@ -84,9 +89,13 @@ class Rig:
             job, ports=contender.ports, prefix=contender.prefix, dialect=contender.dialect,
             temperature=self._temperature, first=job.first or self.number(),
         )  # fmt: skip
-        before_s = contender.cpu_s()
+        before_s, others_before_s = contender.cpu_s(), self._others_cpu_s()
         result = result_from(await self._callers.ask(plain(asked)))
-        return Measured(result, {part: after_s - before_s[part] for part, after_s in contender.cpu_s().items()})
+        used_s = {part: after_s - before_s[part] for part, after_s in contender.cpu_s().items()}
+        return Measured(result, used_s, self._others_cpu_s() - others_before_s)
+
+    def _others_cpu_s(self) -> float:
+        return self._callers.cpu_s() + self._instances.cpu_s()
 
     def number(self) -> int:
         """The first of numbers that nobody asked yet: no answer kept earlier fits."""
@@ -115,10 +124,10 @@ class Rig:
             async def begin(name: str, kind: Kind) -> Contender | None:
                 folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                further = tuple(free_port() for _ in range(kind.doors - 1))
+                place = Place(folder, kind.port or free_port(), self.ports, setup, further)
                 try:
-                    return await start(
-                        name, kind, Place(folder, kind.port or free_port(), self.ports, setup), stack, cores
-                    )
+                    return await start(name, kind, place, stack, cores)
                 except NotInstalled as why:
                     print(f"{name} is left out: it is not installed ({why})", file=sys.stderr)
                     return None

@@ -55,6 +55,15 @@ class Table:
             lines.append(_line([row.name, *cells, *(row.ratio(each) for each in beside)]))
         return "\n".join(lines)
 
+    def draw_turned(self, contenders: Sequence[str]) -> str:
+        """A line for each contender, a column for each measure: for many contenders and few measures."""
+        rows = [each for each in self._rows.values() if each.values]
+        head = ["", *(each.name for each in rows)]
+        lines = [f"**{self.title}**", "", _line(head), _line(["---"] * len(head))]
+        measured = [each for each in contenders if any(each in row.values for row in rows)]
+        lines += [_line([each, *(_cell(row.values.get(each, [])) for row in rows)]) for each in measured]
+        return "\n".join(lines)
+
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -135,3 +137,28 @@ def test_further_contenders_are_lines_of_a_file_and_a_wrong_line_is_named(tmp_pa
     path.write_text("\nother /opt/other\n")
     with pytest.raises(SystemExit, match="contenders:2"):
         contenders.from_file(path)
+
+
+def test_a_turned_table_has_a_line_for_each_contender_that_was_measured():
+    table = Table("W")
+    table.reserve("requests/s", "p50 ms")
+    table.add("p50 ms", "direct", 2.0)
+    table.add("requests/s", "ours-1", 100.0)
+    assert table.draw_turned(["direct", "ours-1", "nginx-1"]).splitlines()[2:] == [
+        "|  | requests/s | p50 ms |",
+        "| --- | --- | --- |",
+        "| direct | – | 2 |",
+        "| ours-1 | 100 | – |",
+    ]
+
+
+async def test_what_several_programs_make_up_ends_as_one_and_is_told_where_one_of_them_ends(tmp_path):
+    stays, ends = (
+        f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600'",
+        f"sh -c 'until test -s {tmp_path}/pid; do :; done'",
+    )
+    together = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.gateway.together", stays, ends, cwd=contenders.ROOT
+    )
+    assert await together.wait() == 1
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
