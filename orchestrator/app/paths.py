@@ -76,6 +76,16 @@ class StatePaths:
         return self.root / "owner"
 
     @property
+    def authority(self) -> Path:
+        """What certificates of hosts and gateways are signed by, sealed; the same on each machine of a cluster."""
+        return self.root / "authority.sealed"
+
+    @property
+    def client_certificate(self) -> Path:
+        """What this machine shows to hosts, and checks theirs by: key, certificate and that of the authority."""
+        return self.root / "client.pem"
+
+    @property
     def slots(self) -> Path:
         """What the gateways of this machine use on each instance, for each other to see."""
         return self.root / "slots.map"

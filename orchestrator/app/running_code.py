@@ -25,7 +25,11 @@ from orchestrator.core.model import NodeName
 from orchestrator.fleet.made import UNIT_PREFIX
 from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.nodes.keeper_units import UnitStatus
-from orchestrator.nodes.ssh import SshHost
+from orchestrator.nodes.onhost.policy import RUNS
+from orchestrator.nodes.sending import RefusedError, as_root, check_version
+from orchestrator.nodes.ssh import Rights, SshHost
+from orchestrator.nodes.systemd_text import instance_of
+from orchestrator.store.embedded import find_server
 
 # What the kernel says of a program whose file is gone, or was replaced, since the process began (proc(5)).
 _DELETED = " (deleted)"
@@ -37,7 +41,7 @@ class Kind(StrEnum):
     WORKER = "worker"
     CONTROLLER = "controller"
     INSTANCE = "instance"
-    STORE = "store"  # Redis: it goes on, whatever lies on disk
+    STORE = "store"  # Redis, where it is the cluster's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,12 @@ def of_unit(unit: UnitStatus, disk: str) -> Running | None:
         program, words = Path(f"/proc/{unit.pid}/exe").readlink(), psutil.Process(unit.pid).cmdline()
     except (OSError, psutil.Error):
         return None  # it has ended just now
+    if not words:
+        return None  # it is about to begin, or has ended: it has no words then
     if "orchestrator." in " ".join(words[1:4]):  # `python -P -m orchestrator.…`
         return Running(kind, name, "", builds.of_process(unit.pid), disk)
+    if kind is Kind.STORE:
+        return _store(name, str(program))
     runs, called = str(program), words[0].split()[0]  # a server may have put a title behind its command
     return Running(kind, name, "", runs, runs if not _is_replaced(runs, called) else os.path.realpath(called))
 
@@ -94,12 +102,43 @@ def _kind_of(unit: str) -> Kind | None:
     return {"controller": Kind.CONTROLLER, "redis": Kind.STORE}.get(unit)
 
 
+def _store(name: str, runs: str) -> Running:
+    """It may be another program on disk, in another place: that of other packages."""
+    try:
+        return Running(Kind.STORE, name, "", runs, os.path.realpath(find_server()))
+    except HostError as why:
+        return Running(Kind.STORE, name, "", runs, "", str(why))
+
+
 def _is_replaced(runs: str, called: str) -> bool:
     """Whether the command finds another file by now. A name without a path is looked for by who starts it."""
     return runs.endswith(_DELETED) or (called.startswith("/") and os.path.realpath(called) != runs)
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+async def check_hosts(paths: StatePaths) -> None:
+    """Raises HostError where hosts are restricted to a program of another version than this code: it could do nothing
+    there. Those that cannot be asked now are left out."""
+    settings = settings_in_use.read(paths)
+    if not settings.hosts:
+        return
+    ways = await visits(settings, paths, of=BRINGS_NONE)
+    said = await asyncio.gather(*(_refused(ways, NodeName(each.name)) for each in settings.hosts))
+    if lines := [each for each in said if each]:
+        raise HostError("\n".join(lines))
+
+
+async def _refused(ways: Visits, node: NodeName) -> str:
+    try:
+        async with ways.connected(node) as host:
+            await check_version(host)
+    except RefusedError as why:
+        return str(why)
+    except HostError:
+        return ""
+    return ""
 
 
 async def _on_hosts(paths: StatePaths) -> list[Running]:
@@ -115,15 +154,19 @@ async def _on_host(ways: Visits, node: NodeName) -> list[Running]:
     try:
         async with ways.keeper(node) as keeper, ways.connected(node) as host:
             units = [each for each in await keeper.list() if each.pid is not None]
-            return [await _instance_on(host, each) for each in units]
+            return [await instance_on(host, each) for each in units]
     except HostError as why:
         return [Running(Kind.INSTANCE, "", node, "", "", str(why))]
 
 
-async def _instance_on(host: SshHost, unit: UnitStatus) -> Running:
+async def instance_on(host: SshHost, unit: UnitStatus) -> Running:
+    """What an instance of a host runs. Raises SshError."""
     name = unit.name.removeprefix(UNIT_PREFIX)
-    program = await host.run(["readlink", f"/proc/{unit.pid}/exe"], step=_STEP, sudo=True)
+    readlink, given = await as_root(host, ["readlink", f"/proc/{unit.pid}/exe"], RUNS, instance=instance_of(unit.name))
+    program = await host.run(readlink, step=_STEP, given=given)
     words = await host.run(["cat", f"/proc/{unit.pid}/cmdline"], step=_STEP)
     runs, called = program.out.decode().strip(), words.out.partition(b"\0")[0].decode()
-    now = await host.run(["readlink", "-f", called], step=_STEP, sudo=True)
+    # What instances are started by is open to all; on a restricted host root reads no other links.
+    is_restricted = await host.rights() is Rights.RESTRICTED
+    now = await host.run(["readlink", "-f", called], step=_STEP, sudo=not is_restricted)
     return Running(Kind.INSTANCE, name, host.node, runs, now.out.decode().strip())

@@ -1,7 +1,8 @@
 """A running cluster made to run the code on disk, part by part, in an order in which no call is lost.
 
 The supervisor first: it becomes the new code in the same process, and starts the controller anew. Then the workers, one
-after the other; then instances whose program is another by now, one after the other, each drained before.
+after the other; then Redis, if it is the cluster's own; then instances whose program is another by now, one after the
+other, each drained before.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.operating import restart
+from orchestrator.app.own_redis import start_anew
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.running_code import Kind, Running, look
+from orchestrator.app.running_code import Kind, Running, check_hosts, look
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.keeper_client import About, KeeperClient
 
@@ -35,6 +37,7 @@ async def upgrade(paths: StatePaths, drain_s: float, tell: Callable[[str], None]
     """Have everything run what lies on disk; `is_forced`: also what does already. A second run goes on where the first
     was interrupted. Raises OrchestratorError; what was not reached by then runs on as it was."""
     settings_in_use.read(paths)  # the supervisor will have to
+    await check_hosts(paths)
     parts = await look(paths)
     old = [each for each in parts if is_forced or each.is_old]
     client, done = KeeperClient(paths.keeper_socket), list[str]()
@@ -50,6 +53,10 @@ async def upgrade(paths: StatePaths, drain_s: float, tell: Callable[[str], None]
     if workers := _of(old, Kind.WORKER):
         await _roll(client, drain_s, tell)
         done += [each.name for each in workers]
+    for each in _of(old, Kind.STORE):
+        tell("Redis starts anew on its data; until it is back, workers serve by themselves …")
+        await start_anew(client, paths.root, each.runs)
+        done.append(each.name)
     for each in _of(old, Kind.INSTANCE):
         if not each.problem:
             tell(f"{each.name} finishes what it has, and starts anew …")

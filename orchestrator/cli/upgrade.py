@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.app import audit, builds
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.running_code import Kind, Running, look
+from orchestrator.app.running_code import Running, look
 from orchestrator.app.upgrading import upgrade
 from orchestrator.cli.output import console, draw, errors, literal, table
 
@@ -20,7 +20,7 @@ EXIT_DIFFERS = 2
 def run_check(state: Path, *, as_json: bool) -> int:
     """Show what runs and what lies on disk; 2 where something would be started anew. Raises OrchestratorError."""
     parts = asyncio.run(look(StatePaths(state.absolute())))
-    differs = any(each.is_old and each.kind is not Kind.STORE for each in parts)
+    differs = any(each.is_old for each in parts)
     if as_json:
         print(json.dumps([{**asdict(each), "is_old": each.is_old} for each in parts]))
     else:
@@ -52,8 +52,6 @@ def _draw(parts: tuple[Running, ...]) -> None:
     drawn = table("Part", "Node", "Runs", "On disk", "")
     for each in parts:
         word = "not looked at" if each.problem else "differs" if each.is_old else "same"
-        if each.is_old and each.kind is Kind.STORE:
-            word = "differs; takes a `down` and an `up`"
         shown = (each.name or each.kind, each.node or "here", each.problem or each.runs or "older", each.on_disk, word)
         drawn.add_row(*(literal(cell) for cell in shown))
     draw(drawn)

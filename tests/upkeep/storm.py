@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.cluster.running import TIMEOUT_S, until
 
-STREAM_TOKENS = 300
+STREAM_TOKENS = 150
 # Between two questions of a caller, so that those who ask leave the machine to those who answer.
 PACE_S = 0.03
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.app.running_code import Kind, Running, of_unit
 from orchestrator.nodes.keeper_units import UnitState, UnitStatus
-from tests.cluster.running import needs_redis, running, unit_pid
+from tests.cluster.running import needs_redis, running, unit_pid, until
 from tests.upkeep.new_code import change_the_code, checked, copy_the_code, its_own, upgraded
 from tests.upkeep.storm import Storm
 
@@ -22,6 +23,7 @@ SMALL = "llama3.2:3b"
 @contextmanager
 def started(program: Path) -> Iterator[UnitStatus]:
     process = subprocess.Popen([program, "1000"])
+    until(lambda: psutil.Process(process.pid).cmdline(), "it has its words")
     try:
         yield UnitStatus("engine-one", process.pid, UnitState.RUNNING, 0, 0, None, Path("log"))
     finally:

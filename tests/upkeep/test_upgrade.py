@@ -52,6 +52,11 @@ def about(up: Up) -> About:
     return asyncio.run(KeeperClient(up.state / "keeper.sock").about())
 
 
+def calls(up: Up) -> int:
+    """How many Redis has counted today."""
+    return sum(each["calls"] for each in up.status()["usage"].values())
+
+
 def roll(up: Up, drain_s: float = 60.0) -> None:
     asyncio.run(KeeperClient(up.state / "keeper.sock").roll(drain_s))
 
@@ -98,9 +103,14 @@ def test_a_new_version_on_disk_runs_after_an_upgrade_and_no_caller_notices(gatew
 
 
 def test_what_the_supervisor_keeps_is_kept_after_it_became_new_code(gateway):
-    before = about(gateway)
-    upgraded(gateway, "--force")
+    before, redis, counted = about(gateway), unit_pid(gateway.state, "redis"), calls(gateway)
+    storm = Storm(gateway.listen, MODEL)
+    with storm.raging():
+        assert "gateway-1, redis" in upgraded(gateway, "--force")
+    assert storm.failed == []
     assert about(gateway).times == before.times + 1
+    assert unit_pid(gateway.state, "redis") != redis
+    assert calls(gateway) > counted > 0  # Redis went on with its data
     worker, controller = unit_pid(gateway.state, "gateway-0"), unit_pid(gateway.state, "controller")
     for pid in (worker, controller):
         os.kill(pid, signal.SIGKILL)
