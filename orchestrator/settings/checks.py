@@ -237,6 +237,7 @@ def _same_server(instances: Sequence[InstanceSettings]) -> Iterator[Problem]:
         before = list(enumerate(instances[:index]))
         twins = [(first, other) for first, other in before if other.url == each.url]
         yield from _taken_name(index, each, before)
+        yield from _papers(index, each, before)
         yield from _contradictions(index, each, twins)
         yield from _repeated_models(index, each, twins)
 
@@ -251,8 +252,22 @@ def _taken_name(index: int, each: InstanceSettings, before: _Numbered) -> Iterat
         yield Problem(("instances", index, "name"), why)
 
 
+def _papers(index: int, each: InstanceSettings, before: _Numbered) -> Iterator[Problem]:
+    """Certificates are of use behind https, one of ours with its key, and one address is spoken to in one way."""
+    path = ("instances", index)
+    for field in ("ca", "cert", "key"):
+        if getattr(each, field) is not None and not each.is_tls:
+            yield Problem((*path, field), "is of no use without https; name https://…, or leave this out")
+    for field, other in (("cert", "key"), ("key", "cert")):
+        if getattr(each, field) is not None and getattr(each, other) is None:
+            yield Problem((*path, field), f"is of use with `{other}` alone; name it, or leave this out")
+    if twins := [first for first, other in before if other.address == each.address and other.is_tls != each.is_tls]:
+        why = f"is instances[{twins[0]}], of which one is https and the other is not; keep one of them"
+        yield Problem((*path, "url"), why)
+
+
 def _contradictions(index: int, each: InstanceSettings, twins: _Numbered) -> Iterator[Problem]:
-    for field in ("name", "engine", "loaded_models"):
+    for field in ("name", "engine", "loaded_models", "ca", "cert", "key"):
         usual = InstanceSettings.model_fields[field].default
         others = [first for first, other in twins if getattr(other, field) not in (usual, getattr(each, field))]
         if others and getattr(each, field) != usual:

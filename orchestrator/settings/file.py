@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from orchestrator.core.errors import SettingsError
 from orchestrator.settings.checks import check
 from orchestrator.settings.model import ClusterSettings
+from orchestrator.settings.plain_secrets import told_to_all
 from orchestrator.settings.positions import MAX_BYTES, FieldPath, Place, read
 from orchestrator.settings.problems import Problem, dotted, problems_of
 from orchestrator.settings.sources import resolve
@@ -51,8 +53,20 @@ def read_text(path: Path) -> str:
         raise SettingsError(f"{path}:{line}: is not UTF-8 text; save it with the encoding UTF-8") from error
 
 
+def is_open_to_all(path: Path) -> bool:
+    """Whether users other than the file's own and its group may read it."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False  # of a text that lies nowhere
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+
+
 def parse(text: str, name: str, environment: Mapping[str, str] = os.environ) -> ClusterSettings:
-    """Settings from YAML text. `name` is the file's path: errors say it, and relative paths start at its folder."""
+    """Settings from YAML text. `name` is the file's path: errors say it, and relative paths start at its folder.
+
+    Where everybody may read that file, no secret may stand in it.
+    """
     document = read(text)
     found = [(each.place, each.path, each.message) for each in document.flaws]
     if not document.is_readable:
@@ -97,8 +111,10 @@ def _filled(value: Any, path: FieldPath) -> Any:
 def _settle(tree: Any, name: str, environment: Mapping[str, str]) -> tuple[ClusterSettings, list[Problem]]:
     """Settings, and all problems; where types are wrong, references and sources are checked among what is left."""
     settings, problems, left_out = _validated(tree)
+    told = list(told_to_all(settings, name)) if is_open_to_all(Path(name)) else []
     settings, missing = resolve(settings, Path(name).absolute().parent, environment)
     further = [*check(settings, left_out), *missing]
+    further += [each for each in told if each.path not in {other.path for other in further}]
     problems += [each for each in further if not any(each.path[: len(path)] == path for path in left_out)]
     return settings, problems
 
@@ -153,6 +169,7 @@ def _stand_in(section: str | int, index: int) -> Any:
         "instances": {"url": f"http://{name}:1"},
         "escalate_if": {},
         "scopes": "infer",
+        "algorithms": "RS256",
         "old": {"digest": f"sha256:{64 * '0'}", "until": "1970-01-01"},
         **dict.fromkeys(("listen", "redirect_from", "gateways"), f"{name}:1"),
         **dict.fromkeys(("trusted_proxies", "operators", "fronts"), "127.0.0.1"),

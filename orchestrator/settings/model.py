@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from orchestrator.core.nginx.checks import check_address as check_reached
 from orchestrator.core.nginx.checks import check_path, check_server_name
-from orchestrator.settings.access import KeySettings
+from orchestrator.settings.access import IssuerSettings, KeySettings
 from orchestrator.settings.answering import CacheSettings, LimitSettings, RequestLogSettings
 from orchestrator.settings.hosts import (
     DemandSettings,
@@ -27,7 +27,7 @@ from orchestrator.settings.measuring import EvalSettings
 from orchestrator.settings.outside import ProviderSettings
 from orchestrator.settings.privacy import LogSettings, PrivacySettings
 from orchestrator.settings.routing import RouteSettings, TierSettings
-from orchestrator.settings.section import NAME, ModelName, Network, Section
+from orchestrator.settings.section import NAME, NODE_NAME, ModelName, Network, Section
 from orchestrator.settings.syntax import check_listen, check_redis
 from orchestrator.settings.tracing import TraceSettings
 
@@ -122,6 +122,12 @@ class ClusterSettings(Section):
         "`rediss://…`, `sentinels://…`, `clusters://…`, with `?ca=FILE&cert=FILE&key=FILE` where they are needed.",
         examples=["redis://redis.internal:6379/0"],
     )
+    redis_password: SecretStr | None = Field(
+        default=None,
+        description="The password of an outside Redis, where it does not stand in its URL, as `env:NAME` or "
+        "`file:PATH`.",
+        examples=["env:REDIS_PASSWORD"],
+    )
     engine: Literal["auto", "ollama", "llama.cpp"] = Field(
         default="auto",
         description="`auto`: `ollama` where it is on PATH, otherwise the built-in llama.cpp with a small model.",
@@ -162,6 +168,11 @@ class ClusterSettings(Section):
         "storage serves the gateways of several machines.",
         examples=["/srv/ollamactl/keys.json"],
     )
+    issuers: dict[Annotated[str, Field(pattern=NODE_NAME)], IssuerSettings] = Field(
+        default={},
+        description="Whose tokens (OpenID Connect, JWT) are taken beside API keys, by the name that their callers have "
+        "in logs.",
+    )
     open: bool | None = Field(
         default=None,
         description="Without keys the endpoint is on this machine's own address alone, unless `true`: then anybody "
@@ -182,6 +193,11 @@ class ClusterSettings(Section):
     deploy: DeploySettings = Field(
         default=DeploySettings(), description="What is brought to hosts that are reached over SSH."
     )
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether nobody is let in whom it does not know, by what `cluster.yaml` says."""
+        return self.open is False or bool(self.keys or self.issuers)
 
     @property
     def hosts(self) -> tuple[NodeSettings, ...]:

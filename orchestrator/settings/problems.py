@@ -19,7 +19,12 @@ from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import FieldPath
 from orchestrator.settings.words import either, example_of, field_at, is_list, name_words, section_of, type_words
 
-_SECRET_FIELDS = ("keys", "redis", "providers")
+_SECRET_FIELDS = ("keys", "redis", "redis_password", "providers", "issuers")
+_SECRET_PLACES = (
+    *(("cache", each) for each in ("secret", "encryption_key", "old_encryption_keys")),
+    *(("traces", each) for each in ("endpoint", "headers")),
+    ("deploy", "ollama"),
+)
 _PLAIN_STEP = re.compile(r"[\w-]+")
 
 
@@ -141,7 +146,7 @@ def _shown(value: Any, path: FieldPath) -> str:
         return "a list"
     if isinstance(value, dict):
         return "a mapping"
-    if path and path[0] in _SECRET_FIELDS:
+    if path and (path[0] in _SECRET_FIELDS or path[:2] in _SECRET_PLACES):
         return {bool: "true or false", str: "another text"}.get(type(value), "a number")
     if isinstance(value, bool):
         return str(value).lower()

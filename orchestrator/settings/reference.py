@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from orchestrator.settings.access import KeySettings
+from orchestrator.settings.access import GrantSettings, IssuerSettings, KeySettings
 from orchestrator.settings.answering import CacheSettings
 from orchestrator.settings.hosts import InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.live import AT_START
@@ -46,6 +46,13 @@ EXAMPLE = ClusterSettings(
         KeySettings(name="support-team", secret=SecretStr("env:SUPPORT_KEY")),
         KeySettings(name="operator", secret=SecretStr("file:operator.key"), admin=True),
     ),
+    issuers={
+        "company": IssuerSettings(
+            url="https://login.example.com/realms/main",
+            audience=("ollama",),
+            grants={"staff": GrantSettings(when={"groups": "gpu-users"})},
+        )
+    },
 )
 """Every section at work. Its secrets and its FAQ are outside it, as they are in a real one."""
 
@@ -198,7 +205,7 @@ def _explained(name: str, field: FieldInfo, value: Any, indent: str) -> Iterator
     elif isinstance(value, Section):
         yield f"{indent}{name}:"
         yield from _all_of(value, indent + "  ")
-    elif isinstance(value, dict):
+    elif isinstance(value, dict) and all(isinstance(each, Section) for each in value.values()):
         yield f"{indent}{name}:"
         for index, (entry, section) in enumerate(value.items()):
             inner = list(_some_of(section, indent + "    ") if index else _all_of(section, indent + "    "))

@@ -32,8 +32,11 @@ def show(settings: ClusterSettings) -> str:
     for provider in tree["providers"].values():
         provider["key"] = provider["key"] and MASK
         provider["headers"] = dict.fromkeys(provider["headers"], MASK)
+    for login in filter(None, (each["login"] for each in tree["issuers"].values())):
+        login["client_secret"] = login["client_secret"] and MASK
     tree["traces"]["headers"] = dict.fromkeys(tree["traces"]["headers"], MASK)
     tree["redis"] = without_password(tree["redis"])
+    tree["redis_password"] = tree["redis_password"] and MASK
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 

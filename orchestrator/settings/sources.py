@@ -12,12 +12,14 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from orchestrator.settings.access import KeySettings
+from orchestrator.core.errors import SettingsError
+from orchestrator.settings.access import IssuerSettings, KeySettings
 from orchestrator.settings.answering import CacheSettings
-from orchestrator.settings.hosts import DeploySettings, ModelSettings, NodeSettings
+from orchestrator.settings.hosts import DeploySettings, InstanceSettings, ModelSettings, NodeSettings
 from orchestrator.settings.measuring import EvalSettings
 from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.outside import ProviderSettings
+from orchestrator.settings.plain_secrets import has_password, with_password
 from orchestrator.settings.problems import Problem
 from orchestrator.settings.routing import TierSettings
 from orchestrator.settings.tracing import TraceSettings
@@ -56,14 +58,19 @@ def resolve(
     found: dict[str, object] = {
         "keys": keys,
         "nodes": nodes,
+        "instances": tuple(_instance(each, index, folder, problems) for index, each in enumerate(settings.instances)),
         "models": models,
         "cache": cache,
         "deploy": _deploy(settings.deploy, folder),
+        "issuers": {
+            name: _issuer(each, name, folder, environment, problems) for name, each in settings.issuers.items()
+        },
         "keys_file": settings.keys_file and _beside(folder, settings.keys_file),
     }
     private = settings.privacy.model_copy(update={"words": words})
     found |= {"providers": providers, "tiers": tiers, "privacy": private, "eval": told}
     found["traces"] = _traces(settings.traces, folder, environment, problems)
+    found |= {"redis": _redis(settings, folder, environment, problems), "redis_password": None}
     return settings.model_copy(update=found), problems
 
 
@@ -85,6 +92,21 @@ def _deploy(deploy: DeploySettings, folder: Path) -> DeploySettings:
 def _node(node: NodeSettings, folder: Path) -> NodeSettings:
     """A key that is not there keeps nobody from the other hosts: it is told of when its host is spoken to."""
     return node if node.key is None else node.model_copy(update={"key": _beside(folder, node.key)})
+
+
+def _instance(instance: InstanceSettings, index: int, folder: Path, problems: list[Problem]) -> InstanceSettings:
+    """Certificates that it is checked by and asked with; a key that others may read is none."""
+    changes: dict[str, Path] = {}
+    for field in ("ca", "cert", "key"):
+        if (named := getattr(instance, field)) is None:
+            continue
+        path = changes[field] = _beside(folder, named)
+        wrong = list(_unreadable(path, ("instances", index, field)))
+        if field == "key" and not wrong and path.stat().st_mode & stat.S_IROTH:
+            why = f"every user of this machine may read {path}; make it private: chmod 600 {path}"
+            wrong.append(Problem(("instances", index, field), why))
+        problems += wrong
+    return instance.model_copy(update=changes) if changes else instance
 
 
 def _model(model: ModelSettings, name: str, folder: Path, problems: list[Problem]) -> ModelSettings:
@@ -190,6 +212,26 @@ def _provider(
     return provider.model_copy(update=changes)
 
 
+def _issuer(
+    issuer: IssuerSettings, name: str, folder: Path, environment: Mapping[str, str], problems: list[Problem]
+) -> IssuerSettings:
+    """Its files, and what the page opens by there."""
+    changes: dict[str, object] = {}
+    for field in ("jwks_file", "ca"):
+        if (written := getattr(issuer, field)) is not None:
+            path = changes[field] = _beside(folder, written)
+            problems += _unreadable(path, ("issuers", name, field))
+    if issuer.login is not None and issuer.login.client_secret is not None:
+        try:
+            secret = _secret(issuer.login.client_secret.get_secret_value(), folder, environment)
+            _check_secret(secret, at_least=1)  # how long it is, is theirs to say
+        except _MissingError as error:
+            problems.append(Problem(("issuers", name, "login", "client_secret"), str(error)))
+        else:
+            changes["login"] = issuer.login.model_copy(update={"client_secret": SecretStr(secret)})
+    return issuer.model_copy(update=changes)
+
+
 def _traces(
     traces: TraceSettings, folder: Path, environment: Mapping[str, str], problems: list[Problem]
 ) -> TraceSettings:
@@ -204,6 +246,37 @@ def _traces(
         else:
             headers[name] = SecretStr(told)
     return traces.model_copy(update={"headers": headers})
+
+
+def _redis(settings: ClusterSettings, folder: Path, environment: Mapping[str, str], problems: list[Problem]) -> str:
+    """The URL of an outside Redis, with its password in it."""
+    password = settings.redis_password
+    if password is None:
+        return settings.redis
+    try:
+        return _redis_url(settings.redis, password.get_secret_value(), folder, environment)
+    except _MissingError as error:
+        problems.append(Problem(("redis_password",), str(error)))
+        return settings.redis
+
+
+def redis_url(redis: str, password: str | None, config: Path) -> str:
+    """`redis` as it is connected to, with the `password` that the file `config` names. Raises SettingsError."""
+    try:
+        return _redis_url(redis, password, config.absolute().parent, os.environ) if password else redis
+    except _MissingError as error:
+        raise SettingsError(f"{config}: redis_password: {error}") from error
+
+
+def _redis_url(redis: str, password: str, folder: Path, environment: Mapping[str, str]) -> str:
+    if redis == "embedded":
+        raise _MissingError("is of an outside Redis, and the embedded one has none; name it in `redis`")
+    if has_password(redis):
+        raise _MissingError("stands in `redis` already; leave one of them out")
+    told = _secret(password, folder, environment)
+    if told in ("", MASK):
+        raise _MissingError("is empty or a mask printed in its place; write the password, or where it is: env:NAME")
+    return with_password(redis, told)
 
 
 def _check_header(value: str) -> None:

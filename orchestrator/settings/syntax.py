@@ -11,6 +11,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 from orchestrator.core.cards import parse_cards
+from orchestrator.core.origins import is_loopback
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.@\\-]{0,63}\$?")
@@ -125,14 +126,10 @@ def _check_redis_address(address: str, scheme: str) -> None:
 
 
 def check_instance_url(text: str) -> str:
-    """Accept `http://host:port`, the one way instances are spoken to."""
+    """Accept `http://host:port`, or https://."""
     scheme, separator, rest = text.partition("://")
-    if separator and scheme == "https":
-        raise ValueError(
-            "instances are spoken to without TLS; name http://…, of a proxy that ends it on the way if need be"
-        )
-    if not separator or scheme != "http":
-        raise ValueError("expected http://host:port, such as http://10.0.0.5:11434")
+    if not separator or scheme not in ("http", "https"):
+        raise ValueError("expected http://host:port, such as http://10.0.0.5:11434, or https://host:port")
     address = rest.removesuffix("/")
     if "@" in address:
         raise ValueError("neither Ollama nor llama.cpp asks for a user; leave out what stands before the `@`")
@@ -142,7 +139,7 @@ def check_instance_url(text: str) -> str:
         raise ValueError("an IPv6 address is not taken here; name the host, as /etc/hosts or DNS knows it")
     if host_and_port(address)[1] == 0:
         raise ValueError("the port must be a number from 1 to 65535")
-    return f"http://{address}"
+    return f"{scheme}://{address}"
 
 
 def check_provider_url(text: str | None) -> str | None:
@@ -162,6 +159,14 @@ def check_provider_url(text: str | None) -> str | None:
     if host_and_port(address if has_port else f"{address}:443")[1] == 0:
         raise ValueError("the port must be a number from 1 to 65535")
     return text.rstrip("/")
+
+
+def check_issuer_url(text: str) -> str:
+    """Accept `https://host[:port][/path]`, to the letter; http:// on this machine's own address alone."""
+    check_provider_url(text)
+    if text.startswith("http://") and not is_loopback(provider_address(text)[1]):
+        raise ValueError("expected https://: over http:// anybody on the way could put other keys in their place")
+    return text
 
 
 def provider_address(url: str) -> tuple[bool, str, int, str]:

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from watchfiles import awatch
 
 from orchestrator.core.errors import SettingsError
-from orchestrator.settings.file import parse, read_text
+from orchestrator.settings.file import is_open_to_all, parse, read_text
 from orchestrator.settings.model import ClusterSettings
 
 _QUIET_MS = 200  # an editor's several writes are one change; also how soon watching ends when asked to
@@ -56,7 +56,7 @@ class FileWatch(Generic[Read]):
 
         It ends only with the caller: close it (`aclosing`) to end the watch.
         """
-        seen = await asyncio.to_thread(self._text)
+        seen, as_what = await asyncio.to_thread(self._text), await asyncio.to_thread(self._openness)
         if self._current is not None:
             first = await asyncio.to_thread(self._parsed, seen)
             if first != self._current:
@@ -67,9 +67,9 @@ class FileWatch(Generic[Read]):
             while True:
                 await self._woken()
                 is_poked, self._is_poked = self._is_poked, False
-                text = await asyncio.to_thread(self._text)
-                if is_poked or not _same(text, seen):
-                    seen = text
+                text, now = await asyncio.to_thread(self._text), await asyncio.to_thread(self._openness)
+                if is_poked or now != as_what or not _same(text, seen):
+                    seen, as_what = text, now
                     yield await asyncio.to_thread(self._parsed, text)
         finally:
             stop.set()
@@ -84,6 +84,10 @@ class FileWatch(Generic[Read]):
             return self._read()
         except SettingsError as error:
             return error
+
+    def _openness(self) -> bool:
+        """What else of the file says whether it may be taken; a change of it is one of the file."""
+        return False
 
     def _parsed(self, text: str | SettingsError) -> Read | SettingsError:
         if isinstance(text, SettingsError):
@@ -123,6 +127,9 @@ class SettingsWatch(FileWatch[ClusterSettings]):
 
     def __init__(self, path: Path, current: ClusterSettings | None = None) -> None:
         super().__init__(path, lambda: read_text(path), lambda text: parse(text, str(path)), current)
+
+    def _openness(self) -> bool:
+        return is_open_to_all(self._path)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

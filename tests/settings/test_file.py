@@ -166,13 +166,14 @@ PLACED = [
         "cluster.yaml:1:13: instances[0].url: is missing; write text, such as url: http://10.0.0.5:11434",
     ),
     (
-        "instances: [{url: 'https://gpu-1:443'}]",
-        "cluster.yaml:1:19: instances[0].url: instances are spoken to without TLS; name http://…, of a proxy that ends "
-        "it on the way if need be",
+        "instances: [{url: 'ftp://gpu-1:443'}]",
+        "cluster.yaml:1:19: instances[0].url: expected http://host:port, such as http://10.0.0.5:11434, or "
+        "https://host:port",
     ),
     (
         "instances: [{url: 'gpu-1:11434'}]",
-        "cluster.yaml:1:19: instances[0].url: expected http://host:port, such as http://10.0.0.5:11434",
+        "cluster.yaml:1:19: instances[0].url: expected http://host:port, such as http://10.0.0.5:11434, or "
+        "https://host:port",
     ),
     (
         "instances: [{url: 'http://gpu-1:11434/v1'}]",
@@ -464,6 +465,7 @@ def key_file(folder: Path, keys: str, *, secret: bytes = SECRET.encode() + b"\n"
     (folder / "key").write_bytes(secret)
     (folder / "key").chmod(mode)
     path = folder / "cluster.yaml"
+    path.touch(mode=0o600)
     path.write_text(f"models: {{a: }}\nkeys:\n{keys}\n")
     return path
 

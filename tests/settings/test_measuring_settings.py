@@ -20,6 +20,7 @@ PROVIDED = (
 
 def in_folder(folder: Path, text: str) -> ClusterSettings:
     (folder / "set.jsonl").write_text("{}")
+    (folder / "cluster.yaml").touch(mode=0o600)
     (folder / "cluster.yaml").write_text(text)
     return load(folder / "cluster.yaml")
 

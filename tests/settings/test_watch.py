@@ -111,6 +111,16 @@ async def test_a_bad_file_and_a_deleted_one_are_errors_and_the_next_good_one_is_
 
 
 @pytest.mark.usefixtures("only_events")
+async def test_who_may_read_a_file_with_a_secret_is_followed_too(path):
+    secret = f"{text('b')}keys: [{{name: a, secret: 0123456789abcdef}}]\n"
+    async with following(SettingsWatch(path, load(path))) as seen:
+        replace(path, secret)
+        path.chmod(0o644)
+        await seen.error("every user of this machine may read")
+        path.chmod(0o600)
+        await seen.model("b")
+
+
 async def test_a_change_between_the_first_reading_and_the_watch_is_not_missed(path):
     current = load(path)
     replace(path, text("meanwhile"))
