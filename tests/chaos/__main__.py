@@ -73,7 +73,8 @@ def _in_one_world(folder: Path, plan: Plan | None, waiting: list[Fault], seed: s
 def line(result: Result) -> str:
     ends = ", ".join(f"{count} {name}" for name, count in sorted(result.ends.items()))
     told = f"{result.fault}: {ends}; slowest {result.slowest_s} s ({result.usual_s} s), well again {result.back_s} s"
-    return "\n".join([told, *(f"    {each[:400]}" for each in result.breaches)])
+    steps = [f"    {step}: {seconds} s" for step, seconds in result.steps.items()]
+    return "\n".join([told, *steps, *(f"    {each[:400]}" for each in result.breaches)])
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ time_t time(time_t *told) {
 """
 
 
+# Of programs that are started with no more of the environment than where modules are: each begins anew with the clock.
+_BEGIN_ANEW = """import os, sys
+if "CLOCK_AHEAD" not in os.environ:
+    os.environ.update({more!r})
+    os.execv(sys.executable, sys.orig_argv)
+"""
+
+
 def missing() -> str:
     """What keeps this machine from it, for people; empty: nothing."""
     return "" if shutil.which("cc") else "no C compiler (cc): a process cannot be given another clock"
@@ -75,7 +83,8 @@ class Clock:
     """The clock of every process that is started by `before`."""
 
     def __init__(self, folder: Path) -> None:
-        self._ahead, self._library = folder / "clock", folder / "clock.so"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._ahead, self._library = folder, folder / "clock", folder / "clock.so"
         self._ahead.write_bytes(struct.pack("q", 0))
         source = folder / "clock.c"
         source.write_text(_SOURCE)
@@ -83,7 +92,17 @@ class Clock:
 
     def before(self, argv: list[str]) -> list[str]:
         """The command that has this clock."""
-        return ["env", f"LD_PRELOAD={self._library}", f"CLOCK_AHEAD={self._ahead}", *argv]
+        return ["env", *(f"{name}={value}" for name, value in self._more().items()), *argv]
+
+    def before_all(self, argv: list[str], modules: Path) -> list[str]:
+        """The same for a Python program and all that it starts, which hand on `modules` as their PYTHONPATH."""
+        site = self._folder / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(_BEGIN_ANEW.format(more=self._more()))
+        return ["env", f"PYTHONPATH={site}:{modules}", *self.before(argv)]
+
+    def _more(self) -> dict[str, str]:
+        return {"LD_PRELOAD": str(self._library), "CLOCK_AHEAD": str(self._ahead)}
 
     def set_ahead(self, seconds: int) -> None:
         """From now on the clock is so much ahead of the true time, or behind it."""

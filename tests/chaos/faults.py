@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -52,6 +53,10 @@ class Fault(Protocol):
 
     def heal(self, world: World) -> None: ...
 
+    def steps(self) -> Mapping[str, float]:
+        """Of a fail-over: what was there how many seconds after it. Asked for once it is over."""
+        ...
+
 
 class ByItself:
     """What most faults have in common: nothing is allowed, and nobody has to lend a hand."""
@@ -67,6 +72,10 @@ class ByItself:
 
     def heal(self, world: World) -> None:
         """It comes back by itself."""
+
+    def steps(self) -> Mapping[str, float]:
+        """Nothing fails over."""
+        return {}
 
 
 def all_faults() -> list[Fault]:

@@ -19,7 +19,7 @@ from tests.chaos import apart, clock
 from tests.chaos.apart import Names, Wall, fill, own_namespaces, small_disk
 from tests.chaos.clock import Clock
 from tests.chaos.faults import Allowed, ByItself, Fault
-from tests.chaos.parts import Instance, Side
+from tests.chaos.parts import ROOT, Instance, Side
 from tests.chaos.world import Plan, World
 
 HOUR_S = 3600
@@ -32,16 +32,20 @@ class Machine:
 
     names: Names
     wall: Wall
-    clock: Clock
+    clock: Clock  # Redis'
+    other_clock: Clock  # of the first machine of the pair
 
     @contextmanager
     def around(self, folder: Path) -> Iterator[None]:
         """Namespaces of its own, and in them what a world's parts meet of their machine."""
         with own_namespaces():
-            self.names, self.wall, self.clock = Names(folder), Wall(), Clock(folder)
+            self.names, self.wall = Names(folder), Wall()
+            self.clock, self.other_clock = Clock(folder / "clock"), Clock(folder / "other-clock")
             yield
 
     def launch(self, name: str, argv: list[str]) -> list[str]:
+        if name == "side-a":
+            return self.other_clock.before_all(argv, ROOT)
         return self.clock.before(argv) if name.startswith("redis-") else argv
 
     def folder_of(self, name: str, folder: Path) -> Path:
@@ -178,6 +182,25 @@ class ClockBehind(ClockAhead):
     ahead_s = -HOUR_S
 
 
+class GatewayClockAhead(OfMachine):
+    name = "A gateway machine's clock set an hour ahead, and back again"
+    promise = "Nothing: what was kept an hour ago is too old to it, leases and lines go by Redis' clock."
+    allows = Allowed(uncounted=True)  # some of it under another day, near midnight
+    ahead_s = HOUR_S
+
+    def inject(self, world: World, rng: random.Random) -> None:
+        MACHINE.other_clock.set_ahead(self.ahead_s)
+
+    def heal(self, world: World) -> None:
+        MACHINE.other_clock.set_ahead(0)
+
+
+class GatewayClockBehind(GatewayClockAhead):
+    name = "A gateway machine's clock set an hour back, and right again"
+    promise = "Nothing: leases and lines go by Redis' clock."
+    ahead_s = -HOUR_S
+
+
 OF_MACHINE: tuple[type[Fault], ...] = (
     HalfOpen,
     RedisCutOff,
@@ -186,6 +209,8 @@ OF_MACHINE: tuple[type[Fault], ...] = (
     NamesUnknown,
     ClockAhead,
     ClockBehind,
+    GatewayClockAhead,
+    GatewayClockBehind,
 )
 
 # Those that can be tried on this machine.

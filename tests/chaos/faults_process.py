@@ -6,14 +6,16 @@ import os
 import random
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
 import psutil
 
+from tests.chaos.failing_over import FailOver
 from tests.chaos.faults import Allowed, ByItself, Fault
 from tests.chaos.parts import Instance, Side
-from tests.chaos.world import LEASE_TTL_S, SMALL, World
+from tests.chaos.world import LEASE_TTL_S, SLOTS, SMALL, Plan, World
 from tests.cluster.running import until
 
 
@@ -186,7 +188,21 @@ class WorkerKilled(OfSide):
         _kill(rng.choice(side.workers()))
 
 
-class GatewayKilled(OfSide):
+class OfLeader(OfSide):
+    """The one of the machines whose controller leads is hurt: another controller follows."""
+
+    def __init__(self) -> None:
+        self._fail_over = FailOver()
+
+    def inject(self, world: World, rng: random.Random) -> None:
+        self._hurt = world.leader()
+        self._fail_over.of_controller(world, lambda: self.hurt(world, rng, self._hurt))
+
+    def steps(self) -> Mapping[str, float]:
+        return self._fail_over.steps()
+
+
+class GatewayKilled(OfLeader):
     name = "A whole gateway machine killed"
     promise = "Its connections end; who cannot connect asks the other gateway. While it starts, who connects waits."
     allows = Allowed(cut=True, uncounted=True)
@@ -234,7 +250,7 @@ class GatewayPaused(OfSide):
         side.go_on()
 
 
-class ControllerKilled(OfSide):
+class ControllerKilled(OfLeader):
     name = "Controller killed"
     promise = "Nothing: gateways serve what was published last, and another one takes over."
 
@@ -270,6 +286,47 @@ class ControllersKilledInAChange(ByItself):
     def heal(self, world: World) -> None:
         for side in world.sides:
             world.configure(side, world.instances)
+
+
+class ControllerKilledInARollout(ByItself):
+    """Of a machine that deploys its instances itself: they get another number of slots, one after another."""
+
+    name = "Controller killed while it rolls out new instances"
+    promise = "Nothing: the next one goes on where it stopped, and nothing half made is left."
+    plan = Plan(sides=1, sentinels=0, cards="2x RTX 4090")
+
+    def inject(self, world: World, rng: random.Random) -> None:
+        (side,) = world.sides
+        controller = side.controller()
+        world.configure(side, (), SLOTS + 1)
+        world.until(lambda: _slots_of(world) == {SLOTS, SLOTS + 1}, "some instances are the new ones")
+        _kill(controller)
+        self._until_rolled_out(world, SLOTS + 1)
+
+    def heal(self, world: World) -> None:
+        (side,) = world.sides
+        world.configure(side, ())
+        self._until_rolled_out(world, SLOTS)
+
+    def _until_rolled_out(self, world: World, slots: int) -> None:
+        world.until(lambda: _slots_of(world) == {slots}, f"every instance has {slots} slots")
+        world.until(lambda: _units_beside(world) == 0, "a process for each instance, and no other")
+
+
+def _slots_of(world: World) -> set[int]:
+    """How many slots instances have that are there or on their way."""
+    return {each["slots"] for each in _instances_of(world)}
+
+
+def _instances_of(world: World) -> list[dict[str, Any]]:
+    return [each for pool in world.status().get("pools", ()) for each in pool["instances"]]
+
+
+def _units_beside(world: World) -> int:
+    """Engine processes that are no instance."""
+    (side,) = world.sides
+    engines = [each for each in side.units() if each not in side.names | {"guardian"}]
+    return len(engines) - len(_instances_of(world))
 
 
 def _met(instance: Instance) -> int:
@@ -317,4 +374,5 @@ PROCESS_FAULTS: tuple[type[Fault], ...] = (
     ControllerKilled,
     LeaderPaused,
     ControllersKilledInAChange,
+    ControllerKilledInARollout,
 )

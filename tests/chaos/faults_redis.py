@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 
 import redis
 
+from tests.chaos.failing_over import FailOver
 from tests.chaos.faults import Allowed, ByItself, Fault
 from tests.chaos.redis_servers import Redis
 from tests.chaos.world import World
@@ -19,7 +21,22 @@ HELD_MS = 4000
 STOPPED_S, WORKING_S = 0.18, 0.02
 
 
-class RedisKilled(ByItself):
+class OfMaster(ByItself):
+    """The master goes, and where there are Sentinels, another one is made."""
+
+    def __init__(self) -> None:
+        self._fail_over = FailOver()
+
+    def steps(self) -> Mapping[str, float]:
+        return self._fail_over.steps()
+
+    def gone(self, world: World, master: Redis) -> None:
+        """It has just gone: wait for another one."""
+        self._fail_over.of_redis(world, master)
+        world.until(lambda: world.store.master() is not master, "another one is the master")
+
+
+class RedisKilled(OfMaster):
     name = "Redis killed, its replica takes over"
     promise = "Nothing: meanwhile gateways use their shares of the slots, without cache and common queue."
     allows = UNCOUNTED
@@ -30,7 +47,7 @@ class RedisKilled(ByItself):
         self._killed = world.store.master()
         self._killed.kill()
         if world.store.sentinels:
-            world.until(lambda: world.store.master() is not self._killed, "the replica is the master")
+            self.gone(world, self._killed)
 
     def heal(self, world: World) -> None:
         self._killed.start()
@@ -60,19 +77,21 @@ class AcknowledgedWritesLost(RedisKilled):
         world.until(lambda: _written(self._killed) > before + 5000, "writes that the replica does not get")
         self._killed.kill()
         replica.go_on()
-        world.until(lambda: world.store.master() is replica, "the replica is the master")
+        self.gone(world, self._killed)
 
 
-class RedisFailedOver(ByItself):
+class RedisFailedOver(OfMaster):
     name = "Redis failed over by its Sentinels"
     promise = "Nothing: gateways are alone for as long as it takes."
     allows = UNCOUNTED
 
     def inject(self, world: World, rng: random.Random) -> None:
+        before = world.store.master()
         world.store.fail_over()
+        self.gone(world, before)
 
 
-class RedisPaused(ByItself):
+class RedisPaused(OfMaster):
     name = "Redis paused until its replica has taken over, and continued"
     promise = "Calls that just asked it wait some seconds; the others notice nothing."
     allows = UNCOUNTED
@@ -82,7 +101,7 @@ class RedisPaused(ByItself):
         paused.pause()
         world.at_end(paused.go_on)
         if world.store.sentinels:
-            world.until(lambda: world.store.master() is not paused, "the replica is the master")
+            self.gone(world, paused)
         else:
             world.until(lambda: _says_down(world), "the status says that Redis does not answer")
         paused.go_on()

@@ -144,15 +144,18 @@ class Instance(Process):
 
 
 class Side(Process):
-    """One machine of the pair: supervisor, controller and gateway workers on one state folder."""
+    """One machine of the pair: supervisor, controller and gateway workers on one state folder; on played `cards`,
+    where there are some, instances that it deploys itself."""
 
-    def __init__(self, name: str, state: Path, config: Path, workers: int, launch: Launch) -> None:
+    def __init__(self, name: str, state: Path, config: Path, workers: int, launch: Launch, cards: str = "") -> None:
         self.state, self.config = state, config
         self.listen = f"127.0.0.1:{free_port()}"
         self.endpoint = f"http://{self.listen}"
         self.ready_file = state.parent / f"{name}.ready.json"
-        argv = [sys.executable, "-m", "orchestrator.cli", "gateway", "--state", str(state), "--config", str(config)]
-        argv += ["--listen", self.listen, "--workers", str(workers), "--ready-file", str(self.ready_file)]
+        self.names = {"controller", *(f"gateway-{n}" for n in range(workers))}  # of what it always has
+        command = ["up", "--simulate", cards] if cards else ["gateway", "--workers", str(workers)]
+        argv = [sys.executable, "-m", "orchestrator.cli", *command, "--state", str(state), "--config", str(config)]
+        argv += ["--listen", self.listen, "--ready-file", str(self.ready_file)]
         super().__init__(name, argv, state, launch)
 
     def start(self) -> None:

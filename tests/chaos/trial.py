@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos import checker, history
@@ -14,10 +14,7 @@ from tests.chaos.checker import Disturbance, End
 from tests.chaos.faults import Fault
 from tests.chaos.history import Called
 from tests.chaos.mixed_load import Load
-from tests.chaos.world import FULL, ROUTE, SMALL, World
-
-NAMES = (SMALL, FULL, ROUTE)
-ANSWERS_FOR: Mapping[str, tuple[str, ...]] = {ROUTE: (SMALL, FULL)}
+from tests.chaos.world import ROUTE, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Size:
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of it. Seconds count from the moment of the fault, `back_s`, where somebody must
-    see to it, from then.
+    see to it, from then. `steps`: of a fail-over.
 
     `ends`: of the calls that were under way between the fault and the world's being whole again.
     """
@@ -48,6 +45,7 @@ class Result:
     back_s: float
     breaches: tuple[str, ...]
     examples: tuple[str, ...] = ()
+    steps: Mapping[str, float] = field(default_factory=dict)
 
 
 def run(world: World, fault: Fault, seed: str, size: Size | None = None) -> Result:
@@ -56,7 +54,7 @@ def run(world: World, fault: Fault, seed: str, size: Size | None = None) -> Resu
     world.until_whole("the world is whole")
     world.until(world.is_idle, "no slot is held and nobody waits")
     books = Books(world)
-    load = Load([each.endpoint for each in world.sides], NAMES, size.clients, seed)
+    load = Load([each.endpoint for each in world.sides], (*world.plan.models, ROUTE), size.clients, seed)
     with load.asking():
         load.until_more(size.before, "before anything happens")
         from_s, back_s, to_s = _happens(world, fault, rng, load, size)
@@ -101,18 +99,25 @@ class Books:
 
 
 def judge(world: World, load: Load, disturbance: Disturbance, books: Books) -> list[str]:
-    """Everything that a cluster promises, whatever happens to it."""
-    calls, journals = list(load.ended), books.journals(world)
-    slots = {each.name: each.slots for each in world.instances}
+    """Everything that a cluster promises, whatever happens to it. Instances that it deploys itself keep no journal."""
+    calls, answers_for = list(load.ended), {ROUTE: world.plan.models}
     return [
         *checker.ended_once(load.begun, calls),
         *checker.ended_well(calls, disturbance),
-        *checker.exact(calls, ANSWERS_FOR),
+        *checker.exact(calls, answers_for),
         *checker.starved(calls),
-        *checker.oversold(journals, slots),
-        *([] if disturbance.allows.again else checker.ran_twice(calls, journals, ANSWERS_FOR)),
-        *checker.accounted(calls, journals, books.counted(world), ANSWERS_FOR, disturbance.allows),
+        *(_by_journals(world, calls, disturbance, books) if world.instances else ()),
         *checker.leases_back(world.loads()),
+    ]
+
+
+def _by_journals(world: World, calls: list[Called], disturbance: Disturbance, books: Books) -> list[str]:
+    journals, slots = books.journals(world), {each.name: each.slots for each in world.instances}
+    answers_for = {ROUTE: world.plan.models}
+    return [
+        *checker.oversold(journals, slots),
+        *([] if disturbance.allows.again else checker.ran_twice(calls, journals, answers_for)),
+        *checker.accounted(calls, journals, books.counted(world), answers_for, disturbance.allows),
     ]
 
 
@@ -135,6 +140,7 @@ def _result(
         back_s=round(back_s, 2),
         breaches=tuple(breaches),
         examples=tuple(sorted({ends[each.sent.id][1] for each in bad}))[:8],
+        steps=dict(fault.steps()),
     )
 
 

@@ -35,6 +35,7 @@ from tests.fleet.given_world import model
 
 T = TypeVar("T")
 SMALL, FULL, ROUTE = "small:1b", "full:8b", "auto"
+OWN_MODELS = ("llama3.2:3b-instruct-q4_K_M", "llama3.1:8b-instruct-q4_K_M")
 SLOTS = 2
 # A model that its owner unloaded is loaded again once calls wait for it.
 WELL = frozenset({"serving", "cold"})
@@ -67,8 +68,14 @@ class Plan:
     url_seen_by: Callable[[str, str], str] = lambda name, url: url
     folder_of: Callable[[str, Path], Path] = lambda name, folder: folder
     redis_options: tuple[str, ...] = ()  # of the servers: "--maxmemory", "64mb"
+    cards: str = ""  # played ones, on which each side deploys instances of its own; there are no others then
     settings: Mapping[str, Any] = field(default_factory=dict)  # of cluster.yaml, over the world's own
     around: Callable[[Path], AbstractContextManager[object]] = nullcontext  # entered before anything is started
+
+    @property
+    def models(self) -> tuple[str, str]:
+        """The small one and the full one; what is deployed must be a model that is known."""
+        return OWN_MODELS if self.cards else (SMALL, FULL)
 
 
 class World:
@@ -154,7 +161,7 @@ class World:
         """What keeps it from being whole, for people."""
         found = [] if self.store.is_whole() else ["Redis, its replica or a Sentinel"]
         for side in self.sides:
-            if len(side.units().keys() - {"guardian"}) != self.plan.workers + 1:  # the controller is one, too
+            if not side.names <= side.units().keys():
                 found.append(f"a process of {side.name}")
             else:
                 found += [f"{each}, says {side.name}" for each in self._lacks_by(side)]
@@ -195,26 +202,40 @@ class World:
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
-    def configure(self, side: Side, instances: Sequence[Instance]) -> None:
-        """Have other instances in a side's cluster.yaml; it is replaced at once, as an editor does."""
+    def configure(self, side: Side, instances: Sequence[Instance], slots: int = SLOTS) -> None:
+        """Have other instances in a side's cluster.yaml, or other slots on its own; it is replaced at once, as an
+        editor does."""
         fresh = side.config.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(configuration(self.plan, side.name, self.store, instances)))
+        fresh.write_text(yaml.safe_dump(configuration(self.plan, side.name, self.store, instances, slots)))
         fresh.replace(side.config)
 
 
-def configuration(plan: Plan, side: str, store: Store, instances: Sequence[Instance]) -> dict[str, Any]:
+def configuration(
+    plan: Plan, side: str, store: Store, instances: Sequence[Instance], slots: int = SLOTS
+) -> dict[str, Any]:
     """cluster.yaml of one side."""
+    small, full = plan.models
     return {
         "redis": plan.redis_seen_by(side, store.url),
-        "instances": [
-            {"url": plan.url_seen_by(each.name, each.url), "name": each.name, "slots": each.slots} for each in instances
-        ],
-        "tiers": {"small": {"model": SMALL, "backup": "full"}, "full": {"model": FULL, "backup": "small"}},
+        **(_own(plan, slots) if plan.cards else _given(plan, instances)),
+        "tiers": {"small": {"model": small, "backup": "full"}, "full": {"model": full, "backup": "small"}},
         "routes": {ROUTE: {"primary": "small", "escalate_to": "full", "escalate_if": [{"confidence_below": 0.5}]}},
         # Short, so that a trial does not wait long for what ends by itself; and unloads as often as trials need them.
         "limits": {"lease_ttl_s": LEASE_TTL_S, "between_bytes_s": 6, "cures_an_hour": 1000},
         **plan.settings,
     }
+
+
+def _given(plan: Plan, instances: Sequence[Instance]) -> dict[str, Any]:
+    listed = [
+        {"url": plan.url_seen_by(each.name, each.url), "name": each.name, "slots": each.slots} for each in instances
+    ]
+    return {"instances": listed}
+
+
+def _own(plan: Plan, slots: int) -> dict[str, Any]:
+    wanted = {"slots": slots, "replicas": 2, "context": 2048}
+    return {"models": dict.fromkeys(plan.models, wanted), "gateway": {"workers": plan.workers}}
 
 
 def models_of(number: int) -> tuple[SimulatedModel, ...]:
@@ -236,7 +257,8 @@ def world_of(folder: Path, plan: Plan | None = None) -> Iterator[World]:
         stack.callback(store.close)
         store.start()
         instances = [
-            Instance(f"instance-{n}", folder, models_of(n), plan.speed, plan.launch) for n in range(plan.instances)
+            Instance(f"instance-{n}", folder, models_of(n), plan.speed, plan.launch)
+            for n in range(0 if plan.cards else plan.instances)
         ]
         for each in instances:
             stack.callback(each.kill)
@@ -247,7 +269,8 @@ def world_of(folder: Path, plan: Plan | None = None) -> Iterator[World]:
         for name in ("side-a", "side-b")[: plan.sides]:
             config = folder / f"{name}.yaml"
             config.write_text(yaml.safe_dump(configuration(plan, name, store, instances)))
-            side = Side(name, plan.folder_of(name, folder / name), config, plan.workers, plan.launch)
+            state = plan.folder_of(name, folder / name)
+            side = Side(name, state, config, plan.workers, plan.launch, plan.cards)
             world.sides.append(side)
             stack.callback(side.close)
             side.start()

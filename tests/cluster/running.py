@@ -25,8 +25,11 @@ import pytest
 
 from orchestrator.core.errors import HostError
 from orchestrator.store.embedded import find_server
+from tests.nodes.simulators import NO_AUTHORITIES
 
 TIMEOUT_S = 90.0
+# Made once: one is made of all certificates of this machine, 30 ms of a core, and conditions are asked again and again.
+TLS = httpx.create_ssl_context()
 CARDS = "3x RTX 4090, 1x A100-40GB"
 T = TypeVar("T")
 
@@ -51,19 +54,23 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
-    """Wait for a condition, not for a while."""
-    deadline_s = time.monotonic() + timeout_s
+    """Wait for a condition, not for a while. Looks leave at least half of a core to what is waited for."""
+    began_s = time.monotonic()
+    deadline_s = began_s + timeout_s
     while not (found := condition()):
-        assert time.monotonic() < deadline_s, f"never: {what}"
-        time.sleep(0.02)
+        now_s = time.monotonic()
+        assert now_s < deadline_s, f"never: {what}"
+        time.sleep(min(0.2, max(0.02, now_s - began_s)))
+        began_s = time.monotonic()
     return found
 
 
 def environment() -> dict[str, str]:
-    """This one's, without an `ollama` on PATH: what is tested must not depend on what this machine has."""
+    """This one's, without an `ollama` on PATH and without authorities: no matter what this machine has."""
     folders = os.environ["PATH"].split(os.pathsep)
     path = os.pathsep.join(each for each in folders if shutil.which("ollama", path=each) is None)
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("OLLAMA")}, "PATH": path}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA")}
+    return {**kept, **NO_AUTHORITIES, "PATH": path}
 
 
 def ollamactl(*args: str | Path, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -184,14 +191,14 @@ class Up:
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
         """One call on a connection of its own, without a retry."""
-        return httpx.post(self.endpoint + path, json=body, headers=headers, timeout=TIMEOUT_S)
+        return httpx.post(self.endpoint + path, json=body, headers=headers, timeout=TIMEOUT_S, verify=TLS)
 
     def chat(self, question: str, model: str = "auto", tokens: int = 8, **headers: str) -> httpx.Response:
         body = {"model": model, "stream": False, "options": {"num_predict": tokens, "temperature": 0}}
         return self.post("/api/chat", body | {"messages": [{"role": "user", "content": question}]}, **headers)
 
     def status(self) -> dict[str, Any]:
-        reply = httpx.get(self.endpoint + "/status.json", timeout=TIMEOUT_S)
+        reply = httpx.get(self.endpoint + "/status.json", timeout=TIMEOUT_S, verify=TLS)
         assert reply.status_code == 200, reply.text
         told: dict[str, Any] = reply.json()
         return told

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 from callers import Callers
-from running import TIMEOUT_S, Up, needs_redis, ollamactl, processes_of, unit_pid, until
+from running import TIMEOUT_S, Up, environment, needs_redis, ollamactl, processes_of, unit_pid, until
 
 from tests.fleet.given_world import Played, model
 
@@ -108,7 +108,7 @@ def test_status_names_each_server_and_what_it_has_in_memory(play: Callable[..., 
     assert any("gone is down: no connection" in each for each in up.ready["notes"])
     up.chat("hello", model="small:1b")
     until(lambda: up.status()["given"][0]["resident"] == ["small:1b"], "it is in memory")
-    told = ollamactl("status", "--state", up.state, cwd=up.state.parent)
+    told = ollamactl("status", "--state", up.state, cwd=up.state.parent, env=environment() | {"COLUMNS": "200"})
     assert told.returncode == 0
     assert "one  " in told.stdout
     assert "no connection: Connection refused" in told.stdout
@@ -259,7 +259,7 @@ def test_it_runs_on_by_itself_with_detach_and_is_ended_by_down(
     ("text", "code", "words"),
     [
         ("models: {a: }\n", 3, "names no `instances`"),
-        ("instances: [{url: 'https://gpu-1:443'}]\n", 3, "spoken to without TLS"),
+        ("instances: [{url: 'https://gpu-1:443', cert: a.pem}]\n", 3, "is of use with `key` alone"),
         ("instances: [{url: 'http://gpu-1:1', slots: many}]\n", 3, ":1:44: instances[0].slots"),
         (None, 3, "there is no cluster.yaml here"),
     ],

@@ -33,6 +33,7 @@ def gateway(tmp_path: Path) -> Iterator[Start]:
             made.callback(played.kill)
             instances = [{"url": played.start().url}]
             config = tmp_path / "cluster.yaml"
+            config.touch(mode=0o600)
             config.write_text(yaml.safe_dump({"instances": instances, **settings}))
             up = Up(tmp_path / "state", config=config, command="gateway")
             made.callback(up.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_kill_9_of_the_supervisor_ends_all_it_started(state: Path) -> None:
     until(lambda: not processes_of(state), "what it started ends")
 
 
-@pytest.mark.parametrize("started", [1, 2, 3, 5, 7, 8])
+@pytest.mark.parametrize("started", [1, 2, 3, 5, 8])
 def test_kill_9_half_way_through_the_start_leaves_nothing(state: Path, started: int) -> None:
     up = Up(state)
     until(lambda: len(processes_of(state)) >= started, f"{started} processes run")
@@ -107,6 +108,13 @@ def test_kill_9_half_way_through_the_start_leaves_nothing(state: Path, started: 
     assert with_nothing_in_the_way.end(signal.SIGTERM) == 130
 
 
+def read_away(terminal: int) -> bool:
+    """What was printed is read, as a terminal would: who prints is not kept waiting."""
+    while select.select([terminal], [], [], 0)[0]:
+        os.read(terminal, 65536)
+    return True
+
+
 def test_a_terminal_that_is_closed_ends_its_cluster_in_order(state: Path) -> None:
     """As when a window is closed, or a connection by SSH lost."""
     state.parent.mkdir(exist_ok=True)
@@ -116,7 +124,7 @@ def test_a_terminal_that_is_closed_ends_its_cluster_in_order(state: Path) -> Non
     if pid == 0:
         os.chdir(state.parent)
         os.execve(sys.executable, [sys.executable, *command, "--listen", f"127.0.0.1:{free_port()}"], environment())
-    until(lambda: os.read(terminal, 65536) and ready.exists(), "it answers")
+    until(lambda: read_away(terminal) and ready.exists(), "it answers")
     everything = all_of(pid)
     os.close(terminal)
     until(lambda: not processes_of(state), "it ends")
