@@ -120,6 +120,17 @@ TENANT_CALLS = Counter(
     "olm_tenant_calls_total", "Calls by whose API keys they were, as `tenant` of keys says.", ("tenant", "outcome")
 )
 TENANT_TOKENS = Counter("olm_tenant_tokens_total", "Tokens of answered calls by tenant.", ("tenant", "kind"))
+TOKENS_SHOWN = Counter(
+    "olm_access_tokens_total",
+    "Tokens of issuers (OpenID Connect) that were looked at, and what came of it; one that is known counts no more.",
+    ("issuer", "outcome"),
+)
+ISSUER_UP = Gauge(
+    "olm_issuer_up",
+    "1 while an issuer's keys could be had when they were last asked for, by every worker.",
+    ("issuer",),
+    multiprocess_mode="livemin",
+)
 LOG_LOST = Counter("olm_request_log_lost_total", "Records of calls that no disk took.")
 ROUTED = Counter("olm_routed_total", "Calls of a route that a tier answered, not the cache.", ("route", "tier"))
 ESCALATED = Counter(
@@ -210,6 +221,15 @@ SPANS = Counter(
     "olm_trace_spans_total", "Spans of calls, by what became of them: sent, dropped (nobody took them).", ("outcome",)
 )
 STORE_ERRORS = Counter("olm_store_errors_total", "Commands that Redis did not answer.")
+MODEL_CHANGES = Counter(
+    "olm_model_changes_total",
+    "Changes of models that the controller was asked for, by what came of them: done, refused, failed, left.",
+    ("kind", "outcome"),
+)
+MIRRORED_OLDER = Counter(
+    "olm_mirrored_older_total",
+    "Files of two machines that Redis had in an older state than was seen before: not taken, and told anew.",
+)
 INSTANCE_SLOTS = Gauge(
     "olm_instance_slots", "Slots an instance offers.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
 )

@@ -14,6 +14,7 @@ PATH=$PATH:/usr/sbin need sshd openssh-server
 need systemd-nspawn systemd-container
 PATH=$PATH:/usr/sbin need nft nftables
 need sudo sudo
+need stunnel4 stunnel4
 need pgrep procps
 need unshare util-linux
 need promtool prometheus

@@ -45,7 +45,7 @@ def _path(path: str, operations: Mapping[str, Any], components: Mapping[str, Any
     for each in (_named(each, components) for each in told.get("parameters", ())):
         yield f"- `{each['name']}`: {each['description']}"
     yield ""
-    for kind, content in told["responses"]["200"]["content"].items():
+    for kind, content in told["responses"].get("200", {"content": {}})["content"].items():  # some only lead on
         yield f"Answers `{kind}`:"
         yield ""
         yield from _fields(_named(content["schema"], components), "of the answer")

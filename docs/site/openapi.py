@@ -39,7 +39,7 @@ _SCOPED: Final = frozenset({Access.ADMIN, Access.MODELS})
 
 def served() -> dict[str, Served]:
     """Every path that a gateway serves, as OpenAPI writes it."""
-    table = Server(*(Mock() for _ in range(8)))._paths
+    table = Server(*(Mock() for _ in range(9)))._paths
     return {path + _NAMED.get(path, ""): each for path, each in table.items()}
 
 
@@ -107,7 +107,7 @@ def _responses(path: str, method: str, known: Served, words: Mapping[str, Any]) 
         answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
         if stream := words.get("stream"):
             content[stream_type(Endpoint(path))] = {"schema": {"$ref": f"#/components/schemas/{stream}"}}
-    told = {"200": answer, **words.get("others", {})}
+    told = ({"200": answer} if content else {}) | words.get("others", {})  # some only lead on
     if known.access is Access.ANYONE:
         return told
     is_scoped = known.access in _SCOPED or method == "DELETE"

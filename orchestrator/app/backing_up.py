@@ -19,22 +19,26 @@ from pydantic import BaseModel
 import orchestrator
 from orchestrator.app import archive, settings_in_use
 from orchestrator.app.archive import Manifest, Member
+from orchestrator.app.own_redis import redis_unit
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.running import now_unix_ms, redis_of
 from orchestrator.core.errors import HostError
-from orchestrator.nodes.keeper import Keeper, Unit, UnitEvent
+from orchestrator.nodes.keeper import Keeper, UnitEvent
 from orchestrator.nodes.state_lock import StateLock, read_holder
 from orchestrator.settings import load
+from orchestrator.settings.sources import redis_url
 from orchestrator.store import embedded
 from orchestrator.store.connection import Connection
 from orchestrator.store.dump import DUMP, dump
 
 # Of the state folder, by glob. What else lies there is made anew at each start.
 STATE_FILES: Final = (
+    "mirror.json",  # before what it is about: what changes meanwhile is newer than it says, not older
     "cache.key",
     "owner",
     "keys.json",
     "known_hosts",
+    "authority.sealed",
     "deployments/*.json",
     "moves.json",
     "resized.json",
@@ -155,12 +159,15 @@ def _member(name: str, path: Path) -> Member:
 
 
 def redis_in(config: Path | None) -> str:
-    """Which Redis a configuration names. Raises HostError."""
+    """Which Redis a configuration names, whatever else of it cannot be had here. Raises OrchestratorError."""
     try:
         written = yaml.safe_load(config.read_text(encoding="utf-8")) if config is not None else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as why:
         raise HostError(f"{config} cannot be read: {why}") from why
-    return str(written.get("redis", "embedded")) if isinstance(written, dict) else "embedded"
+    if config is None or not isinstance(written, dict):
+        return "embedded"
+    password = written.get("redis_password")
+    return redis_url(str(written.get("redis", "embedded")), password and str(password), config)
 
 
 @asynccontextmanager
@@ -181,11 +188,10 @@ async def store_of(paths: StatePaths, redis: str) -> AsyncIterator[Connection]:
 @asynccontextmanager
 async def _embedded(paths: StatePaths) -> AsyncIterator[Connection]:
     root = paths.root
-    ready = f"unix:{embedded.server_socket(root)}"
     keeper = Keeper(root, _unheard, socket_path=paths.keeper_socket)
     await keeper.open()
     try:
-        await keeper.start(Unit(name="redis", argv=tuple(embedded.server_command(root)), ready=ready))
+        await keeper.start(redis_unit(root))
         async with _connected(embedded.server_url(root)) as connection:
             yield connection
     finally:

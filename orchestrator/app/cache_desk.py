@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ def found_told(found: Found) -> dict[str, Any]:
     """A kept answer for people and programs."""
     told: dict[str, Any] = {"key": found.key}
     if found.listed is not None:
-        told |= {"bytes": found.listed.bytes, **asdict(found.listed.about)}
+        told |= {"bytes": found.listed.bytes, **found.listed.about._asdict()}
     if found.entry is None:
         return {**told, "problem": "it is gone, or sealed with a key that the settings do not have"}
     return told | told_of(found.entry, time.time())

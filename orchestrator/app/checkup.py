@@ -16,6 +16,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.app import settings_in_use
+from orchestrator.app.authority import contexts_of
 from orchestrator.app.checkup_redis import look_at_redis
 from orchestrator.app.checkup_servers import look_at_servers
 from orchestrator.app.keys import joined, place_of, read_keys
@@ -71,7 +72,8 @@ async def look(ways: Ways) -> Seen:
     instances = _instances(status)
     hosts, redis = await asyncio.gather(_hosts(ways, settings), _redis(ways, known, settings))
     gpus = {each.uuid for host in hosts if not isinstance(host.facts, Unseen) for each in host.facts.accelerators}
-    servers, clocks = await look_at_servers(settings.instances, instances, has_gpu_here=bool(gpus))
+    contexts = contexts_of(StatePaths(ways.state), lambda: settings)
+    servers, clocks = await look_at_servers(settings.instances, instances, has_gpu_here=bool(gpus), contexts=contexts)
     return Seen(
         settings=known.source,
         hosts=hosts,
@@ -178,7 +180,7 @@ def _cluster(known: _Known, settings: ClusterSettings, status: dict[str, Any] | 
     pools = {each["name"]: tuple(one["state"] for one in each["instances"]) for each in told.get("pools", ())}
     return Cluster(
         listens=endpoint or settings.listen or DEFAULT_LISTEN,
-        has_keys=bool(settings.keys) or settings.open is False,
+        has_keys=settings.asks_who,
         is_cache_on=told["cache"]["state"] == "ON" if "cache" in told else settings.cache.enabled,
         cached_routes={name: each.cache for name, each in settings.routes.items()},
         store=told.get("store", "up"),

@@ -11,6 +11,7 @@ from orchestrator.core.errors import InstanceError
 from orchestrator.core.model import Engine, Instance, InstanceId, NodeName, PoolName
 from orchestrator.core.origins import is_loopback
 from orchestrator.nodes.checkup import CheckupApi
+from orchestrator.nodes.tls import Contexts
 from orchestrator.settings import InstanceSettings
 
 ASKED_AT_ONCE = 32
@@ -26,9 +27,16 @@ class _Asked:
 
 
 async def look_at_servers(
-    given: Sequence[InstanceSettings], instances: Sequence[Instance] | None, *, has_gpu_here: bool
+    given: Sequence[InstanceSettings],
+    instances: Sequence[Instance] | None,
+    *,
+    has_gpu_here: bool,
+    contexts: Contexts | None = None,
 ) -> tuple[tuple[Server, ...], tuple[Clock, ...]]:
-    """Every engine, and the clock of each other host. Those that are given are asked by their URL, once each."""
+    """Every engine, and the clock of each other host. Those that are given are asked by their URL, once each.
+
+    `contexts`: what those behind TLS are asked with.
+    """
     own = [_of_instance(each) for each in instances or () if not each.is_given]
     asked = [*own, *(_of_given(each, has_gpu_here=has_gpu_here) for each in given)]
     at_once = asyncio.Semaphore(ASKED_AT_ONCE)
@@ -37,7 +45,7 @@ async def look_at_servers(
         async with at_once:
             return await _look(api, each)
 
-    api = CheckupApi()
+    api = CheckupApi(contexts)
     try:
         seen = await asyncio.gather(*map(look, asked))
     finally:
@@ -60,6 +68,7 @@ def _of_instance(instance: Instance) -> _Asked:
         is_simulated=instance.is_simulated,
         state=instance.state.value,
         reason=instance.reason,
+        is_tls=bool(instance.tls_name),
     )
     return _Asked(instance, server)
 
@@ -79,9 +88,12 @@ def _of_given(given: InstanceSettings, *, has_gpu_here: bool) -> _Asked:
         slots=slots or 1,
         context=given.context or 0,
         is_given=True,
+        tls_name=host if given.is_tls else "",
     )
     gpus = 0 if is_loopback(host) and not has_gpu_here else None
-    server = Server(label, host, port, is_given=True, slots=slots, context=given.context or 0, gpus=gpus)
+    server = Server(
+        label, host, port, is_given=True, slots=slots, context=given.context or 0, gpus=gpus, is_tls=given.is_tls
+    )
     return _Asked(at, replace(server, model=at.upstream_model))
 
 

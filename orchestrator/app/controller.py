@@ -13,6 +13,8 @@ import click
 
 from orchestrator import telemetry
 from orchestrator.app import audit, settings_in_use
+from orchestrator.app.authority import contexts_of
+from orchestrator.app.certificates import Certificates
 from orchestrator.app.crewing import member_of
 from orchestrator.app.loop import on_reload, run, until
 from orchestrator.app.measuring import Measuring
@@ -22,7 +24,7 @@ from orchestrator.app.packing import keep_packed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.published import PublishedCluster
 from orchestrator.app.replaying import Replaying
-from orchestrator.core.chores import Chore
+from orchestrator.core.chores import Chore, ChoreKind
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.fleet.given import GivenFleet
 from orchestrator.fleet.managing import Managing
@@ -69,6 +71,9 @@ class Controller:
         self._chores = Chores(self._connection, chores_key(paths, self._settings))  # it remembers what was done
         self._running: OwnFleet | GivenFleet | None = None  # while this controller leads
         self._mirror = self._mirror_of(self._settings)
+        self._certificates = Certificates(
+            paths, lambda: self._settings, lambda: self._store.lead.leads, self._store.lead
+        )
 
     async def run(self, stop: asyncio.Event) -> int:
         """Until `stop`: stand by, and while this controller leads bring the fleet to what is asked for and keep it."""
@@ -90,6 +95,7 @@ class Controller:
             async with asyncio.TaskGroup() as group:
                 group.create_task(keep_packed(self._paths), name="keep the request log packed")
                 group.create_task(self._take_turns(), name="lead or stand by")
+                group.create_task(self._certificates.run(), name="keep certificates")
                 if not self._is_alone:
                     group.create_task(self._say_so(), name="say that it is there")
                 if self._mirror is not None:
@@ -119,6 +125,7 @@ class Controller:
     async def _lead(self) -> None:
         """Keep the fleet until another controller leads. Raises OrchestratorError where nothing can be kept."""
         self._running = fleet = self._fleet()
+        self._certificates.stir()
         leading = asyncio.create_task(self._store.lead.keep(), name="go on leading")
         try:
             await until(self._store.lead.over, self._keep(fleet))
@@ -144,7 +151,8 @@ class Controller:
         settings, leads = (lambda: self._settings), (lambda: self._store.lead.leads)
         measuring = Measuring(self._connection, settings, leads)
         replaying = Replaying(self._paths, self._connection, settings, leads)
-        managing = Managing(self._chores, self._store.lead, fleet, self._audited)
+        contexts = contexts_of(self._paths, lambda: self._settings)
+        managing = Managing(self._chores, self._store.lead, fleet, self._audited, contexts, count=_count_change)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(fleet.run(published), name="fleet")
@@ -160,7 +168,8 @@ class Controller:
     def _fleet(self) -> OwnFleet | GivenFleet:
         """Who keeps instances of our own, or who watches those of others."""
         if self._settings.instances:
-            return GivenFleet(store=self._store, settings=lambda: self._settings)
+            contexts = contexts_of(self._paths, lambda: self._settings)
+            return GivenFleet(store=self._store, settings=lambda: self._settings, contexts=contexts)
         return OwnFleet(self._paths, self._store, lambda: self._settings)
 
     def _reload(self) -> None:
@@ -174,6 +183,7 @@ class Controller:
         self._replan()
 
     def _replan(self) -> None:
+        self._certificates.stir()
         if self._running is not None:
             self._running.replan()
 
@@ -186,6 +196,10 @@ class Controller:
             return True
         gateways = [at for name, at in since.items() if name.startswith("gateway-")]
         return "redis" not in since or any(at < since["redis"] for at in gateways)
+
+
+def _count_change(kind: ChoreKind, outcome: str) -> None:
+    telemetry.MODEL_CHANGES.labels(kind, outcome).inc()
 
 
 if __name__ == "__main__":

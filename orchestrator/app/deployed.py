@@ -65,6 +65,10 @@ class Deployed:
         """As they were deployed, lost or not."""
         return self._deployment.placements if self._deployment is not None else ()
 
+    def terms(self, pool: PoolName) -> str:
+        """What its instances are started with beyond their placement; '' for a pool that is not deployed."""
+        return self._deployment.terms.get(pool, "") if self._deployment is not None else ""
+
     def kv_type(self, pool: PoolName) -> str:
         """Raises LookupError for a pool that is not deployed."""
         if self._deployment is None:

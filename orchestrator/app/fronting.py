@@ -15,6 +15,9 @@ from orchestrator.core.nginx import Limits, Site
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.syntax import host_and_port
 
+_IN_CLEAR = (
+    "nginx asks instances in clear, and this one wants TLS: have nginx ask the gateways, which speak it (no `--direct`)"
+)
 # A gateway asks three instances in turn (gateway/pipeline.py), and tells the caller a little later.
 INSTANCES_ASKED, MARGIN_S = 3, 60
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -54,18 +57,26 @@ def _address(host: str, port: int) -> str:
 
 
 def given_pools(settings: ClusterSettings) -> dict[str, list[str]]:
-    """Addresses by model of servers that somebody else runs; those that name no model are in the pool of every one."""
+    """Addresses by model of servers that somebody else runs; those that name no model are in the pool of every one.
+
+    Raises HostError where one wants TLS.
+    """
     named = {model: None for each in settings.instances for model in each.models} or {"": None}
+    if tls := [each.url for each in settings.instances if each.is_tls]:
+        raise HostError(f"{tls[0]}: {_IN_CLEAR}")
     return {
-        model: [
-            each.url.removeprefix("http://") for each in settings.instances if not each.models or model in each.models
-        ]
+        model: [_address(*each.address) for each in settings.instances if not each.models or model in each.models]
         for model in named
     }
 
 
 def published_pools(status: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Addresses of the instances that serve, by model, as a running cluster's status.json has them."""
+    """Addresses of the instances that serve, by model, as a running cluster's status.json has them.
+
+    Raises HostError where one wants TLS.
+    """
+    if any(each.get("tls_name") for pool in status["pools"] for each in pool["instances"]):
+        raise HostError(f"`deploy.tls`: {_IN_CLEAR}")
     return {
         pool["name"]: [_address(each["host"], each["port"]) for each in pool["instances"] if each["state"] == "serving"]
         for pool in status["pools"]
@@ -74,9 +85,13 @@ def published_pools(status: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def snapshot_pools(snapshot: Snapshot) -> dict[str, list[str]]:
     """Addresses of the instances that take calls, by model, as published; with those of servers that somebody else runs
-    and that load the model when it is asked for. Sorted: the same instances are the same value."""
+    and that load the model when it is asked for. Sorted: the same instances are the same value. None that wants TLS."""
     return {
-        pool.name: sorted(_address(each.host, each.port) for each in pool.instances if each.slots_offered is not None)
+        pool.name: sorted(
+            _address(each.host, each.port)
+            for each in pool.instances
+            if each.slots_offered is not None and not each.tls_name
+        )
         for pool in snapshot.pools
     }
 

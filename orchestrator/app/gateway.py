@@ -18,10 +18,11 @@ import click
 from orchestrator import telemetry
 from orchestrator.app import audit, settings_in_use
 from orchestrator.app.acts import Acts
+from orchestrator.app.authority import contexts_of, tls_names
 from orchestrator.app.counts import read_counts
 from orchestrator.app.crewing import Crewing
 from orchestrator.app.loop import on_reload, open_files_at_most, run, until
-from orchestrator.app.mirroring import chores_key
+from orchestrator.app.mirroring import chores_key, sessions_key
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.recent_calls import recent_calls
 from orchestrator.app.rules import rules_from, texts_in_logs, with_other_keys
@@ -32,9 +33,11 @@ from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.alone import Alone
 from orchestrator.gateway.answer_cache import AnswerCache
 from orchestrator.gateway.budgets import Budgets
+from orchestrator.gateway.door import Door
 from orchestrator.gateway.exporting import SpanExporter
 from orchestrator.gateway.feedback import Feedback
 from orchestrator.gateway.live import Live
+from orchestrator.gateway.login import Logins
 from orchestrator.gateway.managing import Managing
 from orchestrator.gateway.page import Page
 from orchestrator.gateway.patience import Patience
@@ -43,6 +46,7 @@ from orchestrator.gateway.request_log import RequestLog
 from orchestrator.gateway.server import Server
 from orchestrator.gateway.shared_slots import SharedSlots
 from orchestrator.gateway.status import StatusPage
+from orchestrator.gateway.tokens import Tokens
 from orchestrator.gateway.tracing import Tracing
 from orchestrator.gateway.upstream import Connections
 from orchestrator.nodes.keeper_units import LISTEN_FD, SAY_READY_FD
@@ -52,6 +56,7 @@ from orchestrator.store.chores import Chores
 from orchestrator.store.cluster import watch
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
+from orchestrator.store.sealing import Seal
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +101,8 @@ class Worker:
         self._crew = Crewing(paths, settings, self._connection, index, workers)
         alone = Alone(self._live, self._connection, self._leases, self._slots, self._crew.share)
         self._admission = Admission(self._live, self._connection, self._leases, alone)
-        self._upstream = Connections()
+        contexts = contexts_of(paths, lambda: self._settings)
+        self._upstream = Connections(contexts=contexts)
         self._patience = Patience(self._live, partial(suspicion.suspect, self._connection))
         secret = settings_in_use.cache_secret(paths)
         self._cache = AnswerCache(self._live, self._connection, secret)
@@ -112,8 +118,13 @@ class Worker:
         self._spans = SpanExporter(lambda: self._live.rules.traces, f"gateway-{index}")
         tracing = Tracing(self._spans.take)
         self._chores = Chores(self._connection, chores_key(paths, settings))
-        managing = Managing(self._live, self._chores, self._audited)
-        self._server = Server(self._live, self._pipeline, status, feedback, self._records, page, tracing, managing)
+        managing = Managing(self._live, self._chores, self._audited, contexts)
+        self._tokens = Tokens(lambda: self._live.rules.issuers)
+        logins = Logins(lambda: self._live.rules.login, self._tokens, Seal([sessions_key(paths, settings)]))
+        door = Door(self._live, self._tokens, logins)
+        self._server = Server(
+            self._live, self._pipeline, status, feedback, self._records, page, tracing, managing, door
+        )
         self._dropped: set[str] = set()
         self._dropping: set[asyncio.Task[None]] = set()
 
@@ -133,6 +144,7 @@ class Worker:
         self._cache.start()
         self._records.start()
         self._spans.start()
+        self._tokens.keys.start()
         crewing = asyncio.create_task(self._crew.run())
         watching = await watch(self._connection, self._published)
         flushing = asyncio.create_task(self._admission.flush_counts())
@@ -151,6 +163,7 @@ class Worker:
         await self._pipeline.close()
         await self._records.close()
         await self._spans.close()
+        await self._tokens.keys.close()
         flushing.cancel()
         reckoning.cancel()
         watching_silence.cancel()
@@ -180,6 +193,7 @@ class Worker:
         self._settings, self._written = settings, written
         telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
         log.info("settings taken over")
+        self._tokens.keys.stir()
         self._cache.begin_anew()
         self._say_cache()
 
@@ -191,7 +205,8 @@ class Worker:
 
     def _published(self, snapshot: Snapshot) -> None:
         self._live.snapshot = snapshot
-        self._upstream.learn(each.host for pool in snapshot.pools for each in pool.instances)
+        hosts = (each.host for pool in snapshot.pools for each in pool.instances)
+        self._upstream.learn(hosts, tls_names(snapshot))
         for pool in snapshot.pools:
             if pool.name not in self._dropped:
                 self._dropped.add(pool.name)

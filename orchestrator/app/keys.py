@@ -200,7 +200,7 @@ def kept_of(settings: ClusterSettings) -> tuple[KeptKey, ...]:
 def refuse_open_endpoint(settings: ClusterSettings) -> None:
     """Raise SettingsError where other machines reach the endpoint, anybody may ask, and nobody says that they shall."""
     listen = settings.listen
-    if listen is None or settings.keys or settings.open is not None or is_loopback(host_and_port(listen)[0]):
+    if listen is None or settings.asks_who or settings.open is not None or is_loopback(host_and_port(listen)[0]):
         return
     raise SettingsError(
         f"listen: other machines reach {listen}, and without keys anybody there may ask; make one with `ollamactl keys "

@@ -136,7 +136,7 @@ def with_command_line(settings: ClusterSettings, wish: Wish) -> ClusterSettings:
         changes["nodes"] = (NodeSettings(name="sim", simulate=wish.simulate),)
     if wish.workers is not None:
         changes["gateway"] = settings.gateway.model_copy(update={"workers": wish.workers})
-    if wish.is_open and not settings.keys:
+    if wish.is_open and not settings.keys and not settings.issuers:
         changes["open"] = True
     return settings.model_copy(update=changes)
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.app import settings_in_use, wishes
+from orchestrator.app.authority import contexts_of
 from orchestrator.app.cards import CardGauges
 from orchestrator.app.deployed import Deployed
 from orchestrator.app.hosts import Hosts
@@ -28,6 +29,7 @@ from orchestrator.fleet.engines import simulator_unit as played_unit
 from orchestrator.fleet.heeding import Wished
 from orchestrator.fleet.inventory import Sight, take_inventory
 from orchestrator.fleet.keepers import Keepers, LocalKeeping
+from orchestrator.fleet.made import OVER_TLS
 from orchestrator.fleet.means import Site
 from orchestrator.fleet.model_sites import ModelSite, kept_by
 from orchestrator.fleet.order import Care, Order, World
@@ -74,6 +76,7 @@ class OwnFleet:
             deployed=self._deployed.serves,
             wished=Wished(lambda: wishes.read(paths), lambda name: wishes.restarted(paths, name)),
             pace=lambda: pace_of(self._settings().demand.quiet_s),
+            contexts=contexts_of(paths, settings),
         )
         self._steward = Steward(self._keepers, store, world)
         self._sightings = Sightings(
@@ -180,7 +183,7 @@ class OwnFleet:
             models_dir = str(ollama_models_dir())
             return Site(engine=self._engine.kind, is_simulated=self._is_simulated, models_dir=models_dir)
         address = self._names.known(_host_of(host))
-        return Site(address, models_dir=host.models_dir, ports=settings.deploy.ports)
+        return Site(address, models_dir=host.models_dir, is_remote=True, ports=settings.deploy.ports)
 
     async def _locate(self, node: NodeName) -> None:
         if host := self._host(node):
@@ -191,7 +194,14 @@ class OwnFleet:
         if host := self._host(placement.node):
             address = self._site_of(placement.node).host
             kv_type = self._deployed.kv_type(placement.pool)
-            return ollama_host_unit(placement, host=address, port=port, kv_type=kv_type, models_dir=host.models_dir)
+            return ollama_host_unit(
+                placement,
+                host=address,
+                port=port,
+                kv_type=kv_type,
+                models_dir=host.models_dir,
+                is_over_tls=OVER_TLS in self._deployed.terms(placement.pool).split(),
+            )
         model = settings.models[placement.pool]
         kv_type = self._deployed.kv_type(placement.pool) if settings.hosts else model.kv_cache
         assert self._wanted is not None

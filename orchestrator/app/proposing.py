@@ -22,7 +22,7 @@ from orchestrator.core.model import NodeFacts, NodeName, Placement, PoolName
 from orchestrator.core.numbers import Followed
 from orchestrator.fleet.apply import held_bytes
 from orchestrator.fleet.inventory import LOCAL, LOOKS_AT_ONCE, Sight
-from orchestrator.fleet.made import found
+from orchestrator.fleet.made import OVER_TLS, found
 from orchestrator.fleet.standing import held_on_hosts
 from orchestrator.fleet.wanted import Wanted, engine_of, numbers_of, want
 from orchestrator.settings import ClusterSettings, NodeSettings
@@ -159,6 +159,7 @@ def _proposal(
     wanted = _with_shapes_of(current, replace(wanted, terms=_terms(wanted.terms, program)))
     kv_types = {**(current.kv_types if current else {}), **{name: m.kv_cache for name, m in settings.models.items()}}
     _check_terms(wanted, running, {name for name, why in held.items() if why == NOT_ASKED_FOR})
+    _check_tls(wanted, running, held)
     facts = tuple(each.facts for each in seen if each.facts is not None)
     return Proposal(
         wanted=wanted,
@@ -252,6 +253,15 @@ def _with_shapes_of(current: Deployment | None, wanted: Wanted) -> Wanted:
     if current is None:
         return wanted
     return replace(wanted, shapes={**current.shapes, **wanted.shapes}, terms={**current.terms, **wanted.terms})
+
+
+def _check_tls(wanted: Wanted, running: Sequence[Existing], held: Mapping[NodeName, str]) -> None:
+    """Instances of a host that cannot be made ready for TLS, or for none, would be started and reached by nobody."""
+    for each in running:
+        new = wanted.terms.get(each.placement.pool, each.terms)
+        why = held.get(each.placement.node)
+        if why is not None and each.terms and (OVER_TLS in each.terms.split()) != (OVER_TLS in new.split()):
+            raise HostError(f"nothing is deployed: `deploy.tls` changes on all hosts that have instances, and {why}")
 
 
 def _check_terms(wanted: Wanted, running: Sequence[Existing], others: Collection[str]) -> None:

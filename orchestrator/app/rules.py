@@ -16,6 +16,7 @@ from orchestrator.core.breaker import BreakerTerms
 from orchestrator.core.cache_policy import Freshness
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.difficulty import CHAT, TASK
+from orchestrator.core.errors import SettingsError
 from orchestrator.core.matching import Match
 from orchestrator.core.otlp import PATH
 from orchestrator.core.patterns import compile_pattern
@@ -23,10 +24,12 @@ from orchestrator.core.privacy import Privacy, redacted
 from orchestrator.core.routing import RouteRule, always, by_role, by_size
 from orchestrator.core.target import Budget
 from orchestrator.gateway.budget_claims import budgets_of
+from orchestrator.gateway.grants import Grant, Issuer, Login
 from orchestrator.gateway.identity import NEVER, Caller, Key, Keys
 from orchestrator.gateway.live import CacheRules, Limits, Route, Rules, Scorer, Tier, TraceRules
+from orchestrator.gateway.signing_keys import FetchError, keys_in
 from orchestrator.settings import ClusterSettings
-from orchestrator.settings.access import KeySettings
+from orchestrator.settings.access import IssuerSettings, KeySettings, LoginSettings, TermsSettings
 from orchestrator.settings.answering import CacheSettings
 from orchestrator.settings.deciding import BreakerSettings, MatchSettings
 from orchestrator.settings.moments import unix_of
@@ -74,6 +77,7 @@ def rules_from(settings: ClusterSettings) -> Rules:
         backups={name: tier.backup for name, tier in settings.tiers.items()},
         matches=matches_of(settings),
         budgets=budgets_of(tiers.values(), map(caller_of, settings.keys)),
+        issuers={each.url: issuer_of(name, each) for name, each in settings.issuers.items()},
     )
 
 
@@ -131,21 +135,47 @@ def keys_of(settings: ClusterSettings) -> Keys:
         found.append(Key(_digest(key.known_by), caller, end_s))
         for old in key.old:
             found.append(Key(_digest(old.digest), caller, min(end_s, unix_of(old.until)), is_replaced=True))
-    return Keys(found, is_open=settings.open is not False)
+    return Keys(found, is_open=not settings.asks_who)
 
 
 def caller_of(key: KeySettings) -> Caller:
     """A key's holder, as far as the gateway has to know."""
-    budget = budget_of(key.limits)
+    return _caller(key.name, key)
+
+
+def _caller(name: str, terms: TermsSettings) -> Caller:
+    budget = budget_of(terms.limits)
     return Caller(
-        key.name,
-        scopes=frozenset(key.granted),
-        privacy=privacy_of(key.privacy),
+        name,
+        scopes=frozenset(terms.granted),
+        privacy=privacy_of(terms.privacy),
         budget=None if budget.is_endless else budget,
-        models=key.models,
-        priority=key.priority,
-        tenant=key.tenant or "",
+        models=terms.models,
+        priority=terms.priority,
+        tenant=terms.tenant or "",
     )
+
+
+def issuer_of(name: str, issuer: IssuerSettings) -> Issuer:
+    """Whose tokens are taken, as far as the gateway has to know. Raises SettingsError where its file is not valid."""
+    if issuer.jwks_file is not None:
+        try:
+            keys_in(issuer.jwks_file.read_bytes())
+        except (OSError, FetchError) as why:
+            raise SettingsError(f"{issuer.jwks_file}: {why} (issuers.{name}.jwks_file)") from why
+    grants = tuple(
+        Grant(each, tuple((claim, _several(values)) for claim, values in terms.when.items()), _caller("", terms))
+        for each, terms in issuer.grants.items()
+    )
+    fields = {"url", "audience", "algorithms", "leeway_s", "jwks_file", "ca", "name_claim", "tenant_claim"}
+    return Issuer(name=name, grants=grants, login=_login(issuer.login), **issuer.model_dump(include=fields))
+
+
+def _login(login: LoginSettings | None) -> Login | None:
+    if login is None:
+        return None
+    secret = "" if login.client_secret is None else login.client_secret.get_secret_value()
+    return Login(login.client_id, login.url.rstrip("/"), login.scopes, login.session_s, secret)
 
 
 def _digest(written: str) -> bytes:

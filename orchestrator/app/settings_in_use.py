@@ -39,6 +39,11 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
     write_keys(paths, settings)
     _write_cache_keys(paths, settings, document["cache"])
     _write_provider_keys(paths, settings, document["providers"])
+    for name, issuer in settings.issuers.items():
+        if issuer.login is not None and issuer.login.client_secret is not None:
+            path = paths.secrets / f"+issuer.{name}"
+            write_whole(path, issuer.login.client_secret.get_secret_value(), mode=0o600)
+            document["issuers"][name]["login"]["client_secret"] = f"file:{path}"
     for header, value in settings.traces.headers.items():
         path = paths.secrets / f"+traces.{header}"
         write_whole(path, value.get_secret_value(), mode=0o600)
@@ -49,7 +54,7 @@ def write(paths: StatePaths, settings: ClusterSettings) -> None:
 
 def write_keys(paths: StatePaths, settings: ClusterSettings) -> None:
     """Put the keys that are not in the settings' own file where children read them, at once or not at all."""
-    if settings.open is not False and not settings.keys:
+    if not settings.asks_who:
         paths.keys_in_use.unlink(missing_ok=True)
         return
     own = KeptKey(name=OWN_NAME, digest=digest_text(own_secret(paths)), scopes=("infer", "admin"))

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from orchestrator.app import deployments, settings_in_use
+from orchestrator.app.authority import authority_of, keep_client, renewed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.proposing import Eyes
 from orchestrator.core.deployment import Deployment
@@ -20,6 +21,7 @@ from orchestrator.fleet.hostbase import (
     OnProgress,
     OnStep,
     StepDone,
+    TlsWanted,
     again_if_lost,
     base_of,
     make_bases,
@@ -33,7 +35,7 @@ from orchestrator.nodes.hoststeps import Owner
 from orchestrator.nodes.model_copy import CopyTo
 from orchestrator.nodes.names import Names
 from orchestrator.nodes.program_file import Program, program
-from orchestrator.nodes.ssh import SshHost, connected
+from orchestrator.nodes.ssh import SshAddress, SshHost, connected
 from orchestrator.nodes.state_lock import read_holder
 from orchestrator.nodes.systemd import SystemdKeeper
 from orchestrator.nodes.systemd_text import render_firewall, render_template
@@ -43,6 +45,7 @@ from orchestrator.settings.syntax import ssh_host_and_port
 
 # For visits that bring no program, and need none to be there.
 BRINGS_NONE = Deployment(0, 0, "", ())
+Terminates = Callable[[NodeSettings], TlsWanted]
 # Which place has claimed the host, with which deployment's number.
 OWNER_STEP = "owner"
 
@@ -100,16 +103,24 @@ class Visits:
         except HostError as why:
             return Sight(name, None, str(why))
 
+    def wanted(self, node: NodeName) -> BaseWanted:
+        """What a host is to have, but for what ends TLS there. Raises HostError."""
+        return self._wanted(self._nodes[node])
+
+    def address(self, node: NodeName) -> SshAddress:
+        return address_of(self._nodes[node])
+
     async def _lacks(self, node: NodeSettings) -> Sequence[str]:
         async with self.connected(NodeName(node.name)) as host:
-            steps = await base_of(host, self._wanted(node))
+            steps = await base_of(host, self._wanted(node, self._tls(makes=False)))
         return [in_words(each) for each in steps if each.is_changed and not is_formal(each)]
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
     async def make_bases(self, on_step: OnStep, on_progress: OnProgress, nodes: Sequence[NodeName]) -> tuple[Made, ...]:
         """Have each of these hosts' base made; what stops one of them is told of it, and stops no other."""
-        asked = [(address_of(self._nodes[each]), self._wanted(self._nodes[each])) for each in nodes]
+        tls = self._tls(makes=True)
+        asked = [(address_of(self._nodes[each]), self._wanted(self._nodes[each], tls)) for each in nodes]
         return await make_bases(asked, self.reach, on_step=on_step, on_progress=on_progress)
 
     async def remove_base(self, node: NodeName, *, with_models: bool, on_step: OnStep) -> None:
@@ -144,7 +155,18 @@ class Visits:
 
         return await spread(wanted, facts, self.connected, copy_to, mib_s=rate, on_progress=on_progress)
 
-    def _wanted(self, node: NodeSettings) -> BaseWanted:
+    def _tls(self, *, makes: bool) -> Terminates | None:
+        """What hosts are to end TLS with, by their settings; None: they shall not. Raises HostError."""
+        if not self._settings.deploy.tls:
+            return None
+        authority = authority_of(self._paths, self._settings, makes=makes)
+        if authority is None:  # a look alone: whatever is there is not of the one that is to be
+            return lambda node: TlsWanted("", lambda shown: "")
+        if makes:
+            keep_client(self._paths, authority)
+        return lambda node: TlsWanted(authority.certificate, lambda shown: renewed(authority, node, shown)[1] or None)
+
+    def _wanted(self, node: NodeSettings, tls: Terminates | None = None) -> BaseWanted:
         deploy = self._settings.deploy
 
         def let_in(ours: str) -> str:
@@ -159,6 +181,7 @@ class Visits:
             firewall=let_in if deploy.firewall else None,
             owner=self._owner,
             take_over=self._take_over,
+            tls=None if tls is None else tls(node),
         )
 
 

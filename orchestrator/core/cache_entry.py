@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -12,8 +12,7 @@ from orchestrator.core.model import Answer, Finish, ToolCall
 TAGS_MAX, TAG_LETTERS_MAX = 8, 64
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Times are unix seconds. Past `fresh_until_s` a policy may still give it, until Redis forgets it at `ends_s`."""
 
     answer: Answer
@@ -22,8 +21,7 @@ class Entry:
     ends_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(NamedTuple):
     """What may be told of a kept answer without reading it: never a word of question or answer."""
 
     scope: str  # the pool or route that was asked
@@ -33,7 +31,7 @@ class About:
 
 
 def entry_bytes(entry: Entry) -> bytes:
-    return orjson.dumps(entry)
+    return orjson.dumps(entry._asdict())
 
 
 def entry_from(kept: bytes) -> Entry:
@@ -52,7 +50,7 @@ def answer_from(told: dict[str, Any]) -> Answer:
 
 
 def about_text(about: About) -> str:
-    return orjson.dumps(about).decode()
+    return orjson.dumps(about._asdict()).decode()
 
 
 def about_from(text: bytes | str) -> About:
@@ -62,6 +60,8 @@ def about_from(text: bytes | str) -> About:
 
 def tags_from(header: str) -> tuple[str, ...]:
     """What a caller would have its answer purged by: names with commas between, eight of 64 letters at most."""
+    if not header:
+        return ()
     named = (each.strip() for each in header.split(","))
     kept = dict.fromkeys(each[:TAG_LETTERS_MAX] for each in named if each and each.isprintable())
     return tuple(kept)[:TAGS_MAX]

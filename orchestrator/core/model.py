@@ -354,14 +354,14 @@ class Instance:
     engine_version: str = ""
     is_given: bool = False  # somebody else runs it: it is watched, its models are loaded and unloaded, no more
     load_s: float = 0.0  # what a load of its model takes, as far as one can tell; 0: nobody can
+    tls_name: str = ""  # whom its certificate names; '': it is spoken to without TLS
 
     @property
     def slots_offered(self) -> int | None:
         """Slots that may be leased now; 0 where calls may wait for the model to be loaded, None where in vain."""
         if self.state is InstanceState.SERVING:
             return self.slots
-        is_loadable = self.is_given and self.state in (InstanceState.COLD, InstanceState.LOADING)
-        return 0 if is_loadable else None
+        return 0 if self.is_given and self.state in (InstanceState.COLD, InstanceState.LOADING) else None
 
 
 @dataclass(frozen=True, slots=True)

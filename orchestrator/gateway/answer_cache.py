@@ -76,6 +76,8 @@ class AnswerCache:
         self._near = Near(connection, _near_bytes(live.rules))
         self._other_words = OtherWords(connection)
         self._private = Private()
+        self._targets: dict[str, str] = {}
+        self._targets_as_of = live.snapshot, live.rules
         self._noted: dict[str, Noted] = {}
         self._used: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
@@ -301,7 +303,15 @@ class AnswerCache:
         return trace.caller.name if is_private else ""
 
     def _target(self, rules: Rules, name: str) -> str:
-        return target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
+        """What an answer of a pool or route depends on, found once for each publication and each change of settings."""
+        now = self._live.snapshot, rules
+        if now[0] is not self._targets_as_of[0] or rules is not self._targets_as_of[1]:
+            self._targets, self._targets_as_of = {}, now
+        found = self._targets.get(name)
+        if found is None:
+            found = target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
+            self._targets[name] = found
+        return found
 
     def _digest(self, name: str) -> str:
         """What a pool's model is at this moment; of a provider's nobody knows more than its name."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import orjson
 
 from orchestrator.core.chores import Outcome, shortened
+from orchestrator.core.tls_words import tls_trouble
+from orchestrator.gateway.upstream import Contexts
 
 # Pieces that a server may be behind the client.
 _AHEAD: Final = 4
@@ -27,15 +29,21 @@ class Target:
     name: str
     host: str
     port: int
+    named: str = ""  # whom its certificate names; '': it has none, and is spoken to in clear
 
 
 async def spread(
-    targets: Sequence[Target], digest: str, length: int | None, pieces: AsyncIterator[bytes], silence_s: float
+    targets: Sequence[Target],
+    digest: str,
+    length: int | None,
+    pieces: AsyncIterator[bytes],
+    silence_s: float,
+    contexts: Contexts | None = None,
 ) -> list[Outcome]:
     """Send it to all of them; what came of it on each. Raises what `pieces` raises: then none of them has it."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
     async with aiohttp.ClientSession(timeout=timeout) as http:
-        sendings = [_Sending(http, each, digest, length, silence_s) for each in targets]
+        sendings = [_Sending(http, each, digest, length, silence_s, contexts) for each in targets]
         try:
             async for piece in pieces:
                 await asyncio.gather(*(each.take(piece) for each in sendings))
@@ -56,10 +64,16 @@ class _Sending:
     """It, to one server. A piece that is empty is the end."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, target: Target, digest: str, length: int | None, silence_s: float
+        self,
+        http: aiohttp.ClientSession,
+        target: Target,
+        digest: str,
+        length: int | None,
+        silence_s: float,
+        contexts: Contexts | None,
     ) -> None:
         self._http, self._target, self._digest, self._length = http, target, digest, length
-        self._silence_s = silence_s
+        self._silence_s, self._contexts = silence_s, contexts
         self._given_up = ""
         self._ahead: asyncio.Queue[bytes] = asyncio.Queue(_AHEAD)
         self.task = asyncio.create_task(self._send(), name=f"blob to {target.name}")
@@ -90,21 +104,34 @@ class _Sending:
 
     async def _send(self) -> Outcome:
         target = self._target
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        url = f"http://{host}:{target.port}/api/blobs/{self._digest}"
         headers = {} if self._length is None else {"Content-Length": str(self._length)}
         try:
-            async with self._http.post(url, data=self._pieces(), headers=headers, allow_redirects=False) as reply:
+            url, tls = self._way()
+            async with self._http.post(
+                url, data=self._pieces(), headers=headers, allow_redirects=False, **tls
+            ) as reply:
                 body = await reply.read()
                 if reply.status in (200, 201):
                     return Outcome(target.name)
                 return Outcome(target.name, reply.status, shortened(_reason(body)))
-        except aiohttp.ClientError as why:
-            return Outcome(target.name, 0, shortened(str(why) or type(why).__name__))
+        except (aiohttp.ClientError, OSError) as why:
+            return Outcome(target.name, 0, shortened(tls_trouble(why) or str(why) or type(why).__name__))
         except asyncio.CancelledError:
             if not self._given_up:
                 raise
             return Outcome(target.name, 0, self._given_up)
+
+    def _way(self) -> tuple[str, dict[str, Any]]:
+        """Its address, and what is told of TLS. Raises OSError where that cannot be spoken."""
+        target = self._target
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        place = f"{host}:{target.port}/api/blobs/{self._digest}"
+        if not target.named:
+            return f"http://{place}", {}
+        if self._contexts is None:
+            raise OSError("it is asked over TLS alone, and nothing to ask with was given")
+        context = self._contexts.of(target.host, target.port)
+        return f"https://{place}", {"ssl": context, "server_hostname": target.named}
 
 
 def _reason(body: bytes) -> str:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # Gauges are read at least this often; and without Redis nothing newer is known of what other gateways used.
 LOOK_EVERY_S: Final = 5.0
+# Of callers by token, whom no settings name, what is used is looked at for so long after they asked.
+LOOKED_AT_S: Final = 120.0
 # What calls used is told together, this long after the first of them: against seconds of an answer nothing.
 LATER_S: Final = 0.001
 # This process' life, and its reservations counted: as unique as a random name for each, and cheaper.
@@ -63,6 +65,7 @@ class Budgets:
         self._share = BudgetShare(connection, share)
         self._usual: dict[str, float] = {}  # tokens of an answer, by tier
         self._under_way: dict[str, tuple[str, ...]] = {}  # scopes that count it, by reservation
+        self._others: dict[str, tuple[Budget, int]] = {}  # of callers by token, by scope, and when they asked (unix ms)
         self._came_up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._ended: list[Ended] = []  # what Redis is told next
@@ -99,6 +102,8 @@ class Budgets:
             return NOTHING
         holds = budget.concurrent is not None
         claim = Claim(key_scope(trace.caller), budget, Need(requests=1, holds=holds))
+        if trace.caller.by != "key":
+            self._others[claim.scope] = budget, now_ms()
         reserved = await self._claim((claim,), is_settled=holds)
         trace.limits = header_fields(budget, self._share.seen(claim.scope))
         return reserved
@@ -240,10 +245,13 @@ class Budgets:
 
     async def look(self) -> None:
         """See what all gateways together have used, and say it as gauges. Raises StoreError."""
-        if scopes := self._live.rules.budgets:
+        named, since_ms = self._live.rules.budgets, now_ms() - LOOKED_AT_S * 1000
+        self._others = {scope: told for scope, told in self._others.items() if told[1] > since_ms}
+        if scopes := {**named, **{scope: budget for scope, (budget, _) in self._others.items()}}:
             for scope, standing in (await standings(self._connection, scopes)).items():
                 self._share.saw(scope, standing.used)
-                set_gauges(scope, scopes[scope], standing.used)
+                if scope in named:  # how many others there are is for nobody here to say, so they are no series
+                    set_gauges(scope, named[scope], standing.used)
 
 
 def _exhausted(claims: Sequence[Claim], refusals: Sequence[Refusal | None]) -> Exhausted:

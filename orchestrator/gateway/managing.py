@@ -28,6 +28,7 @@ from orchestrator.gateway.live import Live
 from orchestrator.gateway.replies import Reply, field, whole
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.trace import Trace
+from orchestrator.gateway.upstream import Contexts
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,9 @@ class Chores(Protocol):
 class Managing:
     """Of one worker. Whether a caller may change models at all was looked at before."""
 
-    def __init__(self, live: Live, chores: Chores, audit: Audit) -> None:
-        self._live, self._chores, self._audit = live, chores, audit
+    def __init__(self, live: Live, chores: Chores, audit: Audit, contexts: Contexts | None = None) -> None:
+        """`contexts`: what servers behind TLS are sent files with."""
+        self._live, self._chores, self._audit, self._contexts = live, chores, audit, contexts
         self._is_leaving = False
 
     def end(self) -> None:
@@ -119,7 +121,8 @@ class Managing:
         packing = request.header(b"content-encoding").strip().lower()
         if packing not in ("", "identity"):
             raise CallerError(415, "a blob is sent as it is: without Content-Encoding")
-        outcomes = await spread(missing, digest, request.length, request.pieces(silence_s), silence_s)
+        pieces = request.pieces(silence_s)
+        outcomes = await spread(missing, digest, request.length, pieces, silence_s, self._contexts)
         ended = ending(chore, outcomes)
         return Reply(201, _fields(trace)) if ended.is_success else _refused(request, ended, trace)
 

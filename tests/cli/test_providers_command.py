@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "cluster.yaml"
+    path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(SETTINGS))
     return path
 
@@ -71,6 +72,7 @@ async def checked(config: Path, *words: str) -> tuple[int | None, str]:
 async def test_check_asks_each_provider_and_fails_where_one_does_not_answer(tmp_path):
     async with far_side() as far:
         authority, config = tmp_path / "ca.pem", tmp_path / "cluster.yaml"
+        config.touch(mode=0o600)
         far.ca.cert_pem.write_to_path(str(authority))
         provider = {"url": f"https://localhost:{far.port}/v1", "key": KEY, "ca": "ca.pem"}
         tiers = {"small": {"model": "m"}, "full": {"provider": "far", "model": MODEL}}

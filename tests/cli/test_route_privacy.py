@@ -24,6 +24,7 @@ privacy: {words: [words.txt]}
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     (tmp_path / "words.txt").write_text("Kızılelma*\n", encoding="utf-8")
+    (tmp_path / "cluster.yaml").touch(mode=0o600)
     (tmp_path / "cluster.yaml").write_text(WORLD, encoding="utf-8")
     return tmp_path / "cluster.yaml"
 

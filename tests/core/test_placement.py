@@ -380,7 +380,7 @@ def room_of(
 
 
 @given(nodes=clusters(), demands=wishes())
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_no_accelerator_and_no_memory_is_ever_promised_twice(nodes: list[NodeFacts], demands: list[Demand]):
     plan = place(demands, nodes)
     room = room_of(nodes)
@@ -391,7 +391,7 @@ def test_no_accelerator_and_no_memory_is_ever_promised_twice(nodes: list[NodeFac
 
 
 @given(nodes=clusters(), demands=wishes())
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_each_pool_has_its_minimum_or_a_refusal_and_never_more_than_its_most(
     nodes: list[NodeFacts], demands: list[Demand]
 ):
@@ -404,7 +404,7 @@ def test_each_pool_has_its_minimum_or_a_refusal_and_never_more_than_its_most(
 
 
 @given(nodes=clusters(), demands=wishes())
-@settings(max_examples=100)
+@settings(max_examples=75)
 def test_the_same_world_in_any_order_gives_the_same_plan(nodes: list[NodeFacts], demands: list[Demand]):
     plan = place(demands, nodes)
     assert plan == place(demands, nodes)
@@ -412,7 +412,7 @@ def test_the_same_world_in_any_order_gives_the_same_plan(nodes: list[NodeFacts],
 
 
 @given(nodes=clusters(), demands=wishes(), reverse=st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_a_plan_carried_out_is_planned_again(nodes: list[NodeFacts], demands: list[Demand], reverse: bool):
     plan = place(demands, nodes)
     current = plan.placements[::-1] if reverse else plan.placements
@@ -420,7 +420,7 @@ def test_a_plan_carried_out_is_planned_again(nodes: list[NodeFacts], demands: li
 
 
 @given(nodes=clusters(), before=wishes(), after=wishes())
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_after_a_change_the_plan_settles_at_once_and_no_pool_pays_for_what_stayed(
     nodes: list[NodeFacts], before: list[Demand], after: list[Demand]
 ):
@@ -436,7 +436,7 @@ def test_after_a_change_the_plan_settles_at_once_and_no_pool_pays_for_what_staye
 
 
 @given(nodes=clusters(), demands=wishes(), grab=st.integers(0, 2 * GIB))
-@settings(max_examples=100)
+@settings(max_examples=75)
 def test_running_instances_and_new_ones_together_stay_within_what_is_free(
     nodes: list[NodeFacts], demands: list[Demand], grab: int
 ):
@@ -465,7 +465,7 @@ def test_running_instances_and_new_ones_together_stay_within_what_is_free(
     is_fill=st.booleans(),
     more=st.lists(st.floats(0, 20), min_size=12, max_size=12),
 )
-@settings(max_examples=200)
+@settings(max_examples=75)
 def test_more_free_memory_never_means_fewer_instances(
     nodes: list[NodeFacts], model: str, least: int, is_fill: bool, more: list[float]
 ):

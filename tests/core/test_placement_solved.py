@@ -227,7 +227,7 @@ WORLDS = {"seed": st.integers(0, 10_000), "gpus": st.integers(1, 24), "models": 
 
 
 @given(**WORLDS, goal=st.booleans())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_no_card_is_promised_beyond_what_is_free_and_minimums_are_kept(seed: int, gpus: int, models: int, goal: bool):
     nodes, demands = world(seed, gpus, models, goal=goal)
     plan, greedy = place(demands, nodes), place(demands, nodes, effort=Effort(0))
@@ -237,7 +237,7 @@ def test_no_card_is_promised_beyond_what_is_free_and_minimums_are_kept(seed: int
 
 
 @given(**WORLDS)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_a_plan_for_a_load_stays_while_nothing_changes(seed: int, gpus: int, models: int):
     nodes, demands = world(seed, gpus, models)
     plan = place(demands, nodes)
@@ -245,7 +245,7 @@ def test_a_plan_for_a_load_stays_while_nothing_changes(seed: int, gpus: int, mod
 
 
 @given(**WORLDS)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_a_lost_card_moves_only_what_was_on_it_unless_more_is_gained(seed: int, gpus: int, models: int):
     nodes, demands = world(seed, gpus, models)
     running = place(demands, nodes).placements
@@ -290,6 +290,6 @@ def test_every_process_makes_the_same_plan():
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": hashes}, capture_output=True, check=True
         ).stdout
-        for hashes in ("1", "2", "3")
+        for hashes in ("1", "2")
     }
     assert len(told) == 1

@@ -132,8 +132,9 @@ async def test_a_key_is_asked_for_where_it_says_so(world):
 
 async def test_what_paths_without_a_body_answer_is_as_described(world):
     for path, methods in API["paths"].items():
-        if "get" not in methods or SSE_TYPE in methods["get"]["responses"]["200"]["content"]:
-            continue  # a stream has no end
+        answer = methods.get("get", {}).get("responses", {}).get("200")
+        if answer is None or SSE_TYPE in answer["content"]:
+            continue  # it leads on, or is a stream that has no end
         reply = await get(world.url, path.replace("{model}", "auto"), headers=ADMIN)
         assert reply.status == 200, path
         is_json = "json" in reply.headers["Content-Type"]

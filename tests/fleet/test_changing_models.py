@@ -36,6 +36,7 @@ class Asker:
         self.world, self._url = world, url
         self.ears = Chores(world.connection, KEY)
         self.audited: list[tuple[str, str, str]] = []
+        self.counted: list[tuple[str, str]] = []
         self._controllers: list[asyncio.Task[None]] = []
 
     async def lead(self) -> asyncio.Task[None]:
@@ -52,12 +53,16 @@ class Asker:
         book = Chores(connection, KEY)
         try:
             await book.start()
-            await Managing(book, self.world.store.lead, self.world.fleet, self._audit).run()
+            lead, fleet = self.world.store.lead, self.world.fleet
+            await Managing(book, lead, fleet, self._audit, count=self._count).run()
         finally:
             await connection.close()
 
     def _audit(self, chore: Chore) -> None:
         self.audited.append((chore.who, chore.kind, chore.what))
+
+    def _count(self, kind: ChoreKind, outcome: str) -> None:
+        self.counted.append((kind, outcome))
 
     async def kill(self, controller: asyncio.Task[None]) -> None:
         controller.cancel()
@@ -129,6 +134,8 @@ async def test_a_pulled_model_is_on_every_server_and_can_be_called_when_it_is_to
         assert ended == Ending()
         assert await names(one) == await names(two) == {"small:1b", "later:8b"}
         assert asker.world.last.pool("later:8b") is not None
+        assert await asker.done(ChoreKind.DELETE, model="nobody") == Ending(404, "model 'nobody' not found")
+        assert asker.counted == [("pull", "done"), ("delete", "refused")]
     statuses = [each["status"] for each in lines]
     assert statuses[0] == "pulling manifest"
     assert statuses[-2:] == ["verifying sha256 digest", "writing manifest"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from orchestrator.core.dialects import anthropic, responses
 from orchestrator.core.dialects.openai_rules import reasoning_effort, thinking_of
@@ -36,8 +35,7 @@ _ANTHROPIC_NAMES: Final = {
 _OLLAMA_NAMES: Final = {name: name for name in _OPENAI_NAMES.values()}
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """One message. `text` joins the parts of a message that has several; pictures are only noted."""
 
     role: str
@@ -107,10 +105,11 @@ def sampling(call: Call) -> dict[str, Any]:
     `stop` is always a list. Options that do not change the draw (threads, batch) are not here.
     """
     stated_in = call.body if call.endpoint.dialect is not Dialect.OLLAMA else call.body.get("options") or {}
-    names = _names_of(call.endpoint)
-    known = {ours: stated_in[theirs] for theirs, ours in names.items() if theirs in stated_in}
-    stated = {name: value for name, value in known.items() if value is not None and name != "stop"}
-    return stated | _stops(known.get("stop"))
+    names = _names_of(call.endpoint).items() if stated_in else ()
+    stated = {ours: value for theirs, ours in names if (value := stated_in.get(theirs)) is not None}
+    if "stop" in stated:
+        stated |= _stops(stated.pop("stop"))
+    return stated
 
 
 def is_told_by_sampling(call: Call, field: str) -> bool:

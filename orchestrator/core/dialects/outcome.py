@@ -8,6 +8,7 @@ that repeats one token without a word.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -240,14 +241,23 @@ def _said(parts: Sequence[Frame]) -> tuple[str, str]:
     return thinking, text
 
 
-def _frames(is_stream: bool, data: bytes) -> list[Frame]:
+def _frames(is_stream: bool, data: bytes) -> Sequence[Frame]:
     """The JSON objects of a response. What is no whole object is passed over: a tail may begin within a frame."""
-    texts = [text for line in data.split(b"\n") if (text := _json_in(line))] if is_stream else [data]
+    if not is_stream:
+        return _only_frame(data)
+    texts = [text for line in data.split(b"\n") if (text := _json_in(line))]
     try:
         found = orjson.loads(b"[%b]" % b",".join(texts))  # one document costs a third of as many small ones
     except orjson.JSONDecodeError:
         found = [_loaded(text) for text in texts]
     return [each for each in found if isinstance(each, dict)]
+
+
+@functools.lru_cache(maxsize=1)
+def _only_frame(body: bytes) -> Sequence[Frame]:
+    """What a body says; it is asked twice in a row, for its end and for its answer."""
+    found = _loaded(body)
+    return (found,) if isinstance(found, dict) else ()
 
 
 def _json_in(line: bytes) -> bytes:

@@ -69,6 +69,12 @@ class Server:
     is_simulated: bool = False
     state: str = ""
     reason: str = ""
+    is_tls: bool = False
+
+    @property
+    def origin(self) -> str:
+        """Where its API begins."""
+        return f"{'https' if self.is_tls else 'http'}://{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

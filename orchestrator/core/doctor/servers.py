@@ -24,7 +24,7 @@ def answering(seen: Seen) -> Iterator[Finding]:
     for each in seen.servers:
         if each.problem:
             mends = (
-                f"look at it there: `systemctl status ollama`, `curl http://{each.host}:{each.port}/api/version`"
+                f"look at it there: `systemctl status ollama`, `curl {each.origin}/api/version`"
                 if each.is_given
                 else f"its reason: `ollamactl status`; its log: engine-{each.name}.log in the state folder's logs"
             )
@@ -98,7 +98,7 @@ def residency(seen: Seen) -> Iterator[Finding]:
 
 
 def _load(server: Server) -> str:
-    return f'`curl http://{server.host}:{server.port}/api/generate -d \'{{"model": "{server.model}"}}\'`'
+    return f'`curl {server.origin}/api/generate -d \'{{"model": "{server.model}"}}\'`'
 
 
 _IN_A_MOMENT = ("it serves nobody yet", "wait for it: `ollamactl status` shows how far it is")

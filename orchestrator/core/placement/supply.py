@@ -75,7 +75,7 @@ def _kinds(
     has_spans: bool,
     max_kinds: int,
 ) -> dict[Kind, tuple[Room, ...]]:
-    useful = _reachable(sizes, max((mib_down(room.left) for room in rooms), default=0))
+    useful = _reachable(sizes, max((0, *(mib_down(room.left) for room in rooms))))  # others may use what was ours
     found: dict[Kind, tuple[Room, ...]] = {}
     for step in _COARSER_MIB:
         found = _kinds_at(rooms, demands, serving, useful, step, has_spans)
