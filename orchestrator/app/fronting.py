@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import Snapshot
 from orchestrator.core.nginx import Limits, Site
@@ -49,11 +50,7 @@ def site_of(settings: ClusterSettings, version: tuple[int, int, int] = (0, 0, 0)
 def _endpoint(listen: str | None) -> str:
     """Where this machine reaches a gateway that listens there."""
     host, port = host_and_port(listen or "127.0.0.1:11434")
-    return _address(_EVERYWHERE.get(host, host), port)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return address_text(_EVERYWHERE.get(host, host), port)
 
 
 def given_pools(settings: ClusterSettings) -> dict[str, list[str]]:
@@ -65,7 +62,7 @@ def given_pools(settings: ClusterSettings) -> dict[str, list[str]]:
     if tls := [each.url for each in settings.instances if each.is_tls]:
         raise HostError(f"{tls[0]}: {_IN_CLEAR}")
     return {
-        model: [_address(*each.address) for each in settings.instances if not each.models or model in each.models]
+        model: [address_text(*each.address) for each in settings.instances if not each.models or model in each.models]
         for model in named
     }
 
@@ -78,7 +75,9 @@ def published_pools(status: Mapping[str, Any]) -> dict[str, list[str]]:
     if any(each.get("tls_name") for pool in status["pools"] for each in pool["instances"]):
         raise HostError(f"`deploy.tls`: {_IN_CLEAR}")
     return {
-        pool["name"]: [_address(each["host"], each["port"]) for each in pool["instances"] if each["state"] == "serving"]
+        pool["name"]: [
+            address_text(each["host"], each["port"]) for each in pool["instances"] if each["state"] == "serving"
+        ]
         for pool in status["pools"]
     }
 
@@ -88,7 +87,7 @@ def snapshot_pools(snapshot: Snapshot) -> dict[str, list[str]]:
     and that load the model when it is asked for. Sorted: the same instances are the same value. None that wants TLS."""
     return {
         pool.name: sorted(
-            _address(each.host, each.port)
+            address_text(each.host, each.port)
             for each in pool.instances
             if each.slots_offered is not None and not each.tls_name
         )

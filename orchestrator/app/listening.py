@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from types import TracebackType
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.settings.syntax import host_and_port
 
@@ -106,6 +107,7 @@ class _InUseError(HostError):
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = address_text(host, port)
     try:
         # Without SO_REUSEPORT first: with it, a stranger's listener on the same port would go unnoticed.
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -115,17 +117,17 @@ def _bind(host: str, port: int) -> socket.socket:
             probe.listen(1)
         kept = _shared(family, host, port)
     except socket.gaierror as why:
-        raise HostError(f"cannot listen on {host}:{port}: {why}; name an address of this machine") from why
+        raise HostError(f"cannot listen on {where}: {why}; name an address of this machine") from why
     except OSError as why:
         if why.errno == errno.EADDRINUSE:
             raise _InUseError(
-                f"cannot listen on {host}:{port}: in use by another process; name another with --listen"
+                f"cannot listen on {where}: in use by another process; name another with --listen"
             ) from why
         if why.errno == errno.EACCES:
             raise HostError(
-                f"cannot listen on {host}:{port}: ports below 1024 need root; name another with --listen"
+                f"cannot listen on {where}: ports below 1024 need root; name another with --listen"
             ) from why
-        raise HostError(f"cannot listen on {host}:{port}: {why.strerror}; name an address of this machine") from why
+        raise HostError(f"cannot listen on {where}: {why.strerror}; name an address of this machine") from why
     return kept
 
 
@@ -143,5 +145,4 @@ def _shared(family: int, host: str, port: int) -> socket.socket:
 
 def address_of(bound: socket.socket) -> str:
     """`host:port` of a reserved socket, as a URL spells it."""
-    host, port = bound.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return address_text(*bound.getsockname()[:2])

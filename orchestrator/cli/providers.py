@@ -15,6 +15,7 @@ from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.provider_check import Finding, check
 from orchestrator.app.providers import budget_of_tier, price_of, provider_of
 from orchestrator.cli.output import console, draw, literal, table
+from orchestrator.core.address import bracketed
 from orchestrator.core.providers import WHOLE_ACCOUNT, Known
 from orchestrator.core.providers import table as catalogue
 from orchestrator.core.target import Budget, Price
@@ -125,7 +126,7 @@ def _address(settings: ClusterSettings, name: str) -> str:
     provider = provider_of(name, settings)
     usual = 443 if provider.is_tls else 80
     port = "" if provider.port == usual else f":{provider.port}"
-    return f"{'https' if provider.is_tls else 'http'}://{provider.host}{port}{provider.prefix}"
+    return f"{'https' if provider.is_tls else 'http'}://{bracketed(provider.host)}{port}{provider.prefix}"
 
 
 # --- for programs ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import Engine, Placement
 from orchestrator.core.sizing import FIT_TARGET_BYTES, MIB
@@ -77,9 +78,8 @@ def ollama_host_unit(
     Nothing of this machine's environment goes there. Program, user and `HOME` are the template's, for all instances.
     With `is_over_tls` it listens on loopback alone, and whoever ends TLS there on the address, both on one port.
     """
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     behind = {TLS_LISTENS: f"{host}:{port}"} if is_over_tls else {}  # stunnel reads an address without brackets
-    own = f"{_BEHIND if host != _BEHIND else _BEHIND_ITSELF}:{port}" if is_over_tls else address
+    own = f"{_BEHIND if host != _BEHIND else _BEHIND_ITSELF}:{port}" if is_over_tls else address_text(host, port)
     environment = {"OLLAMA_MODELS": models_dir, **behind, **_ollama_environment(placement, own, kv_type)}
     return Unit(
         name=UNIT_PREFIX + placement.instance, argv=("ollama", "serve"), env=environment, ready=f"tcp:{host}:{port}"

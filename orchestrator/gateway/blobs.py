@@ -13,6 +13,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from orchestrator.core.address import address_text
 from orchestrator.core.chores import Outcome, shortened
 from orchestrator.core.tls_words import tls_trouble
 from orchestrator.gateway.upstream import Contexts
@@ -124,8 +125,7 @@ class _Sending:
     def _way(self) -> tuple[str, dict[str, Any]]:
         """Its address, and what is told of TLS. Raises OSError where that cannot be spoken."""
         target = self._target
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        place = f"{host}:{target.port}/api/blobs/{self._digest}"
+        place = f"{address_text(target.host, target.port)}/api/blobs/{self._digest}"
         if not target.named:
             return f"http://{place}", {}
         if self._contexts is None:

@@ -10,6 +10,7 @@ import ssl
 from typing import Final
 
 from orchestrator import __version__
+from orchestrator.core.address import address_text, bracketed
 from orchestrator.core.errors import InstanceError
 from orchestrator.core.target import Provider
 from orchestrator.gateway.upstream import Connections, Exchange
@@ -61,19 +62,20 @@ class OutsideConnections(Connections):
         """A new connection. Raises InstanceError, with the reason in words, where there is none to be had."""
         loop = asyncio.get_running_loop()
         name = host if self._tls is not None else None
+        where = address_text(host, port)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, exchange = await loop.create_connection(
                     lambda: OutsideExchange(instance), host, port, ssl=self._tls, server_hostname=name
                 )
         except TimeoutError as why:
-            text = f"no connection to {host}:{port} within {CONNECT_TIMEOUT_S:g} s"
+            text = f"no connection to {where} within {CONNECT_TIMEOUT_S:g} s"
             raise InstanceError(instance, text, is_unreachable=True) from why
         except ssl.SSLCertVerificationError as why:
-            text = f"the certificate of {host}:{port} is not to be trusted: {why.verify_message.rstrip('.')}"
+            text = f"the certificate of {where} is not to be trusted: {why.verify_message.rstrip('.')}"
             raise InstanceError(instance, f"{text}; `ca` names a file of those that are", is_unreachable=True) from why
         except OSError as why:
-            raise InstanceError(instance, f"no connection to {host}:{port}: {why}", is_unreachable=True) from why
+            raise InstanceError(instance, f"no connection to {where}: {why}", is_unreachable=True) from why
         return exchange
 
     def give_back(self, host: str, port: int, exchange: Exchange) -> None:
@@ -108,9 +110,8 @@ def tls_of(provider: Provider) -> ssl.SSLContext | None:
 def fields_of(provider: Provider) -> str:
     """The headers of each request to it, without those of its body."""
     usual = 443 if provider.is_tls else 80
-    host = f"[{provider.host}]" if ":" in provider.host else provider.host
     told = {
-        "Host": host if provider.port == usual else f"{host}:{provider.port}",
+        "Host": bracketed(provider.host) if provider.port == usual else address_text(provider.host, provider.port),
         "User-Agent": f"ollamactl/{__version__}",  # some refuse who does not say one
         "Accept": "application/json, text/event-stream",
         "Accept-Encoding": "identity",

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 import httptools
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import CapacityError, InstanceError
 from orchestrator.core.tls_words import tls_trouble
 from orchestrator.gateway.addresses import Addresses
@@ -320,17 +321,18 @@ class Connections:
     async def connect(self, instance: str, host: str, port: int) -> Exchange:
         """A new connection. Raises InstanceError where nobody answers within CONNECT_TIMEOUT_S; CapacityError where
         it is this machine that can open no more."""
+        where = address_text(host, port)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await self._connect(instance, host, port)
         except TimeoutError as why:
-            text = f"no connection to {host}:{port} within {CONNECT_TIMEOUT_S:g} s"
+            text = f"no connection to {where} within {CONNECT_TIMEOUT_S:g} s"
             raise InstanceError(instance, text, is_unreachable=True) from why
         except OSError as why:
             if why.errno in _OUR_OWN_LACK:
                 raise CapacityError(f"this gateway can open no more connections: {why.strerror}", 1) from why
             said = tls_trouble(why) or str(why)
-            raise InstanceError(instance, f"no connection to {host}:{port}: {said}", is_unreachable=True) from why
+            raise InstanceError(instance, f"no connection to {where}: {said}", is_unreachable=True) from why
 
     async def _connect(self, instance: str, host: str, port: int) -> Exchange:
         """To the first of the name's addresses where somebody takes it. Raises OSError."""

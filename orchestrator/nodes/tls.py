@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import InstanceError
 
 Address = tuple[str, int]
@@ -48,14 +49,14 @@ class Contexts:
     def spoken(self, instance: str, host: str, port: int, named: str) -> tuple[str, dict[str, Any]]:
         """Where its API begins, and what aiohttp's request is told of TLS. `named`: whom its certificate must name;
         '': it is spoken to in clear. Raises InstanceError."""
-        bracketed = f"[{host}]" if ":" in host else host
+        address = address_text(host, port)
         if not named:
-            return f"http://{bracketed}:{port}", {}
+            return f"http://{address}", {}
         try:
             told = {"ssl": self.of(host, port), "server_hostname": named}
         except OSError as why:
             raise InstanceError(instance, str(why), is_unreachable=True) from why
-        return f"https://{bracketed}:{port}", told
+        return f"https://{address}", told
 
 
 @lru_cache(maxsize=64)

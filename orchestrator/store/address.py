@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import SettingsError, StoreError
 from orchestrator.store.slots import Host
 
@@ -48,7 +49,7 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"unix://{self.path}"
-        at = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        at = ",".join(address_text(*each) for each in self.hosts)
         more = "s" if self.is_tls else ""
         if self.master:
             return f"sentinel{more}://{at}/{self.master}"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import StoreError
 from orchestrator.store.address import Address, open_socket
 from orchestrator.store.line import FIRST_DELAY_S, LONGEST_DELAY_S, Line, Listeners, Owner
@@ -164,10 +165,10 @@ class Shards:
             try:
                 ranges = await self._ranges_told_by(host)
             except (OSError, StoreError) as why:
-                self._why = f"{host[0]}:{host[1]}: {why}"
+                self._why = f"{address_text(*host)}: {why}"
                 continue
             if not ranges.is_whole:
-                self._why = f"{host[0]}:{host[1]}: not every slot has a master"
+                self._why = f"{address_text(*host)}: not every slot has a master"
                 continue
             await self._take(ranges)
             return
@@ -177,7 +178,7 @@ class Shards:
         async with asyncio.timeout(self._timeout_s):
             if line is not None and line.link is not None:
                 return Ranges.told(await line.link.ask(pack((b"CLUSTER", b"SLOTS"))), host)
-            link = await open_socket(self._of(host), lambda: Link(f"{host[0]}:{host[1]}", self._timeout_s, _nothing))
+            link = await open_socket(self._of(host), lambda: Link(address_text(*host), self._timeout_s, _nothing))
             try:
                 if self._address.password:
                     await link.ask(pack((b"AUTH", self._address.username or "default", self._address.password)))
@@ -190,7 +191,7 @@ class Shards:
         if ranges == self._ranges:
             return
         if self._ranges.ranges:
-            masters = ", ".join(f"{host}:{port}" for host, port in ranges.masters)
+            masters = ", ".join(address_text(*each) for each in ranges.masters)
             log.warning("the Redis Cluster has changed: its masters are %s", masters)
         gone = [self._lines.pop(each) for each in set(self._lines) - set(ranges.masters)]
         self._ranges, self._by_slot = ranges, ranges.by_slot()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from orchestrator.core.address import address_text
 from orchestrator.core.errors import StoreError
 from orchestrator.store.address import Address, open_socket
 from orchestrator.store.link import Link, pack
@@ -71,14 +72,14 @@ async def _words_of(address: Address) -> tuple[list[Named], str]:
 
 
 async def _word_of(address: Address, host: Host) -> Named:
-    link = await open_socket(address, lambda: Link(_name(host), ANSWERS_WITHIN_S, _nothing), host)
+    link = await open_socket(address, lambda: Link(address_text(*host), ANSWERS_WITHIN_S, _nothing), host)
     try:
         told = _pairs(await link.ask(pack((b"SENTINEL", b"MASTER", address.master))))
     finally:
         link.close()
     flags = told[b"flags"].decode().split(",")
     if "master" not in flags or "s_down" in flags or "o_down" in flags:
-        raise StoreError(f"{_name(host)} sees {address.master} as {told[b'flags'].decode()}")
+        raise StoreError(f"{address_text(*host)} sees {address.master} as {told[b'flags'].decode()}")
     return Named((told[b"ip"].decode(), int(told[b"port"])), int(told[b"config-epoch"]))
 
 
@@ -112,13 +113,14 @@ class Hearing:
             try:
                 await self._hear_once(host)
             except (OSError, StoreError):  # the line to the master says what it lacks, where that is all of them
-                log.debug("the Sentinel at %s is not heard", _name(host))
+                log.debug("the Sentinel at %s is not heard", address_text(*host))
             await asyncio.sleep(HEAR_AGAIN_AFTER_S)
 
     async def _hear_once(self, host: Host) -> None:
         """Until the connection is lost."""
         async with asyncio.timeout(self._timeout_s):
-            link = await open_socket(self._address, lambda: Link(_name(host), self._timeout_s, self._pushed), host)
+            at = address_text(*host)
+            link = await open_socket(self._address, lambda: Link(at, self._timeout_s, self._pushed), host)
         try:
             await asyncio.gather(*(link.ask(pack(each)) for each in ((b"HELLO", 3), (b"SUBSCRIBE", _SWITCHED))))
             self._switched()
@@ -129,10 +131,6 @@ class Hearing:
     def _pushed(self, channel: bytes, payload: bytes) -> None:
         if payload.partition(b" ")[0].decode() == self._address.master:
             self._switched()
-
-
-def _name(host: Host) -> str:
-    return f"{host[0]}:{host[1]}"
 
 
 def _nothing(channel: bytes, payload: bytes) -> None:

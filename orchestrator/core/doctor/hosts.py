@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from orchestrator.core.address import address_text
 from orchestrator.core.doctor.ollama import set_variable
 from orchestrator.core.doctor.seen import Cluster, Host, OllamaProcess, Seen, Unseen
 from orchestrator.core.doctor.told import Finding, Says
@@ -139,7 +140,7 @@ def _open_here(says: Says, processes: tuple[OllamaProcess, ...]) -> Iterator[Fin
         if each.listens is None:
             yield says.unseen(where, "its sockets are another user's: run it as root")
             continue
-        outward = [f"{host}:{port}" for host, port in each.listens if not is_loopback(host)]
+        outward = [address_text(host, port) for host, port in each.listens if not is_loopback(host)]
         if outward:
             what = f"listens on {', '.join(outward)}, and Ollama knows no keys"
             hurts = "whoever reaches it asks past the queue, and may pull, replace and delete models"
@@ -150,7 +151,7 @@ def _open_servers(says: Says, seen: Seen) -> Iterator[Finding]:
     for each in () if isinstance(seen.servers, Unseen) else seen.servers:
         if each.problem or is_loopback(each.host):
             continue
-        what = f"{each.host}:{each.port} answered over the network without a key"
+        what = f"{address_text(each.host, each.port)} answered over the network without a key"
         hurts = "whoever reaches it asks past the queue and the keys, and may pull, replace and delete models"
         mends = (
             f"let only the gateway's host in, there: `ufw allow from GATEWAY to any port {each.port} proto tcp` and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.core.address import address_text
 from orchestrator.core.model import NodeFacts
 
 
@@ -74,7 +75,7 @@ class Server:
     @property
     def origin(self) -> str:
         """Where its API begins."""
-        return f"{'https' if self.is_tls else 'http'}://{self.host}:{self.port}"
+        return f"{'https' if self.is_tls else 'http'}://{address_text(self.host, self.port)}"
 
 
 @dataclass(frozen=True, slots=True)
