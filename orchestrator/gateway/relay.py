@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from orchestrator.core.address import address_text
 from orchestrator.core.dialects.errors import ERROR_STARTS
 from orchestrator.core.dialects.outcome import End, read_end
 from orchestrator.core.errors import CallerError, InstanceError
@@ -181,7 +182,7 @@ async def drain(connections: Connections, instance: Instance, exchange: Exchange
 async def _ask(exchange: Exchange, order: Order, attempt: Attempt) -> None:
     """Send the request and wait for the answer's head."""
     # The instance's own address goes out as Host: Ollama refuses a foreign one with 403.
-    fields = f"Host: {order.instance.host}:{order.instance.port}\r\n"
+    fields = f"Host: {address_text(order.instance.host, order.instance.port)}\r\n"
     if order.outside is not None:
         fields = order.outside.fields
     head = (

@@ -108,7 +108,7 @@ def pool_of(name: str, ports: Sequence[int], *, slots: int = 2, context: int = 4
             id=InstanceId(f"{name.replace(':', '-')}-{index}"),
             node=NodeName("sim"),
             pool=PoolName(name),
-            host="127.0.0.1",
+            host=more.get("host", "127.0.0.1"),
             port=port,
             engine=more.get("engine", Engine.OLLAMA),
             upstream_model=more.get("upstream_model", name),

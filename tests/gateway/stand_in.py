@@ -41,6 +41,7 @@ class StandIn:
     """`does`: what every request meets, in place of what its question says. `gate` holds those that wait for it."""
 
     port: int = 0
+    host: str = "127.0.0.1"
     does: str = ""
     active: int = 0
     most: int = 0
@@ -55,7 +56,7 @@ class StandIn:
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**24)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=2**24)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -397,9 +398,9 @@ async def _respond(asked: Asked, status: int, content_type: str, body: bytes) ->
 
 
 @asynccontextmanager
-async def standing_in(count: int) -> AsyncIterator[list[StandIn]]:
+async def standing_in(count: int, host: str = "127.0.0.1") -> AsyncIterator[list[StandIn]]:
     """So many of them, gone at the end."""
-    instances = [StandIn() for _ in range(count)]
+    instances = [StandIn(host=host) for _ in range(count)]
     for each in instances:
         await each.start()
     try:

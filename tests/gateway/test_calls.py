@@ -54,6 +54,14 @@ async def test_every_path_answers_streamed_and_whole_with_the_same_text(start):
     await world.until_idle()
 
 
+async def test_an_instance_at_an_ipv6_address_is_asked_by_that_address(tmp_path):
+    async with standing_in(1, host="::1") as (here,):
+        pool = pool_of("m", [here.port], host="::1")
+        async with played(tmp_path, ClusterSettings.model_validate({"models": {"m": {}}}), [pool]) as world:
+            assert (await ask(world.url, "/api/chat", EASY, model="m")).text == TEXT
+    assert f"Host: [::1]:{here.port}" in here.heads[0].splitlines()
+
+
 async def test_an_answer_says_where_it_came_from_and_where_its_time_went(start):
     world, _ = await start()
     reply = await ask(world.url, "/api/chat", EASY, model="auto", stream=False)
