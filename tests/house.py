@@ -31,8 +31,8 @@ def part_of(module: Path) -> str:
 
 def drawing() -> str:
     lines = [line for part in PARTS for line in _folder(PACKAGE / part, 1)]
-    for name in ("telemetry", "whole_file"):
-        lines += _line(f"  {name}", PACKAGE / f"{name}.py")
+    for each in sorted(PACKAGE.glob("[!_]*.py")):
+        lines += _line(f"  {each.stem}", each)
     return "\n".join(lines) + "\n"
 
 

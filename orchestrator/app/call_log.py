@@ -21,7 +21,7 @@ from typing import Any, Final
 import click
 import duckdb
 
-from orchestrator import telemetry
+from orchestrator import logs
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.call_record import TYPES
@@ -161,7 +161,7 @@ def _bytes_of(path: Path) -> int:
 @click.argument("state", type=click.Path(path_type=Path))
 def main(state: Path) -> None:
     """Pack the request log of a state folder once."""
-    telemetry.log_to_stderr("call-log")
+    logs.log_to_stderr("call-log")
     os.nice(10)
     paths, now = StatePaths(state), datetime.now(UTC)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator import telemetry
+from orchestrator import logs, telemetry
 from orchestrator.app import audit, settings_in_use
 from orchestrator.app.authority import contexts_of
 from orchestrator.app.certificates import Certificates
@@ -45,7 +45,7 @@ AGAIN_S = 5.0
 @click.option("--state", type=click.Path(path_type=Path), required=True)
 def main(state: Path) -> None:
     """Keep the fleet until SIGTERM; SIGHUP reads the settings in use again, and what is deployed."""
-    telemetry.log_to_stderr("controller")
+    logs.log_to_stderr("controller")
     try:
         sys.exit(run(Controller(StatePaths(state)).run))
     except OrchestratorError as why:

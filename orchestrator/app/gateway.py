@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator import telemetry
+from orchestrator import logs, telemetry
 from orchestrator.app import audit, settings_in_use
 from orchestrator.app.acts import Acts
 from orchestrator.app.authority import contexts_of, tls_names
@@ -76,7 +76,7 @@ PLACE_LETTERS = 12
 @click.option("--life", type=click.IntRange(0, 1), default=0, help="The other one of a worker that this one succeeds.")
 def main(state: Path, listen: str, index: int, workers: int, life: int) -> None:
     """Serve until SIGTERM; SIGHUP reads the settings in use again. SIGUSR2: another takes what is new."""
-    telemetry.log_to_stderr(f"gateway-{index}", has_calls=True)
+    logs.log_to_stderr(f"gateway-{index}", has_calls=True)
     open_files_at_most()
     sys.exit(run(Worker(StatePaths(state), listen, index, workers, life).run))
 
@@ -89,7 +89,7 @@ class Worker:
         self._written = settings_in_use.written(paths)
         self._settings = settings = settings_in_use.read(paths)
         self._live = Live(rules_from(settings))
-        telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
+        logs.texts_in_logs(texts_in_logs(settings, self._live.rules))
         # The holder names this worker and its life: a later life gives back what an earlier one held. Other machines
         # on the same Redis have workers of the same numbers, so the state folder is part of it.
         # Nor may it give back what the one holds that it succeeds, and that finishes its calls meanwhile.
@@ -191,7 +191,7 @@ class Worker:
             log.error("settings not taken over: %s", why)
             return
         self._settings, self._written = settings, written
-        telemetry.texts_in_logs(texts_in_logs(settings, self._live.rules))
+        logs.texts_in_logs(texts_in_logs(settings, self._live.rules))
         log.info("settings taken over")
         self._tokens.keys.stir()
         self._cache.begin_anew()

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from orchestrator import telemetry
+from orchestrator import logs
 from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import CallerError, InstanceError
@@ -242,7 +242,7 @@ def lines() -> Iterator[list[str]]:
             heard.append(self.format(record))
 
     before, hearing = logging.getLogRecordFactory(), Hearing()
-    logging.setLogRecordFactory(telemetry.careful_record)
+    logging.setLogRecordFactory(logs.careful_record)
     logging.getLogger("canary").addHandler(hearing)
     logging.getLogger("asyncio").addHandler(hearing)
     try:
@@ -251,7 +251,7 @@ def lines() -> Iterator[list[str]]:
         logging.getLogger("canary").removeHandler(hearing)
         logging.getLogger("asyncio").removeHandler(hearing)
         logging.setLogRecordFactory(before)
-        telemetry.texts_in_logs(None)
+        logs.texts_in_logs(None)
 
 
 def fail(error: BaseException) -> None:
@@ -301,7 +301,7 @@ async def _failing(text: str) -> None:
 
 
 def test_texts_that_are_switched_on_are_redacted(lines):
-    telemetry.texts_in_logs(redacted)
+    logs.texts_in_logs(redacted)
     logging.getLogger("canary").warning("%s", InstanceError("gpu-1", "answered 500", quoted="mail ali@example.com"))
     assert lines == ["gpu-1: answered 500: in words that may be a caller's (mail [e-mail])"]
 
