@@ -58,12 +58,7 @@ def _routes(today: Mapping[str, Routed], drifts: Mapping[str, Mapping[str, Any]]
     for name in sorted({*today, *drifts}):
         each, known = today.get(name, Routed()), drifts.get(name, {})
         told[name] = {
-            "calls": each.calls,
-            "tiers": dict(each.tiers),
-            "escalated": each.escalations,
-            "escalated_why": dict(each.escalated),
-            "right": each.right,
-            "wrong": each.wrong,
+            **each.told,
             "drift": {
                 what: {field: value for field, value in about.items() if field != "watched"}
                 for what, about in known.items()

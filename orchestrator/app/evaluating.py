@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.app.questions import CONNECT_TIMEOUT_S, NobodyAnswersError, own_words, reason
 from orchestrator.core.errors import HostError
 from orchestrator.core.evaluation.grading import grade
-from orchestrator.core.evaluation.questions import Question, Scorer, SetError
+from orchestrator.core.evaluation.questions import Question, Scorer, SetError, read_set
 from orchestrator.core.evaluation.report import Outcome
 from orchestrator.settings import ClusterSettings
 
@@ -57,6 +57,16 @@ class Asking:
     at_once: int = 4
     tokens: int | None = None
     judge: str = ""  # the model that grades what no rule can
+
+
+def questions_in(path: Path) -> tuple[Question, ...]:
+    """Raises SetError."""
+    try:
+        return read_set(path.read_text(encoding="utf-8").splitlines(), str(path))
+    except OSError as why:
+        raise SetError(f"{path}: {why.strerror}") from why
+    except UnicodeDecodeError as why:
+        raise SetError(f"{path}: is not UTF-8: {why.reason}") from why
 
 
 def target_of(name: str, settings: ClusterSettings) -> Target:

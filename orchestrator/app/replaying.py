@@ -10,15 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from orchestrator import telemetry
 from orchestrator.app import settings_in_use
-from orchestrator.app.evaluating import Asking, evaluate, resamples, target_of
+from orchestrator.app.evaluating import Asking, evaluate, questions_in, resamples, target_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import OrchestratorError, StoreError
-from orchestrator.core.evaluation.questions import Question, SetError, read_set
 from orchestrator.core.evaluation.report import Outcome, Report, Told, report
 from orchestrator.nodes.state_lock import read_holder
 from orchestrator.settings import ClusterSettings
@@ -78,7 +76,7 @@ class Replaying:
     async def _run(self, told: EvalSettings, endpoint: str) -> Report:
         assert told.set is not None
         settings = self._settings()
-        questions = await asyncio.to_thread(_read, told.set)
+        questions = await asyncio.to_thread(questions_in, told.set)
         targets = [target_of(each, settings) for each in told.targets]
         named = next((each.secret for each in settings.keys if each.name == told.key), None)
         key = settings_in_use.asking_key(self._paths) if named is None else named.get_secret_value()
@@ -89,15 +87,6 @@ class Replaying:
         outcomes = await evaluate(questions, targets, asking, under_way, _nobody_looks)
         under_way.replace(self._paths.replays / "last.jsonl")
         return report(outcomes, [each.name for each in targets], {}, {}, resamples)
-
-
-def _read(path: Path) -> tuple[Question, ...]:
-    try:
-        return read_set(path.read_text(encoding="utf-8").splitlines(), str(path))
-    except OSError as why:
-        raise SetError(f"{path}: {why.strerror}") from why
-    except UnicodeDecodeError as why:
-        raise SetError(f"{path}: is not UTF-8: {why.reason}") from why
 
 
 def _nobody_looks(_: Outcome, __: int) -> None:

@@ -82,19 +82,9 @@ def _cells(each: Day) -> tuple[str, ...]:
 
 
 def _as_json(told: Days) -> dict[str, Any]:
-    def plain(each: Day) -> dict[str, Any]:
-        return {
-            "calls": each.calls,
-            "tiers": dict(each.tiers),
-            "escalated": each.escalations,
-            "escalated_why": dict(each.escalated),
-            "right": each.right,
-            "wrong": each.wrong,
-        }
-
     drifts = {
         route: {what: {key: value for key, value in each.items() if key != "watched"} for what, each in about.items()}
         for route, about in told.drifts.items()
     }
-    days = {day: {name: plain(each) for name, each in routes.items()} for day, routes in told.days}
+    days = {day: {name: each.told for name, each in routes.items()} for day, routes in told.days}
     return {"days": days, "drift": drifts, "replayed": dict(told.replayed)}

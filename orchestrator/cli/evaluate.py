@@ -12,14 +12,14 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from orchestrator.app.evaluating import Asking, Target, evaluate, resamples, target_of
+from orchestrator.app.evaluating import Asking, Target, evaluate, questions_in, resamples, target_of
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.cli.evaluation_page import COLUMNS, cells, page
 from orchestrator.cli.output import console, draw, errors, literal, table
 from orchestrator.cli.status import endpoint_of
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import score
-from orchestrator.core.evaluation.questions import Question, SetError, read_set
+from orchestrator.core.evaluation.questions import Question, read_set
 from orchestrator.core.evaluation.report import Outcome, Price, Report, TradeOff, report
 from orchestrator.whole_file import write_whole
 
@@ -67,12 +67,7 @@ def read_questions(path: Path | None) -> tuple[Question, ...]:
     if path is None:
         sample = resources.files("orchestrator").joinpath(SAMPLE)
         return read_set(sample.read_text(encoding="utf-8").splitlines(), "the sample")
-    try:
-        return read_set(path.read_text(encoding="utf-8").splitlines(), str(path))
-    except OSError as why:
-        raise SetError(f"{path}: {why.strerror}") from why
-    except UnicodeDecodeError as why:
-        raise SetError(f"{path}: is not UTF-8: {why.reason}") from why
+    return questions_in(path)
 
 
 def _price(given: str) -> tuple[str, Price]:

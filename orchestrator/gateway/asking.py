@@ -48,6 +48,17 @@ ASK_AGAIN_S: Final = 1.0
 GiveKept = Callable[[Asked, Given], Awaitable[Reply | None]]
 
 
+async def end_of(asked: Asked, relayed: Relayed, within_s: float) -> Reply | None:
+    """What is left to tell of an answer: all of a whole one, or a stream's end, for which its caller is waited for."""
+    if asked.client is None:
+        return whole(body_type(asked.call.endpoint), relayed.body or b"", asked.trace.fields())
+    if relayed.end.is_whole:
+        await asked.client.finish(within_s)
+    else:
+        asked.client.abandon()
+    return None
+
+
 class Asking:
     """What it takes to have an instance answer."""
 
@@ -240,18 +251,11 @@ class Asking:
 
     async def _tell(self, asked: Asked, relayed: Relayed | Refused) -> Reply | None:
         """What is left to be told: all of a whole answer or a refusal, of a stream its end."""
-        call, trace, client = asked.call, asked.trace, asked.client
         if isinstance(relayed, Refused):
-            if client is not None and client.is_open:
+            if asked.client is not None and asked.client.is_open:
                 raise CallerError(relayed.status, relayed.body[:300].decode("utf-8", "replace").strip())
-            return whole(relayed.content_type, relayed.body, trace.fields(), relayed.status)
-        if client is None:
-            return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
-        if relayed.end.is_whole:
-            await client.finish(self._live.rules.limits.between_bytes_s)
-        else:
-            client.abandon()
-        return None
+            return whole(relayed.content_type, relayed.body, asked.trace.fields(), relayed.status)
+        return await end_of(asked, relayed, self._live.rules.limits.between_bytes_s)
 
     def _drain(self, exchange: Exchange, settle: Callable[[bool], None], grant: Grant) -> None:
         """Keep the slot of a stream that nobody wants until the instance is done with it, proven by its last byte."""

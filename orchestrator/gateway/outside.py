@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from orchestrator import telemetry
-from orchestrator.core.dialects.frames import body_type, stream_type
+from orchestrator.core.dialects.frames import stream_type
 from orchestrator.core.dialects.provider_answer import (
     Used,
 )
@@ -26,7 +26,7 @@ from orchestrator.core.told import Told
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.answer_cache import AnswerCache
 from orchestrator.gateway.asked import Asked
-from orchestrator.gateway.asking import answer_of, watching_of
+from orchestrator.gateway.asking import answer_of, end_of, watching_of
 from orchestrator.gateway.counted import count_call
 from orchestrator.gateway.discretion import see_that_it_may_leave
 from orchestrator.gateway.doubting import Escalated, Watch, Watching, in_time
@@ -34,7 +34,7 @@ from orchestrator.gateway.live import Live, Tier
 from orchestrator.gateway.outside_answer import Attempt, FarAnswer, There, named
 from orchestrator.gateway.outside_line import OutsideConnections, fields_of
 from orchestrator.gateway.relay import ClientGoneError, Door, Order, Refused, Relayed, relay
-from orchestrator.gateway.replies import Reply, whole
+from orchestrator.gateway.replies import Reply
 from orchestrator.gateway.story import Whom
 
 log = logging.getLogger(__name__)
@@ -175,21 +175,14 @@ class Outside:
         self, asked: Asked, tier: Tier, answer: FarAnswer, relayed: Relayed, doubt: Doubt | None
     ) -> Reply | None:
         """`doubt`: of an answer that was shown already; it is for nobody else."""
-        call, trace, client = asked.call, asked.trace, asked.client
         if not relayed.end.is_whole:
             self._count(asked, tier, "cut", answer.used(asked.size))
             if asked.making is not None:
-                why = InstanceError(trace.instance, "its answer ended before it was whole", answered=True)
-                asked.making.fail(why, trace.failures + 1)
+                why = InstanceError(asked.trace.instance, "its answer ended before it was whole", answered=True)
+                asked.making.fail(why, asked.trace.failures + 1)
         else:
             self._settle(asked, tier, answer.used(asked.size), relayed, doubt)
-        if client is None:
-            return whole(body_type(call.endpoint), relayed.body or b"", trace.fields())
-        if relayed.end.is_whole:
-            await client.finish(self._live.rules.limits.between_bytes_s)
-        else:
-            client.abandon()
-        return None
+        return await end_of(asked, relayed, self._live.rules.limits.between_bytes_s)
 
     def _settle(self, asked: Asked, tier: Tier, used: Used, relayed: Relayed, doubt: Doubt | None) -> None:
         """A whole answer: counted, kept for others of its route, given to who waits for it."""

@@ -36,6 +36,18 @@ class Routed:
     def escalations(self) -> int:
         return sum(self.escalated.values())
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """As the status and `ollamactl drift --json` have it."""
+        return {
+            "calls": self.calls,
+            "tiers": dict(self.tiers),
+            "escalated": self.escalations,
+            "escalated_why": dict(self.escalated),
+            "right": self.right,
+            "wrong": self.wrong,
+        }
+
 
 def fields(tier: str, escalated: str = "") -> dict[str, int]:
     """A call that `tier` answered, as `usage.add` takes it. `escalated`: why a lower tier's answer was not enough."""
