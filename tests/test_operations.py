@@ -9,12 +9,12 @@ import re
 import shlex
 from itertools import dropwhile
 
-import click
 from prometheus_client import Counter, Gauge, Histogram
 
 from orchestrator import telemetry
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.main import main
+from tests.docs.pages import parsed
 from tests.house import ROOT
 
 PAGE = ROOT / "docs" / "operations.md"
@@ -59,13 +59,7 @@ def test_every_metric_named_anywhere_exists():
 def test_every_command_shown_is_one():
     assert len(commands()) > 10
     for words in commands():
-        command: click.Command = main
-        context = click.Context(main)
-        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            found = command.get_command(context, words.pop(0))
-            assert found is not None
-            command = found
-        command.make_context("ollamactl", list(words), resilient_parsing=False)
+        parsed(words)
 
 
 def test_the_exit_codes_are_those_of_the_help():

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.open_lines import OpenLines, read_request
 from tests.wire_replay import Case
 
 
@@ -18,39 +19,27 @@ class RecordedInstance:
     answer: Case
     port: int = 0
     asked: int = 0
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _open: OpenLines = field(default_factory=OpenLines)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until its client closes it."""
-        self._open.add(writer)
-        try:
-            while True:
-                path = await _request(reader)
-                case = self._listed(path)
-                if case is None:
-                    case, self.asked = self.answer, self.asked + 1
-                await _respond(writer, case)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return
-        finally:
-            self._open.discard(writer)
-            writer.close()
+        await self._open.serve(writer, lambda: self._exchange(reader, writer))
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head, _ = await read_request(reader)
+        case = self._listed(head.split()[1])
+        if case is None:
+            case, self.asked = self.answer, self.asked + 1
+        await _respond(writer, case)
+        return True
 
     def close(self) -> None:
         """Cut what its clients keep open."""
-        for writer in self._open:
-            writer.transport.abort()
+        self._open.cut()
 
     def _listed(self, path: str) -> Case | None:
         name = {"/api/version": "version", "/api/tags": "tags", "/api/ps": "ps_two_loaded", "/api/show": "show_ok"}
         return self.cases[name[path]] if path in name else None
-
-
-async def _request(reader: asyncio.StreamReader) -> str:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    lengths = [int(line[15:]) for line in head.splitlines() if line.lower().startswith("content-length:")]
-    await reader.readexactly(lengths[0] if lengths else 0)
-    return head.split()[1]
 
 
 async def _respond(writer: asyncio.StreamWriter, case: Case) -> None:

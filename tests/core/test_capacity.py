@@ -13,29 +13,16 @@ from hypothesis import strategies as st
 from orchestrator.core.capacity.carrying import Plan, carry, users_carried
 from orchestrator.core.capacity.demand import Goals, Load, Mix, recorded_load, summarise
 from orchestrator.core.capacity.documents import PROMISES, figures, judge
-from orchestrator.core.capacity.planning import Model, Wish, candidates, cheapest, fewest_cards, what_ifs
+from orchestrator.core.capacity.planning import Wish, candidates, cheapest, fewest_cards, what_ifs
 from orchestrator.core.capacity.prices import HOURS_A_MONTH, Basis, Terms, monthly_usd, prices
 from orchestrator.core.capacity.queueing import Queue, closed_queue, erlang_c, open_queue, response_quantile_s
-from orchestrator.core.capacity.service import Pool, answer_s, instance_bytes, instances_that_fit, service_times
+from orchestrator.core.capacity.service import answer_s, instance_bytes, instances_that_fit, service_times
 from orchestrator.core.cards import CARDS, find_card
-from orchestrator.core.catalogue import find
 from orchestrator.core.sizing import GIB
+from tests.core.capacity_plans import FULL, SMALL, model, pool
 
-
-def model(name: str) -> Model:
-    shape = find(name)
-    assert shape is not None
-    return Model(name, shape)
-
-
-SMALL = model("llama3.2:3b-instruct-q4_K_M")
-FULL = model("llama3.1:8b-instruct-q4_K_M")
 LOAD = Load()
 TWO_CARDS = Wish(SMALL, FULL, cards=(find_card("RTX 4080"), find_card("L4")), slots=(2, 8))
-
-
-def pool(of: Model = FULL, card: str = "RTX 4080", cards: int = 1, slots: int = 4, instances: int = 1) -> Pool:
-    return Pool(of.name, of.shape, find_card(card), cards, instances, slots)
 
 
 def wish_for(*cards: str) -> Wish:

@@ -16,30 +16,15 @@ from orchestrator.core.capacity.comparing import MARGIN, Play, compare, curve, i
 from orchestrator.core.capacity.demand import Goals, Load, Mix
 from orchestrator.core.capacity.leasing import choose_leased
 from orchestrator.core.capacity.placed import placed
-from orchestrator.core.capacity.planning import Model
 from orchestrator.core.capacity.queueing import closed_queue, open_queue
-from orchestrator.core.capacity.service import Pool, further_slots_s
+from orchestrator.core.capacity.service import further_slots_s
 from orchestrator.core.capacity.simulation import Arrival, Hour, simulate
 from orchestrator.core.cards import find_card
-from orchestrator.core.catalogue import find
 from orchestrator.core.physics import decode_step_s, kv_bytes_per_token, prefill_s
+from tests.core.capacity_plans import FULL, SMALL, pool
 
 ALL_FULL = Mix(0.0, 0.0, 1.0)
-
-
-def model(name: str) -> Model:
-    shape = find(name)
-    assert shape is not None
-    return Model(name, shape)
-
-
-SMALL = model("llama3.2:3b-instruct-q4_K_M")
-FULL = model("llama3.1:8b-instruct-q4_K_M")
 LOAD = Load(users=200)
-
-
-def pool(of: Model = FULL, card: str = "RTX 4080", cards: int = 1, slots: int = 4, instances: int = 1) -> Pool:
-    return Pool(of.name, of.shape, find_card(card), cards, instances, slots)
 
 
 def of_full(**more: int) -> Plan:

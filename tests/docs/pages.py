@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import dropwhile
 from pathlib import Path
 
+import click
+
+from orchestrator.cli.main import main
 from tests.house import ROOT
 
 DOCS = ROOT / "docs"
@@ -34,6 +37,20 @@ def commands(page: Path) -> Iterator[list[str]]:
 def calls_of_the_program(page: Path) -> list[list[str]]:
     """What `ollamactl` is given in each of the page's commands."""
     return [words[1:] for words in commands(page) if words[0] in _PROGRAM]
+
+
+def parsed(words: Sequence[str], *, is_group_enough: bool = False) -> click.Context:
+    """What `ollamactl` makes of these words. `is_group_enough`: a group may be named without a command of its own.
+
+    Raises click.UsageError where it refuses them.
+    """
+    command: click.Command = main
+    rest = [*words]
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        found = command.get_command(click.Context(main), rest.pop(0))
+        assert found is not None, words
+        command = found
+    return command.make_context("ollamactl", rest, resilient_parsing=is_group_enough and not rest)
 
 
 def links(page: Path) -> list[str]:

@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import click
 import pytest
 
 from docs.site.openapi import served
 from orchestrator.app.live_settings import check
-from orchestrator.cli.main import main
 from orchestrator.settings.file import load
-from tests.docs.pages import DOCS, ENGLISH, EVERY, TASKS, TURKISH, blocks, calls_of_the_program, commands, links
+from tests.docs.pages import DOCS, ENGLISH, EVERY, TASKS, TURKISH, blocks, calls_of_the_program, commands, links, parsed
 from tests.house import ROOT
 
 SHOWN = [ENGLISH, TURKISH, *TASKS]
@@ -34,13 +32,7 @@ def test_there_is_a_quick_start_in_two_languages_and_a_page_a_task():
 @pytest.mark.parametrize("page", SHOWN, ids=lambda each: each.stem)
 def test_every_command_shown_is_one(page):
     for words in calls_of_the_program(page):
-        command: click.Command = main
-        context = click.Context(main)
-        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            found = command.get_command(context, words.pop(0))
-            assert found is not None
-            command = found
-        command.make_context("ollamactl", list(words), resilient_parsing=not words)
+        parsed(words, is_group_enough=True)
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda each: each.stem)

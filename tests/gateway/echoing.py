@@ -10,6 +10,8 @@ from typing import Final
 
 import orjson
 
+from tests.open_lines import OpenLines, read_request
+
 
 @dataclass(slots=True)
 class Echo:
@@ -18,28 +20,20 @@ class Echo:
     port: int = 0
     does: str = "500"
     asked: int = 0
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _open: OpenLines = field(default_factory=OpenLines)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                fields = head.lower().splitlines()
-                length = next(int(line[15:]) for line in fields if line.startswith("content-length:"))
-                body = await reader.readexactly(length)
-                self.asked += 1
-                await WAYS[self.does](writer, body)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the gateway has left
-        finally:
-            self._open.discard(writer)
-            writer.close()
+        await self._open.serve(writer, lambda: self._fail(reader, writer))
+
+    async def _fail(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        _, body = await read_request(reader)
+        self.asked += 1
+        await WAYS[self.does](writer, body)
+        await writer.drain()
+        return True
 
     def cut(self) -> None:
-        for each in tuple(self._open):
-            each.transport.abort()
+        self._open.cut()
 
 
 Way = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]

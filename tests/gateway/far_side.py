@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 import trustme
 
+from tests.open_lines import OpenLines, read_request
+
 KEY = "sk-far-0123456789abcdef"
 MODEL = "far-8b"
 WORDS = ("one ", "two ", "three")
@@ -58,7 +60,7 @@ class FarSide:
     left: int = 0  # connections that ended while an answer was under way
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _open: OpenLines = field(default_factory=OpenLines)
 
     async def start(self, name: str = "localhost", *, is_tls: bool = True) -> None:
         """Listen, with a certificate for `name`."""
@@ -78,8 +80,7 @@ class FarSide:
 
     def hang_up(self) -> None:
         """End every connection, as a balancer does with idle ones."""
-        for writer in tuple(self._open):
-            writer.transport.abort()
+        self._open.cut()
 
     @property
     def bodies(self) -> list[Any]:
@@ -92,21 +93,16 @@ class FarSide:
                 await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
         self.connections += 1
         try:
-            while await self._exchange(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-            pass
+            await self._open.serve(writer, lambda: self._exchange(reader, writer))
         finally:
-            self._open.discard(writer)
             writer.transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
+        head, raw = await read_request(reader)
+        line, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
-        raw = await reader.readexactly(int(headers.get("content-length", 0)))
         heard = Heard(line, headers, orjson.loads(raw) if raw else None)
         self.heard.append(heard)
         refusal = self._refusal(heard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from orchestrator.core.dialects.frames import Stats, body_type, head_of
 from orchestrator.core.dialects.streams import answer_body, open_stream
 from orchestrator.core.model import Answer, Finish, ToolCall
-from tests.gateway.stand_in import Asked, StandIn, _chunk, _respond, _stream_head
+from tests.gateway.stand_in import Asked, StandIn, _chunk, _respond, _stream_head, standing
 
 SURE, UNSURE = -0.02, -4.0
 # Every answer is told at this moment, so that two of them are the same bytes.
@@ -115,15 +115,8 @@ def _tool(n: int) -> ToolCall:
 @asynccontextmanager
 async def judged(count: int) -> AsyncIterator[list[Judged]]:
     """So many of them, gone at the end."""
-    instances = [Judged() for _ in range(count)]
-    for each in instances:
-        await each.start()
-    try:
+    async with standing(Judged() for _ in range(count)) as instances:
         yield instances
-    finally:
-        for each in instances:
-            with suppress(ConnectionError):
-                await each.stop()
 
 
 async def until_asked(instance: Judged, times: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from orchestrator.store import cluster, pools
 from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server
 from tests.forking import Forked
+from tests.gateway.stand_in import StandIn, standing_in
 from tests.nodes.simulators import NO_AUTHORITIES, free_port
 from tests.store.playing import Server
 
@@ -161,6 +162,15 @@ async def played(
             yield world
         finally:
             await connection.close()
+
+
+@asynccontextmanager
+async def played_before_three(folder: Path, settings: Mapping[str, Any]) -> AsyncIterator[tuple[Played, list[StandIn]]]:
+    """One worker before three stand-ins: the pools little:1b, big:8b and m."""
+    async with standing_in(3) as instances:
+        pools = [pool_of(name, [each.port]) for name, each in zip(("little:1b", "big:8b", "m"), instances, strict=True)]
+        async with played(folder, ClusterSettings.model_validate(settings), pools) as world:
+            yield world, instances
 
 
 def start_gateway(paths: StatePaths, address: str, redis_url: str, index: int, workers: int) -> subprocess.Popen[bytes]:

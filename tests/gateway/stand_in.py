@@ -7,11 +7,11 @@ requests it works on at once, which is what a gateway must keep within the slots
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -21,9 +21,12 @@ from orchestrator.core.dialects.render import render_body
 from orchestrator.core.dialects.streams import open_stream
 from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish, ToolCall
+from tests.open_lines import OpenLines, read_request
 
 BULKY_FRAMES = 4000
 WORDS = ("one ", "two ", "three")
+
+T = TypeVar("T", bound="StandIn")
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ class StandIn:
     written: int = 0
     whole: int = 0  # streams that waited midway and came to their end
     _server: asyncio.Server | None = None
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _open: OpenLines = field(default_factory=OpenLines)
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=2**24)
@@ -63,8 +66,7 @@ class StandIn:
         """As if it was killed: nobody listens, every connection is reset."""
         if self._server is not None:
             self._server.close()
-            for writer in tuple(self._open):
-                writer.transport.abort()
+            self._open.cut()
             await self._server.wait_closed()
             self._server = None
 
@@ -83,21 +85,11 @@ class StandIn:
                 await asyncio.sleep(0.3)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
         self.connections += 1
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self._open.discard(writer)
-            writer.close()
+        await self._open.serve(writer, lambda: self._exchange(reader, writer))
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        length = next(int(line[15:]) for line in head.splitlines() if line.lower().startswith("content-length:"))
-        raw = await reader.readexactly(length)
+        head, raw = await read_request(reader)
         call = parse_call(Endpoint(head.split()[1]), raw)
         asked = Asked(call, turns(call)[-1].text, orjson.loads(raw), writer)
         self.asked.append(asked.text)
@@ -400,7 +392,14 @@ async def _respond(asked: Asked, status: int, content_type: str, body: bytes) ->
 @asynccontextmanager
 async def standing_in(count: int, host: str = "127.0.0.1") -> AsyncIterator[list[StandIn]]:
     """So many of them, gone at the end."""
-    instances = [StandIn(host=host) for _ in range(count)]
+    async with standing(StandIn(host=host) for _ in range(count)) as instances:
+        yield instances
+
+
+@asynccontextmanager
+async def standing(made: Iterable[T]) -> AsyncIterator[list[T]]:
+    """Stand-ins of whatever kind, gone at the end."""
+    instances = [*made]
     for each in instances:
         await each.start()
     try:

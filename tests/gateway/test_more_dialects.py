@@ -24,8 +24,8 @@ from orchestrator.nodes.llama_cpp import bundled_weights
 from orchestrator.settings import ClusterSettings
 from orchestrator.store import usage
 from tests.gateway.asking import Reply
-from tests.gateway.played import ROOT, Played, played, pool_of
-from tests.gateway.stand_in import WORDS, StandIn, standing_in
+from tests.gateway.played import ROOT, Played, played, played_before_three, pool_of
+from tests.gateway.stand_in import WORDS, StandIn
 from tests.nodes.simulators import free_port
 
 TEXT = "".join(WORDS)
@@ -57,11 +57,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def begin(**changes: Any) -> tuple[Played, list[StandIn]]:
-            instances = await stack.enter_async_context(standing_in(3))
-            names = ("little:1b", "big:8b", "m")
-            pools = [pool_of(name, [each.port]) for name, each in zip(names, instances, strict=True)]
-            settings = ClusterSettings.model_validate({**SETTINGS, **changes})
-            return await stack.enter_async_context(played(tmp_path, settings, pools)), instances
+            return await stack.enter_async_context(played_before_three(tmp_path, {**SETTINGS, **changes}))
 
         yield begin
 

@@ -19,6 +19,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of, serving
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.open_lines import OpenLines, read_request
 
 IBAN = "TR33 0006 1005 1978 6457 8413 26"
 MARK = "kanarya7f3a9"
@@ -39,29 +40,21 @@ class Outsider:
     port: int = 0
     heard: bytearray = field(default_factory=bytearray)
     calls: int = 0
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _open: OpenLines = field(default_factory=OpenLines)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                self.heard += head
-                length = next(int(each[15:]) for each in head.lower().split(b"\r\n") if each[:15] == b"content-length:")
-                body = await reader.readexactly(length)
-                self.heard += body
-                self.calls += 1
-                writer.write(_answer(is_stream=bool(orjson.loads(body).get("stream"))))
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the gateway has left
-        finally:
-            self._open.discard(writer)
-            writer.close()
+        await self._open.serve(writer, lambda: self._answer(reader, writer))
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head, body = await read_request(reader)
+        self.heard += head.encode("latin-1") + body
+        self.calls += 1
+        writer.write(_answer(is_stream=bool(orjson.loads(body).get("stream"))))
+        await writer.drain()
+        return True
 
     def close(self) -> None:
-        for each in tuple(self._open):
-            each.transport.abort()
+        self._open.cut()
 
 
 def _answer(*, is_stream: bool) -> bytes:

@@ -64,6 +64,13 @@ async def two(redis: Server, connect: Connect, tmp_path: Path) -> Machine:
     return Machine(tmp_path / "two", await connect(redis))
 
 
+async def both_have_a_deployment_and_a_wish(one: Machine, two: Machine) -> None:
+    one.deploy(1)
+    wishes.drain(one.paths, "gpu-1")
+    await one.leads()
+    await two.stands_by()
+
+
 async def test_what_is_deployed_and_wished_on_the_one_is_there_for_the_other(one: Machine, two: Machine) -> None:
     one.deploy(1)
     wishes.drain(one.paths, "gpu-1")
@@ -86,10 +93,7 @@ async def test_whoever_takes_over_owns_the_hosts_of_the_one_before(one: Machine,
 async def test_what_an_operator_wants_on_the_one_that_stands_by_is_done_by_the_leader(
     one: Machine, two: Machine
 ) -> None:
-    one.deploy(1)
-    wishes.drain(one.paths, "gpu-1")
-    await one.leads()
-    await two.stands_by()
+    await both_have_a_deployment_and_a_wish(one, two)
     two.deploy(2)
     wishes.undrain(two.paths, "gpu-1")
     await two.stands_by()
@@ -169,10 +173,7 @@ async def test_what_is_put_back_into_redis_is_refused_said_and_told_anew(
 async def test_what_is_taken_out_of_redis_is_removed_nowhere_and_what_is_removed_here_is_everywhere(
     one: Machine, two: Machine
 ) -> None:
-    one.deploy(1)
-    wishes.drain(one.paths, "gpu-1")
-    await one.leads()
-    await two.stands_by()
+    await both_have_a_deployment_and_a_wish(one, two)
     names = list(await kept.read(one.connection))
     await one.connection.command("HDEL", KEPT, *names)
     wishes.undrain(one.paths, "gpu-1")

@@ -29,7 +29,7 @@ from orchestrator.gateway.orders import order_for
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for
 from tests.gateway.played import Played, played, pool_of
-from tests.gateway.stand_in import StandIn, standing_in
+from tests.gateway.stand_in import StandIn
 from tests.security.doors import limits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -37,12 +37,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 CONTEXT = 4096
 MIB = 2**20
 PATHS = [each.value for each in Endpoint]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def instance() -> AsyncIterator[StandIn]:
-    async with standing_in(1) as (instance,):
-        yield instance
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -11,18 +11,12 @@ import pytest_asyncio
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import body_for, get
 from tests.gateway.played import Played, played, pool_of
-from tests.gateway.stand_in import StandIn, standing_in
+from tests.gateway.stand_in import StandIn
 from tests.security.doors import statuses, thrown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CALL = json.dumps(body_for("/api/chat", "from a page", stream=False)).encode()
 EVIL = "https://evil.example"
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def instance() -> AsyncIterator[StandIn]:
-    async with standing_in(1) as (instance,):
-        yield instance
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -13,7 +13,8 @@ import pytest_asyncio
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import ask, body_for
 from tests.gateway.played import Played, played, pool_of
-from tests.gateway.stand_in import StandIn, standing_in
+from tests.gateway.stand_in import StandIn
+from tests.open_lines import read_request
 from tests.security.doors import statuses, thrown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,19 +26,11 @@ class Far:
     port: int = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(each[15:]) for each in head.splitlines() if each.lower().startswith(b"content-length:"))
-        await reader.readexactly(length)
+        await read_request(reader)
         status, fields = self.says
         body = b'{"error":"no"}'
         writer.write(b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body))
         writer.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def instance() -> AsyncIterator[StandIn]:
-    async with standing_in(1) as (instance,):
-        yield instance
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

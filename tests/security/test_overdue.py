@@ -11,15 +11,9 @@ import pytest_asyncio
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import ask
 from tests.gateway.played import Played, played, pool_of
-from tests.gateway.stand_in import StandIn, standing_in
+from tests.gateway.stand_in import StandIn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def instance() -> AsyncIterator[StandIn]:
-    async with standing_in(1) as (instance,):
-        yield instance
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
