@@ -242,7 +242,7 @@ def _scorer(route: RouteSettings, tiers: Mapping[str, Tier]) -> Scorer | None:
     tier = tiers.get(route.scorer_tier or "")
     if route.scorer != "llm" or tier is None or tier.is_outside:
         return None
-    return Scorer(tier.pool, route.scorer_timeout_s)
+    return Scorer(tier, route.scorer_timeout_s)
 
 
 def rule_of(route: RouteSettings) -> RouteRule:

@@ -65,7 +65,7 @@ class Choosing:
         if difficulty is None:
             return choose_unscored(rule, "its difficulty could not be judged")
         if route.scorer is not None:
-            difficulty = await self._scoring.score(asked.call, asked.trace, route.scorer, difficulty)
+            difficulty = await self._scoring.score(asked, route.scorer, difficulty)
         return choose_tier(difficulty, rule)
 
     def _trained(self, asked: Asked) -> Difficulty | None:

@@ -57,10 +57,14 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A model of the cluster that says how hard questions are, and how long it may take."""
+    """A tier of the cluster's own whose model says how hard questions are, and how long it may take."""
 
-    pool: str
+    tier: Tier
     timeout_s: float
+
+    @property
+    def pool(self) -> str:
+        return self.tier.pool
 
 
 @dataclass(frozen=True, slots=True)

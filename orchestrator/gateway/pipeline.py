@@ -67,7 +67,7 @@ class Pipeline:
         self._outside = Outside(live, admission, cache, budgets.correct)
         self.breakers = Breakers(live)
         self._targets = Targets(live, Sides(self._asking, self._outside), budgets, self.breakers, self._from_kept)
-        self._choosing = Choosing(budgets.may_go_up, Scoring(live, admission, connections))
+        self._choosing = Choosing(budgets.may_go_up, Scoring(live, admission, connections, budgets))
         self._revalidating: dict[str, asyncio.Task[None]] = {}
         self._joining = Joining(live, admission, self._make, count_call, cache.count_join)
 

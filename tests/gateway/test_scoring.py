@@ -15,6 +15,9 @@ from aiohttp import web
 
 from orchestrator.app.rules import rules_from
 from orchestrator.core.errors import SettingsError
+from orchestrator.core.limits import Used
+from orchestrator.core.target import Budget
+from orchestrator.gateway.budget_words import standings
 from orchestrator.gateway.scoring import FAILURES
 from orchestrator.settings import ClusterSettings, parse
 from orchestrator.store import usage
@@ -59,7 +62,12 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a gateway before one engine that has both pools; `auto` is of the route's settings."""
     async with AsyncExitStack() as stack:
 
-        async def begin(tiers: tuple[str, ...] = ("small", "full", "judge"), **auto: Any) -> tuple[Played, Engine]:
+        async def begin(
+            tiers: tuple[str, ...] = ("small", "full", "judge"),
+            judge: dict[str, Any] | None = None,
+            keys: tuple[dict[str, Any], ...] = (),
+            **auto: Any,
+        ) -> tuple[Played, Engine]:
             engine, app = Engine(), web.Application()
             engine.hold.set()
             app.router.add_post("/api/chat", engine.chat)
@@ -70,14 +78,15 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             engine.port = runner.addresses[0][1]
             pools = [pool_of(name, [engine.port]) for name in ("judge", "m")]
             told = {"tiers": {name: SETTINGS["tiers"][name] for name in tiers}, "routes": {"auto": {**LLM, **auto}}}
-            settings = ClusterSettings.model_validate({**SETTINGS, **told})
+            told["tiers"]["judge"] = {**SETTINGS["tiers"]["judge"], **(judge or {})}
+            settings = ClusterSettings.model_validate({**SETTINGS, **told, "keys": keys})
             return await stack.enter_async_context(played(tmp_path, settings, pools)), engine
 
         yield begin
 
 
-async def auto(world: Played, text: str) -> Reply:
-    headers = {"Cache-Control": "no-store"}
+async def auto(world: Played, text: str, **more: str) -> Reply:
+    headers = {"Cache-Control": "no-store", **more}
     return await ask(world.url, "/api/chat", text, model="auto", stream=False, headers=headers)
 
 
@@ -110,6 +119,53 @@ async def test_what_judging_costs_is_counted_apart(start: Start) -> None:
     assert told["tier:scorer:prompt_tokens"] == 60
     assert told["tier:scorer:completion_tokens"] == 12
     assert "tier:judge:requests" not in told
+
+
+async def until_used(world: Played, scope: str, is_so: Callable[[Used], bool]) -> Used:
+    """What all gateways counted under a scope, once it is so: what a call used is told behind its answer."""
+    async with asyncio.timeout(10):
+        while not is_so(seen := (await standings(world.connection, {scope: Budget()}))[scope].used):
+            await asyncio.sleep(0.02)
+    return seen
+
+
+KEY = {"name": "web", "secret": "0123456789abcdef", "admin": True}
+BEARER = {"Authorization": "Bearer 0123456789abcdef"}
+
+
+async def test_what_judging_uses_is_charged_to_the_callers_key_and_to_its_own_tier(start: Start) -> None:
+    limits = {"tpd": 100_000}
+    world, _ = await start(judge={"limits": limits}, keys=({**KEY, "limits": limits},))
+    for _ in range(2):  # the second time its word is remembered
+        assert (await auto(world, EASY, **BEARER)).status == 200
+    await until_used(world, "tier:judge", lambda used: used.tpd == 72)
+    await until_used(world, "key:web", lambda used: used.tpd == 3 * 72)
+
+
+async def test_what_judging_costs_is_money_of_the_callers_key(start: Start) -> None:
+    price = {"prompt": 1000, "completion": 1000}  # of a million tokens: 7.2 cents a word
+    world, _ = await start(judge={"price": price}, keys=({**KEY, "limits": {"usd_day": 5}},))
+    assert (await auto(world, EASY, **BEARER)).status == 200
+    await until_used(world, "key:web", lambda used: used.nano_day == 72_000_000)
+    lines = (await get(world.url, "/metrics", headers=BEARER)).body.decode()
+    assert 'olm_usd_total{tier="scorer"} 0.072' in lines
+
+
+async def test_a_judge_whose_tier_is_used_up_is_not_asked_and_not_blamed(start: Start) -> None:
+    world, engine = await start(judge={"limits": {"rpd": 1}})
+    tiers = [(await auto(world, f"{EASY} {each}")).headers["X-Tier"] for each in range(FAILURES + 2)]
+    assert tiers == ["full", *["small"] * (FAILURES + 1)]
+    assert len(engine.judged) == 1
+    assert await scored(world) == {"ok": 1.0, "used up": FAILURES + 1.0}
+
+
+async def test_a_judge_that_is_late_has_read_the_question_all_the_same(start: Start) -> None:
+    world, engine = await start(scorer_timeout_s=0.2, judge={"limits": {"tpd": 100_000, "concurrent": 1}})
+    engine.hold.clear()
+    assert (await auto(world, EASY)).headers["X-Tier"] == "small"
+    seen = await until_used(world, "tier:judge", lambda used: not used.concurrent)
+    assert 0 < seen.tpd < 400  # the question with what goes before it, and no answer
+    engine.hold.set()
 
 
 @pytest.mark.parametrize("says", ["I cannot tell.", '{"type": "TASK"}', ""])
