@@ -185,7 +185,7 @@ PRIVACY = Counter(
 )
 HANDED_OVER = Counter(
     "olm_handed_over_total",
-    "Calls that a tier's backup was asked for in its place, and why: used up, left alone, failed, busy, away, gone.",
+    "Calls that went on from a tier to the next, and why: used up, left alone, failed, busy, away, gone, refused.",
     ("tier", "why"),
 )
 TIERS_LEFT_ALONE = Gauge(

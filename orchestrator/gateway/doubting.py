@@ -152,8 +152,8 @@ class Watching:
         return self.limit is not None and self.limit.expired()
 
     def timed_out(self) -> Escalated:
-        """No token came within the time of the route."""
-        return Escalated(too_late(self.watch.conditions.timeout_s or 0.0), (0, 0))
+        """No token came within the time of the route; the prompt was read, or was about to be."""
+        return Escalated(too_late(self.watch.conditions.timeout_s or 0.0), self.tokens)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ class _Doubted(NamedTuple):
     cached_tokens: int
     answer: Answer | None
 
+    @property
+    def is_whole(self) -> bool:
+        """It may be given, if nobody has a better one."""
+        return self.answer is not None
+
 
 class Sides(NamedTuple):
     """What answers calls: the cluster's own pools, and providers outside."""
@@ -200,13 +205,17 @@ class Targets:
         has_backups = len(ahead) > 1
         while ahead:
             step = ahead.popleft()
-            way = await self._way_to(asked, step.tier, gone, is_spared=has_backups or step.tier.is_outside)
+            is_spared, has_answer = has_backups or step.tier.is_outside, doubted is not None and doubted.is_whole
+            way = await self._way_to(asked, step.tier, gone, is_spared=is_spared, has_answer=has_answer)
             if way is None:
                 continue
             if doubted is not None and doubted.tier == step.tier.name:
                 asked.trace.escalated = ""  # nobody higher was there
             try:
-                return await self._ask(asked, step, way)
+                reply = await self._ask(asked, step, way)
+                if not has_answer or reply is None or asked.trace.outcome != "refused":
+                    return reply
+                gone.add(step.tier.name, "refused", FAILED_S)  # what another one has answered
             except Escalated as why:
                 doubted = _doubted_of(asked.trace, why.answer)
                 ahead = await self._upwards(asked, step, why, gone)
@@ -214,6 +223,10 @@ class Targets:
             except (CapacityError, InstanceError) as why:
                 gone.failed(step.tier.name, why)
                 last = why
+            except CallerError:
+                if not has_answer or (asked.client is not None and asked.client.is_open):
+                    raise
+                gone.add(step.tier.name, "refused", FAILED_S)
         if doubted is not None and doubted.answer is not None:
             return await self._tell_doubted(asked, doubted, doubted.answer)
         if last is None or (isinstance(last, CapacityError) and not last.is_passing):
@@ -234,6 +247,8 @@ class Targets:
         trace.escalated = why.reason
         gone.doubted(step.tier.name, str(why))
         higher = [tier for tier in rules.chain(route.escalate_to) if tier.name != step.tier.name]
+        if has_images(asked.call):
+            higher = [tier for tier in higher if self._sees(tier)]
         discreet = trace.discretion
         if any(tier.is_outside for tier in higher):
             discreet = await discretion.discretion_of(asked, rules)
@@ -253,8 +268,11 @@ class Targets:
         stats = Stats(prompt_tokens=said.prompt_tokens)
         return await tell(asked, said, stats, self._live.rules.limits.between_bytes_s)
 
-    async def _way_to(self, asked: Asked, tier: Tier, gone: Gone, *, is_spared: bool) -> _Way | None:
-        """Leave to ask this tier; None: not now. Raises CapacityError 429 where the caller's own budget is used up."""
+    async def _way_to(self, asked: Asked, tier: Tier, gone: Gone, *, is_spared: bool, has_answer: bool) -> _Way | None:
+        """Leave to ask this tier; None: not now.
+
+        Raises CapacityError 429 where the caller's own budget is used up, unless there is an answer that may be given.
+        """
         if not tier.is_outside and self._live.pool(tier.pool) is None:
             gone.add(tier.name, "gone", FAILED_S)
             return None
@@ -270,7 +288,7 @@ class Targets:
         if not isinstance(reserved, Exhausted):
             return _Way(permit, reserved)
         self._breakers.end(tier, permit, Ended.UNASKED)
-        if reserved.ends_call:
+        if reserved.ends_call and not has_answer:
             raise reserved.as_error()
         gone.used_up(tier.name, reserved)
         return None

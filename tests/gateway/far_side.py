@@ -266,6 +266,7 @@ _BEHAVIOURS: dict[str, Callable[[FarSide, Heard, asyncio.StreamWriter], Awaitabl
     "unsure": _doubt,
     "busy": _busy,
     "wrong": _wrong,
+    "too-long": _wrong,  # an instance answers this, cut at its length
     "down": _down,
     "cut": _cut,
     "endless": _hang,

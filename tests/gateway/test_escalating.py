@@ -178,6 +178,8 @@ async def test_an_instance_that_says_nothing_in_time_is_left_for_the_higher_tier
         reply = await ask_route(world, "/api/chat", "silent", stream=is_stream)
         assert reply.headers["X-Tier"] == "low"
     await until_counted(world, "olm_escalated_total", '{reason="timeout",route="r"}', 2)
+    # Two prompts of 7 tokens that were answered, and what the other two may have been: it has read those, too.
+    assert (await counted(world, "olm_tokens_total"))['{kind="prompt",tier="low"}'] > 14
     await world.until_idle()
 
 

@@ -356,6 +356,15 @@ async def test_a_providers_doubted_answer_that_is_given_all_the_same_is_told_as_
     assert (record["simulated"], record["reasoning_tokens"], record["cached_tokens"]) == (False, 4, 16)
 
 
+async def test_a_doubted_answer_of_the_house_is_better_than_a_providers_refusal(far, start):
+    route = {"primary": "home", "escalate_to": "big", "escalate_if": [{"length_cut": True}]}
+    world = await start(far, tiers=ESCALATES["tiers"], routes={"auto": route})
+    reply = await ask(world.url, "/api/chat", "too-long", model="auto", stream=False, headers=FRESH)
+    assert (reply.status, reply.headers["X-Tier"], reply.text) == (200, "home", "one two")
+    assert reply.headers["X-Route-Why"].endswith("big refused")
+    assert len(far.bodies) == 1
+
+
 async def test_a_stream_without_its_last_word_is_whole_where_it_is_judged_too(far, start):
     route = {**ESCALATES["routes"]["auto"], "buffered": True}
     world = await start(far, **{**ESCALATES, "routes": {"auto": route}})

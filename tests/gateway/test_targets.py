@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,39 @@ async def test_a_doubted_answer_is_better_than_none(start):
     assert (reply.status, reply.headers["X-Tier"], reply.text) == (200, "small", "one two")
     assert re.search(r"full (failed|away)$", reply.headers["X-Route-Why"])
     assert len(little.asked) == 1
+
+
+async def test_a_key_without_tokens_for_a_better_answer_is_given_the_doubted_one(start):
+    world, (little, _, big) = await start(routes=ESCALATES, keys=[{**KEYS[0], "limits": {"tpd": 5}}])
+    little.does = "too-long"
+    mine = {"Authorization": f"Bearer {KEYS[0]['secret']}"}
+    reply = await ask_auto(world, headers=mine)
+    assert (reply.status, reply.headers["X-Tier"], reply.text) == (200, "small", "one two")
+    assert reply.headers["X-Route-Why"].endswith("full used up (key tpd)")
+    assert not big.asked
+    assert (await ask_auto(world, headers=mine)).status == 429
+
+
+async def test_a_doubted_answer_is_better_than_the_higher_tiers_refusal(start):
+    world, (little, _, big) = await start(routes=ESCALATES)
+    little.does, big.does = "too-long", "callers-400"
+    reply = await ask_auto(world)
+    assert (reply.status, reply.headers["X-Tier"], reply.text) == (200, "small", "one two")
+    assert reply.headers["X-Route-Why"].endswith("full refused")
+    assert len(big.asked) == 1
+    await world.until_idle()
+
+
+async def test_a_picture_is_escalated_to_no_model_that_cannot_see(start):
+    world, (little, _, big) = await start(routes=ESCALATES)
+    blind = {"show": {"capabilities": ["completion"]}}
+    await world.publish([replace(each, details=blind) if each.name == "big" else each for each in world.pools])
+    await world.until_known()
+    little.does = "too-long"
+    shown = [{"role": "user", "content": EASY, "images": ["iVBORw0KGgo="]}]
+    reply = await ask_auto(world, messages=shown)
+    assert (reply.status, reply.headers["X-Tier"], reply.text) == (200, "small", "one two")
+    assert not big.asked
 
 
 async def test_nobody_talks_the_router_into_the_higher_tier_for_everything(start):
