@@ -77,7 +77,8 @@ async def _answer(http: aiohttp.ClientSession, asking: Asking, question: Questio
     if question.scorer is Scorer.JSON_SCHEMA:
         body["format"] = question.schema
     try:
-        async with http.post(f"http://{asking.endpoint}/api/chat", data=orjson.dumps(body)) as reply:
+        url = f"http://{asking.endpoint}/api/chat"
+        async with http.post(url, data=orjson.dumps(body), headers=target.headers) as reply:
             raw = await reply.read()
             if reply.status != 200:
                 raise HostError(f"{asking.endpoint} answered {reply.status}: {own_words(raw)}")

@@ -24,10 +24,11 @@ from orchestrator.core.errors import HostError
 from orchestrator.core.evaluation.grading import grade
 from orchestrator.core.evaluation.questions import Question, Scorer, SetError, read_set
 from orchestrator.core.evaluation.report import Outcome
-from orchestrator.settings import ClusterSettings
 
 LAST_IN_QUEUE = "9"  # of the classes 0 to 9
 REPLAY = "X-Replay"  # its calls say nothing of what users ask
+TIER = "X-Tier"  # the one that is to answer
+PATIENCE_S = 300.0  # a question that is told to come back comes back, for so long
 RESAMPLES, SEED = 400, 1
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
@@ -41,11 +42,17 @@ _JUDGE = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked for. `is_route`: it chooses a tier, and says which."""
+    """What is asked for. `is_route`: it chooses a tier, and says which; `tier`: which one it has to be."""
 
     name: str
     model: str
     is_route: bool = False
+    tier: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its calls say beside what all of an evaluation's do."""
+        return {TIER: self.tier} if self.tier else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +74,6 @@ def questions_in(path: Path) -> tuple[Question, ...]:
         raise SetError(f"{path}: {why.strerror}") from why
     except UnicodeDecodeError as why:
         raise SetError(f"{path}: is not UTF-8: {why.reason}") from why
-
-
-def target_of(name: str, settings: ClusterSettings) -> Target:
-    """What is asked for under the name of a tier, a route or a model. Raises SetError."""
-    tier = settings.tiers.get(name)
-    if tier is None:
-        return Target(name, name, is_route=name in settings.routes)
-    if tier.provider is not None:
-        raise SetError(f"{name} answers outside the cluster: ask it through a route of which it is the `primary`")
-    return Target(name, tier.model)
 
 
 def resamples(count: int) -> list[list[int]]:
@@ -151,8 +148,11 @@ async def _outcome(http: aiohttp.ClientSession, asking: Asking, question: Questi
     if question.scorer is Scorer.JSON_SCHEMA:
         body["format"] = question.schema
     began_s = time.perf_counter()
-    told, headers = await _chat(http, asking, target.model, body, asking.tokens)
-    seconds = time.perf_counter() - began_s
+    try:
+        told, headers, waited_s = await _chat(http, asking, target, body, asking.tokens)
+    except HostError as why:
+        raise type(why)(f"{question.id}, asked of {target.name}: {why}") from why
+    seconds = time.perf_counter() - began_s - waited_s
     text = told["message"]["content"]
     return Outcome(
         question=question.id,
@@ -182,7 +182,7 @@ async def _is_right(http: aiohttp.ClientSession, asking: Asking, question: Quest
             raise SetError(str(why)) from why
     asked = _JUDGE.format(prompt=question.prompt, reference="\n".join(question.answer), text=text)
     body = {"messages": [{"role": "user", "content": asked}], "format": _VERDICT}
-    told, _ = await _chat(http, asking, asking.judge, body, None)
+    told, _, _ = await _chat(http, asking, Target(asking.judge, asking.judge), body, None)
     try:
         return bool(orjson.loads(told["message"]["content"])["right"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -190,16 +190,30 @@ async def _is_right(http: aiohttp.ClientSession, asking: Asking, question: Quest
 
 
 async def _chat(
-    http: aiohttp.ClientSession, asking: Asking, model: str, body: Mapping[str, Any], tokens: int | None
-) -> tuple[dict[str, Any], Mapping[str, str]]:
+    http: aiohttp.ClientSession, asking: Asking, target: Target, body: Mapping[str, Any], tokens: int | None
+) -> tuple[dict[str, Any], Mapping[str, str], float]:
+    """Answer, headers, and for how many seconds it was told to come back later, which is no time of the target's."""
     options: dict[str, Any] = {"temperature": 0, **({"num_predict": tokens} if tokens else {})}
-    whole = {"model": model, "stream": False, "options": options, **body}
-    try:
-        async with http.post(f"http://{asking.endpoint}/api/chat", data=orjson.dumps(whole)) as reply:
-            raw = await reply.read()
-            if reply.status != 200:
-                raise HostError(f"{asking.endpoint} answered {reply.status}: {own_words(raw)}")
-            told: dict[str, Any] = orjson.loads(raw)
-            return told, reply.headers
-    except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
-        raise NobodyAnswersError(f"{asking.endpoint} does not answer: {reason(why)}") from why
+    asked = orjson.dumps({"model": target.model, "stream": False, "options": options, **body})
+    url, waited_s = f"http://{asking.endpoint}/api/chat", 0.0
+    while True:
+        try:
+            async with http.post(url, data=asked, headers=target.headers) as reply:
+                raw = await reply.read()
+                if reply.status == 200:
+                    told: dict[str, Any] = orjson.loads(raw)
+                    return told, reply.headers, waited_s
+                later_s = _later_s(reply)
+                if later_s is None or waited_s + later_s > PATIENCE_S:
+                    raise HostError(f"{asking.endpoint} answered {reply.status}: {own_words(raw)}")
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
+            raise NobodyAnswersError(f"{asking.endpoint} does not answer: {reason(why)}") from why
+        began_s = time.perf_counter()
+        await asyncio.sleep(later_s)
+        waited_s += time.perf_counter() - began_s
+
+
+def _later_s(reply: aiohttp.ClientResponse) -> float | None:
+    """When whoever has no room now may be asked again; None: it does not say."""
+    told = reply.headers.get("Retry-After", "")
+    return float(told) if reply.status in (429, 503) and told.isascii() and told.isdigit() else None

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from orchestrator import telemetry
 from orchestrator.app import settings_in_use
-from orchestrator.app.evaluating import Asking, evaluate, questions_in, resamples, target_of
+from orchestrator.app.evaluating import Asking, evaluate, questions_in, resamples
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.targets_by_name import target_of
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.evaluation.report import Outcome, Report, Told, report
 from orchestrator.nodes.state_lock import read_holder

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 from orchestrator.app.calibrating import FEWEST, Answered, CalibrationError, answered, write_calibration
-from orchestrator.app.evaluating import Asking, Target, target_of
+from orchestrator.app.evaluating import Asking, Target
 from orchestrator.app.live_settings import Wish, resolve_settings
+from orchestrator.app.targets_by_name import target_of
 from orchestrator.cli.evaluate import read_questions
 from orchestrator.cli.output import console, errors, literal, table
 from orchestrator.cli.status import endpoint_of

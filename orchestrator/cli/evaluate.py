@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from orchestrator.app.evaluating import Asking, Target, evaluate, questions_in, resamples, target_of
+from orchestrator.app.evaluating import Asking, Target, evaluate, questions_in, resamples
 from orchestrator.app.live_settings import Wish, resolve_settings
+from orchestrator.app.targets_by_name import prices_of, target_of
 from orchestrator.cli.evaluation_page import COLUMNS, cells, page
 from orchestrator.cli.output import console, draw, errors, literal, table
 from orchestrator.cli.status import endpoint_of
@@ -52,7 +53,8 @@ def run_evaluation(
     asking = Asking(endpoint_of(state, endpoint), key, at_once, tokens, judge)
     outcomes = asyncio.run(_asked(asked, wanted, asking, out))
     points = {each.id: score((Turn("user", each.prompt),)).points for each in asked}
-    found = report(outcomes, [each.name for each in wanted], points, priced, resamples)
+    known = prices_of(wanted, settings)
+    found = report(outcomes, [each.name for each in wanted], points, known | priced, resamples)
     if html is not None:
         write_whole(html, page(found))
     if as_json:

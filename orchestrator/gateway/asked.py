@@ -25,6 +25,8 @@ DEADLINE = b"x-deadline"
 PRIORITY, QUEUE_TIMEOUT, QUEUE_UPDATES = b"x-priority", b"x-queue-timeout", b"x-queue-updates"
 # An evaluation's call: it says nothing of what users ask.
 REPLAY = b"x-replay"
+# The tier that is to answer a route's call, and no other: for who measures it, with the scope `admin`.
+TIER = b"x-tier"
 # Instances asked for one call at most: a call that fails three of them is more likely to be at fault than they are.
 TRIES = 3
 # Of a request's bytes, for a first guess at its prompt: texts have 3 to 5 a token.

@@ -10,11 +10,13 @@ from orchestrator import telemetry
 from orchestrator.core.dialects.conversation import wants_format
 from orchestrator.core.dialects.parse import turns
 from orchestrator.core.difficulty import Difficulty, score
+from orchestrator.core.errors import CallerError
 from orchestrator.core.matching import Looked, first_match
 from orchestrator.core.model import Call
 from orchestrator.core.routing import Decision, choose_tier, choose_unscored, kept_down
-from orchestrator.gateway.asked import Asked
-from orchestrator.gateway.live import Route, Rules
+from orchestrator.gateway.asked import TIER, Asked
+from orchestrator.gateway.identity import ADMIN, with_scope
+from orchestrator.gateway.live import Route, Rules, Tier
 from orchestrator.gateway.request import Request
 from orchestrator.gateway.scoring import Scoring
 from orchestrator.gateway.trace import Trace
@@ -35,6 +37,21 @@ def route_by_rules(call: Call, request: Request, trace: Trace, known: str | None
         return None
     looked = Looked(call, call.endpoint.value, trace.caller.name, request.headers, is_for_route=route is not None)
     return first_match(rules.matches, looked)
+
+
+def tier_by_name(asked: Asked, rules: Rules) -> Tier | None:
+    """The tier that the call itself names; with the scope `admin`, for nobody else may pass the router by.
+
+    Raises CallerError 403 for others, 400 where there is no such tier.
+    """
+    name = asked.request.header(TIER)
+    if not name:
+        return None
+    with_scope(asked.trace.caller, ADMIN)
+    if name not in rules.tiers:
+        raise CallerError(400, f"X-Tier: no such tier; tiers are: {', '.join(rules.tiers)}")
+    asked.trace.route_reasons = (f"asked for by name: {name}",)
+    return rules.tiers[name]
 
 
 class Choosing:

@@ -78,8 +78,16 @@ def said_of(name: str, caller: Caller, stated: str | None, rules: Rules) -> Disc
     if caller.privacy is not None:
         said.append(Discretion(caller.privacy, f"key {caller.name}"))
     if stated is not None:
-        said.append(Discretion(_stated(stated), "X-Privacy"))
+        said.append(Discretion(class_of(stated), "X-Privacy"))
     return stricter(*said)
+
+
+def class_of(given: str) -> Privacy:
+    """The class that a caller states. Raises CallerError 400 where it is none."""
+    try:
+        return Privacy(given.strip().lower())
+    except ValueError:
+        raise CallerError(400, f"X-Privacy: {_either(Privacy)} is wanted") from None
 
 
 def see_that_it_may_leave(asked: Asked, tier: Tier) -> None:
@@ -133,13 +141,6 @@ def stricter(*several: Discretion) -> Discretion:
     privacy = strictest(each.privacy for each in several)
     whys = [each.why for each in several if each.privacy is privacy and each.why]
     return Discretion(privacy, ", ".join(whys[1:] if len(whys) > 1 and whys[0] == "the default" else whys))
-
-
-def _stated(given: str) -> Privacy:
-    try:
-        return Privacy(given.strip().lower())
-    except ValueError:
-        raise CallerError(400, f"X-Privacy: {_either(Privacy)} is wanted") from None
 
 
 def _nowhere(name: str, discretion: Discretion) -> CallerError:

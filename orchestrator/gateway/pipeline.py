@@ -22,15 +22,15 @@ from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Call, Endpoint
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.answer_cache import AnswerCache, Given
-from orchestrator.gateway.asked import REPLAY, Asked, client_of
+from orchestrator.gateway.asked import REPLAY, TIER, Asked, client_of
 from orchestrator.gateway.asking import Asking
 from orchestrator.gateway.bodies import parse
 from orchestrator.gateway.breakers import Breakers
 from orchestrator.gateway.budgets import Budgets
-from orchestrator.gateway.choosing import Choosing, route_by_rules
+from orchestrator.gateway.choosing import Choosing, route_by_rules, tier_by_name
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.counted import count_call
-from orchestrator.gateway.discretion import PRIVACY
+from orchestrator.gateway.discretion import PRIVACY, class_of
 from orchestrator.gateway.feedback import make_ratable
 from orchestrator.gateway.identity import not_for_this_key
 from orchestrator.gateway.joining import Joining
@@ -110,8 +110,11 @@ class Pipeline:
                 note_kept_from_reloading(trace.caller.name, "keep_alive", "ignored")
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload)
             return whole(content_type, body, trace.fields())
-        wish = wish_from(request.header(b"cache-control"))
+        # What one tier says, by name, is no answer of its route's.
+        wish = wish_from("no-store" if TIER in request.headers else request.header(b"cache-control"))
         trace.has_class = PRIVACY in request.headers
+        if trace.has_class:
+            class_of(request.header(PRIVACY))  # one that is none is told at once, whoever would answer
         key = self._cache.key(call, name, trace, wish, is_alone=self._admission.is_alone)
         client = client_of(request, connection, call, trace) if call.is_stream else None
         is_route = name in rules.routes
@@ -174,7 +177,8 @@ class Pipeline:
     def _count_routed(self, asked: Asked) -> None:
         """What a tier has answered whole, of what users ask."""
         trace = asked.trace
-        if trace.outcome == "ok" and trace.tier != "cache" and REPLAY not in asked.request.headers:
+        is_users = not (REPLAY in asked.request.headers or TIER in asked.request.headers)
+        if trace.outcome == "ok" and trace.tier != "cache" and is_users:
             self._admission.count_routed(asked.name, trace.tier, trace.escalated)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
@@ -203,10 +207,11 @@ class Pipeline:
         route = rules.routes.get(asked.name)
         if route is None:  # the settings have changed since it was asked for
             raise unknown_model(asked.call.endpoint, asked.call.model)
-        decision = await self._choosing.decide(asked, route)
+        named = tier_by_name(asked, rules)
+        tiers = (named,) if named is not None else rules.chain((await self._choosing.decide(asked, route)).tier)
         if asked.trace.story is not None:
-            asked.trace.story.end(ROUTE, tier=decision.tier)
-        return asked._replace(tiers=rules.chain(decision.tier))
+            asked.trace.story.end(ROUTE, tier=tiers[0].name)
+        return asked._replace(tiers=tiers)
 
     # --- from the cache -----------------------------------------------------------------------------------------------
 

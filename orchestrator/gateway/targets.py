@@ -26,7 +26,7 @@ from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Engine, InstanceState, Pool
 from orchestrator.gateway import discretion
 from orchestrator.gateway.answer_cache import Given
-from orchestrator.gateway.asked import TRIES, Asked, wait_of
+from orchestrator.gateway.asked import TIER, TRIES, Asked, wait_of
 from orchestrator.gateway.asking import Asking, GiveKept
 from orchestrator.gateway.breakers import UNCOUNTED, Breakers
 from orchestrator.gateway.budgets import Budgets, Reserved
@@ -201,7 +201,8 @@ class Targets:
         last: CapacityError | InstanceError | None = None
         doubted: _Doubted | None = None
         tiers = await discretion.allowed(asked, self._live.rules, asked.tiers)
-        ahead = deque(_Step(tier, _watch_of(tier, route)) for tier in tiers)
+        doubts = None if TIER in asked.request.headers else route
+        ahead = deque(_Step(tier, _watch_of(tier, doubts)) for tier in tiers)
         has_backups = len(ahead) > 1
         while ahead:
             step = ahead.popleft()

@@ -52,9 +52,14 @@ def _asked(settings: ClusterSettings, names: Names) -> Iterator[Problem]:
         tier = settings.tiers.get(target)
         if target not in known:
             yield unknown_name(("eval", "targets", index), "target", target, known)
-        elif tier is not None and tier.provider is not None:
-            why = f"{target!r} is a provider's; name a route of which it is the `primary`"
+        elif tier is not None and tier.provider is not None and _may_not_name(settings):
+            why = f"{target!r} is a provider's, which {settings.eval.key!r} may not ask by name; give it `admin: true`"
             yield Problem(("eval", "targets", index), why)
+
+
+def _may_not_name(settings: ClusterSettings) -> bool:
+    """Whether who asks lacks the scope that passes the router by."""
+    return any(each.name == settings.eval.key and "admin" not in each.granted for each in settings.keys)
 
 
 def _asking(settings: ClusterSettings, lacks: Lacks) -> Iterator[Problem]:

@@ -11,9 +11,11 @@ import pytest
 from aiohttp import web
 
 from orchestrator.app.evaluating import Asking, Target, evaluate
+from orchestrator.app.targets_by_name import prices_of, target_of
 from orchestrator.core.errors import HostError
 from orchestrator.core.evaluation.questions import Question, Scorer, SetError, read_set
-from orchestrator.core.evaluation.report import Outcome
+from orchestrator.core.evaluation.report import Outcome, Price
+from orchestrator.settings import parse
 
 QUESTIONS = tuple(Question(f"q{each}", f"What is {each}+1?", Scorer.NUMERIC, (str(each + 1),)) for each in range(4))
 SMALL, FULL = Target("small", "m:small"), Target("full", "m:full")
@@ -26,12 +28,16 @@ class Endpoint:
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.refuses_from: int | None = None
+        self.busy = 0  # so many calls are told to come back in a second
         self.address = ""
 
     async def chat(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.asked.append(body)
         self.headers.append(dict(request.headers))
+        if self.busy:
+            self.busy -= 1
+            return web.json_response({"error": "later"}, status=503, headers={"Retry-After": "1"})
         if self.refuses_from is not None and len(self.asked) > self.refuses_from:
             return web.json_response({"error": "no room"}, status=503)
         prompt = body["messages"][-1]["content"]
@@ -87,7 +93,7 @@ async def test_every_question_is_asked_once_of_every_target_last_in_the_queue_an
 async def test_what_broke_off_goes_on_where_it_was_and_asks_nothing_twice(endpoint: Endpoint, tmp_path: Path) -> None:
     out = tmp_path / "eval.jsonl"
     endpoint.refuses_from = 3
-    with pytest.raises(HostError, match="503: no room"):
+    with pytest.raises(HostError, match=r"^q1, asked of full: .* answered 503: no room"):
         await evaluate(QUESTIONS, (SMALL, FULL), Asking(endpoint.address, at_once=1), out, nothing)
     before = {(told["model"], told["question"]) for told in map(json.loads, out.read_text().splitlines())}
     assert len(before) == 3
@@ -99,6 +105,39 @@ async def test_what_broke_off_goes_on_where_it_was_and_asks_nothing_twice(endpoi
     asked = {(body["model"], f"q{body['messages'][-1]['content'].split()[2][0]}") for body in endpoint.asked}
     assert not asked & before
     assert len(out.read_text().splitlines()) == 8
+
+
+async def test_who_is_told_to_come_back_does_and_the_wait_is_no_time_of_the_targets(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    endpoint.busy = 1
+    (told,) = await evaluate(QUESTIONS[:1], (FULL,), Asking(endpoint.address), tmp_path / "o", nothing)
+    assert (told.is_right, len(endpoint.asked)) == (True, 2)
+    assert told.seconds < 1
+
+
+PROVIDED = """
+models: {m: }
+providers: {mistral: {key: 0123456789abcdef}}
+tiers:
+  small: {model: m, price: {prompt: 1, completion: 2}}
+  full: {model: m, backup: far}
+  far: {model: open-mistral-nemo, provider: mistral}
+  alone: {model: m}
+routes: {home: {primary: alone, privacy: local}, secret: {privacy: local}, auto: }
+"""
+
+
+async def test_a_providers_tier_is_asked_by_name_on_a_route_that_leads_there(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    settings = parse(PROVIDED, "cluster.yaml")
+    targets = [target_of(each, settings) for each in ("small", "far", "auto")]
+    assert targets == [Target("small", "m"), Target("far", "auto", tier="far"), Target("auto", "auto", is_route=True)]
+    assert prices_of(targets, settings) == {"small": Price(1, 2), "far": Price(0.15, 0.15)}
+    await evaluate(QUESTIONS[:1], targets, Asking(endpoint.address, at_once=1), tmp_path / "o", nothing)
+    asked = [(body["model"], told.get("X-Tier")) for body, told in zip(endpoint.asked, endpoint.headers, strict=True)]
+    assert asked == [("m", None), ("auto", "far"), ("auto", None)]
 
 
 async def test_a_question_that_was_changed_is_asked_anew(endpoint: Endpoint, tmp_path: Path) -> None:

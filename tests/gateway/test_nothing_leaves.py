@@ -222,6 +222,24 @@ async def test_where_only_a_provider_would_answer_a_local_call_is_refused_with_i
     assert (await world.ask(PLAIN, model="away")).status == 200
 
 
+async def test_a_class_that_is_none_is_refused_before_anybody_is_asked_also_where_only_pools_would_be(start):
+    world = await start(routes={"auto": {}, "home": {"primary": "full"}})
+    for model in ("home", "auto", "big"):
+        reply = await world.ask(PLAIN, model=model, headers={"X-Privacy": "locla"})
+        assert (reply.status, "public, internal or local is wanted" in reply.body.decode()) == (400, True), model
+    assert not world.little.asked
+    assert not world.big.asked
+
+
+async def test_a_tier_outside_that_is_asked_for_by_name_gets_no_local_call(start):
+    world = await start()
+    headers = {"X-Tier": "far"}
+    reply = await world.ask(SECRET, headers=headers)
+    assert (reply.status, "this call is local (iban)" in reply.body.decode()) == (403, True)
+    assert world.heard() == 0
+    assert "from outside" in (await world.ask(PLAIN, headers=headers)).body.decode()
+
+
 # --- as an escalation -------------------------------------------------------------------------------------------------
 
 

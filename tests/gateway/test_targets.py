@@ -249,6 +249,29 @@ async def test_a_route_takes_the_calls_of_keys_but_no_embeddings_and_others_find
     assert "X-Route" not in embedded.headers
 
 
+async def test_an_admin_has_a_tier_of_their_own_choice_answer_alone_and_nobody_else_passes_the_router_by(start):
+    admin = {"name": "op", "secret": "a-secret-of-an-admin", "admin": True}
+    conditions = {"small": "small", "escalate_to": "full", "escalate_if": [{"length_cut": True}]}
+    world, (little, _, big) = await start(routes={"auto": conditions}, keys=[KEYS[0], admin], cache={"enabled": True})
+    op = {"Authorization": f"Bearer {admin['secret']}"}
+
+    async def asked_of(tier: str, who: dict[str, str]) -> Reply:
+        return await ask(world.url, "/api/chat", EASY, model="auto", stream=False, headers={**who, "X-Tier": tier})
+
+    little.does = "too-long"
+    for tier, said in (("full", "one two three"), ("small", "one two"), ("full", "one two three")):
+        reply = await asked_of(tier, op)
+        assert (reply.status, reply.headers["X-Tier"], reply.text) == (200, tier, said)
+        assert reply.headers["X-Route-Why"] == f"asked for by name: {tier}"
+    assert (len(little.asked), len(big.asked)) == (1, 2), "no answer is kept, none is doubted"
+    await big.stop()
+    assert (await asked_of("full", op)).status == 503, "its backup is another tier"
+    refused = await asked_of("full", {"Authorization": f"Bearer {KEYS[0]['secret']}"})
+    assert (refused.status, "admin" in refused.json()["error"]) == (403, True)
+    assert (await asked_of("fall", op)).json()["error"] == "X-Tier: no such tier; tiers are: small, spare, full"
+    assert len(little.asked) == 1
+
+
 # --- doubt -----------------------------------------------------------------------------------------------------------
 
 

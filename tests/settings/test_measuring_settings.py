@@ -34,6 +34,12 @@ def test_a_set_lies_beside_the_file_and_tiers_routes_and_models_are_asked(tmp_pa
     assert (told.set, told.targets, told.every_s) == (tmp_path / "set.jsonl", ("small", "auto", "m"), 86_400)
 
 
+@pytest.mark.parametrize("keys", ["", KEYS.replace("}]", ", admin: true}]")])
+def test_a_providers_tier_is_asked_like_the_others_by_who_may_name_it(tmp_path: Path, keys: str) -> None:
+    asks = ", key: eval" if keys else ""
+    assert in_folder(tmp_path, f"{PROVIDED}{keys}eval: {{set: set.jsonl, targets: [small, far]{asks}}}\n").eval.targets
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -50,8 +56,8 @@ def test_a_set_lies_beside_the_file_and_tiers_routes_and_models_are_asked(tmp_pa
             "no such key 'evil'; did you mean",
         ),
         (
-            f"{PROVIDED}eval: {{set: set.jsonl, targets: [far]}}",
-            "'far' is a provider's; name a route of which",
+            f"{PROVIDED}{KEYS}eval: {{set: set.jsonl, targets: [far], key: eval}}",
+            "'far' is a provider's, which 'eval' may not ask by name; give it `admin: true`",
         ),
     ],
 )
