@@ -226,6 +226,13 @@ MIRRORED_OLDER = Counter(
     "olm_mirrored_older_total",
     "Files of two machines that Redis had in an older state than was seen before: not taken, and told anew.",
 )
+CERTIFICATE_END = Gauge(
+    "olm_certificate_end_timestamp_seconds",
+    "When a certificate ends that TLS to instances stands on, by kind (authority, host, gateway, server, server-ca, "
+    "server-cert) and whose it is.",
+    ("kind", "whose"),
+    multiprocess_mode="livemostrecent",  # what a controller of before knew is nobody's word any more
+)
 INSTANCE_SLOTS = Gauge(
     "olm_instance_slots", "Slots an instance offers.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
 )

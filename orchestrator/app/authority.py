@@ -30,7 +30,10 @@ _NO_NAME: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
 def authority_of(paths: StatePaths, settings: ClusterSettings, *, makes: bool = False) -> Authority | None:
     """The cluster's authority; None: there is none yet, unless this one `makes` it. Raises HostError."""
-    file, seal = paths.authority, _seal(paths, settings)
+    file = paths.authority
+    if not makes and not file.exists():
+        return None  # and no secret is made to open it with
+    seal = _seal(paths, settings)
     try:
         if makes and not file.exists():
             write_once(file, seal.close(Authority.made(_now()), _PLACE), mode=0o600)

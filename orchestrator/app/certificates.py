@@ -12,12 +12,14 @@ from collections.abc import Callable
 from typing import Final
 
 from orchestrator.app import deployments, settings_in_use
-from orchestrator.app.authority import authority_of, keep_client, renewed
+from orchestrator.app.authority import authority_of, contexts_of, keep_client, papers_of, renewed
+from orchestrator.app.lasting import EndGauges, of_files, of_servers
 from orchestrator.app.paths import StatePaths
+from orchestrator.core.certificates import Lasting
 from orchestrator.core.errors import HostError, OrchestratorError
 from orchestrator.fleet.fenced import Leading
 from orchestrator.fleet.inventory import Reach, address_of
-from orchestrator.nodes.authority import Authority, read_certificate
+from orchestrator.nodes.authority import Authority, ends_in, read_certificate
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.hoststeps import Owner, renew_certificate, shown_certificate
 from orchestrator.nodes.ssh import connected
@@ -39,6 +41,9 @@ class Certificates:
         leading: Leading,
     ) -> None:
         self._paths, self._settings, self._leads, self._leading = paths, settings, leads, leading
+        self._contexts = contexts_of(paths, settings)
+        self._hosts: dict[str, int] = {}  # by name, until when what each was seen to show lasts
+        self._gauges = EndGauges()
         self._stirred = asyncio.Event()
 
     def stir(self) -> None:
@@ -60,15 +65,30 @@ class Certificates:
                 continue
 
     async def look(self) -> None:
-        """Have all of them be good now, those of hosts that cannot be reached left out. Raises OrchestratorError."""
+        """Have all of them be good now, those of hosts that cannot be reached left out, and tell how long they last.
+
+        Raises OrchestratorError.
+        """
         settings = self._settings()
+        try:
+            await self._keep_all(settings)
+        finally:
+            await self._tell(settings)
+
+    async def _keep_all(self, settings: ClusterSettings) -> None:
+        hosts = settings.hosts if self._leads() and settings.deploy.tls else ()
+        self._hosts = {name: self._hosts[name] for name in {each.name for each in hosts} & self._hosts.keys()}
         authority = await asyncio.to_thread(authority_of, self._paths, settings)
         if authority is None:
             return
         if why := await asyncio.to_thread(keep_client, self._paths, authority):
             log.info("this machine's certificate was made: %s", why)
-        if self._leads() and settings.deploy.tls:
-            await asyncio.gather(*(self._keep(node, authority) for node in settings.hosts))
+        await asyncio.gather(*(self._keep(node, authority) for node in hosts))
+
+    async def _tell(self, settings: ClusterSettings) -> None:
+        files = await asyncio.to_thread(of_files, self._paths, settings)
+        shown = await of_servers(self._contexts, [("server", each[0], each) for each in papers_of(settings)])
+        self._gauges.tell([*files, *shown, *(Lasting("host", *each) for each in self._hosts.items())])
 
     async def _keep(self, node: NodeSettings, authority: Authority) -> None:
         settings, keys = self._settings(), HostKeys(self._paths.known_hosts)
@@ -76,12 +96,15 @@ class Certificates:
             async with connected(address_of(node), keys, Reach(keys, settings.ssh).waits) as host:
                 shown = await shown_certificate(host)
                 has = read_certificate(shown)
+                if has is not None:
+                    self._hosts[node.name] = has.until_unix_s
                 if has is None or has.authority != authority.id:
                     return  # what was never deployed there, or to another authority, is the next deployment's
                 why, pem = renewed(authority, node, shown)
                 if why:
                     self._leading.check()
                     await renew_certificate(host, self._owner(), pem)
+                    self._hosts[node.name] = ends_in(pem.encode())[0]
                     log.info("%s: its certificate was renewed: %s", node.name, why)
         except HostError as error:
             log.warning("%s", error)

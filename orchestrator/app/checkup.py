@@ -16,12 +16,14 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.app import settings_in_use
-from orchestrator.app.authority import contexts_of
+from orchestrator.app.authority import contexts_of, papers_of
 from orchestrator.app.checkup_redis import look_at_redis
 from orchestrator.app.checkup_servers import look_at_servers
 from orchestrator.app.keys import joined, place_of, read_keys
+from orchestrator.app.lasting import of_files, of_servers
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import reason
+from orchestrator.core.certificates import Lasting
 from orchestrator.core.doctor import Clock, Cluster, FileLimit, Host, OllamaProcess, Redis, Seen, Unseen
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.model import Instance
@@ -30,6 +32,7 @@ from orchestrator.gateway.identity import SOON_S
 from orchestrator.nodes.checkup import ollama_process, open_files, own_file_limit
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.state_lock import Holder, read_holder
+from orchestrator.nodes.tls import Contexts
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, load
 from orchestrator.settings.moments import unix_of
@@ -83,6 +86,8 @@ async def look(ways: Ways) -> Seen:
         cluster=_cluster(known, settings, status),
         clocks=(*clocks, *redis.clocks),
         files=await asyncio.to_thread(_files, known.holder, settings, instances or ()),
+        certificates=await _certificates(ways, settings, instances or (), contexts),
+        now_unix_s=time.time(),
     )
 
 
@@ -127,6 +132,17 @@ def _files(holder: Holder | None, settings: ClusterSettings, instances: Iterable
         return (FileLimit("what is started from here", own_file_limit(), None, needed),)
     workers = open_files(holder.pid, GATEWAY)
     return tuple(FileLimit(f"gateway, pid {each.pid}", each.limit, each.in_use, needed) for each in workers)
+
+
+async def _certificates(
+    ways: Ways, settings: ClusterSettings, instances: Iterable[Instance], contexts: Contexts
+) -> tuple[Lasting, ...]:
+    """A host shows the same for each of its instances."""
+    given = papers_of(settings)
+    hosts = {each.tls_name: (each.host, each.port) for each in instances if each.tls_name and not each.is_given}
+    asked = [*(("host", *each) for each in hosts.items()), *(("server", each[0], each) for each in given)]
+    files = await asyncio.to_thread(of_files, StatePaths(ways.state), settings)
+    return (*files, *await of_servers(contexts, asked))
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """When a certificate of the cluster's own is made anew: there is none, it is for others, or two thirds of its time are
-over."""
+over. And how long any of those lasts that TLS to instances stands on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ LIFE_DAYS: Final = 90
 # Clocks of hosts differ: one that is behind must not find a new certificate to be of tomorrow.
 EARLIER_DAYS: Final = 1
 RENEWED_AT: Final = 2 / 3
+# Who looks after certificates hears of one by then: ours should have been renewed nine days before.
+SOON_DAYS: Final = 21
 _DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """How long one lasts that TLS to instances stands on; None: `why` that is not known.
+
+    `kind`: authority (the cluster's own), host (a host of ours, `whose` name), gateway (this machine's), or of a server
+    that somebody else runs, at its address: server (what it shows), server-ca and server-cert (files of ours for it).
+    """
+
+    kind: str
+    whose: str
+    until_unix_s: int | None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Authority:
         self._key = key
         self._certificate = x509.load_pem_x509_certificate(pem)
         self.id = _key_id(self._certificate)
+        self.until_unix_s = int(self._certificate.not_valid_after_utc.timestamp())
 
     @staticmethod
     def made(now_unix_s: int) -> bytes:
@@ -99,6 +100,11 @@ def read_certificate(pem: str) -> Certificate | None:
     since, until = read.not_valid_before_utc, read.not_valid_after_utc
     authority = signed_by.hex() if signed_by is not None else ""
     return Certificate(authority, frozenset(names), int(since.timestamp()), int(until.timestamp()))
+
+
+def ends_in(pem: bytes) -> tuple[int, ...]:
+    """When each certificate in a text ends, in Unix seconds, in their order there. Raises ValueError: there is none."""
+    return tuple(int(each.not_valid_after_utc.timestamp()) for each in x509.load_pem_x509_certificates(pem))
 
 
 def _addresses(named: x509.SubjectAlternativeName) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +13,15 @@ import httpx
 import pytest
 import trustme
 import yaml
+from click.testing import CliRunner
 from running import TIMEOUT_S, Up, needs_redis, until
 
+from orchestrator.cli.main import main
 from tests.fleet.given_world import Played, model
 from tests.tls_front import expired, files_of, fronts
 
 HERE = "127.0.0.1"
+END = "olm_certificate_end_timestamp_seconds"
 WHY = {
     "stranger": "its certificate is refused: unable to get local issuer certificate; `ca` names a file",
     "other-name": "its certificate is refused: IP address mismatch",
@@ -76,3 +80,19 @@ def test_https_is_checked_both_ways_and_what_is_wrong_is_said(stack: ExitStack, 
     assert answer.headers["X-Instance"] == "good/small:1b"
     assert len(lines) > 3
     assert lines[-1]["done"]
+
+    def ends() -> dict[str, float]:
+        """By port of what is told of servers' own certificates, when they end."""
+        told = httpx.get(f"{up.endpoint}/metrics", timeout=TIMEOUT_S).text.splitlines()
+        lines = [each.rpartition(" ") for each in told if each.startswith(f'{END}{{kind="server",')]
+        return {labels.partition(f"{HERE}:")[2].partition('"')[0]: float(value) for labels, _, value in lines}
+
+    ports = {each["name"]: each["url"].rpartition(":")[2] for each in yaml.safe_load(config.read_text())["instances"]}
+    until(lambda: ends().keys() >= {ports["good"], ports["expired"]}, "what servers show is told")
+    assert ends()[ports["expired"]] < time.time() < ends()[ports["good"]]
+    assert ports["in-clear"] not in ends()
+    looked = CliRunner().invoke(main, ["doctor", "--state", str(tmp_path / "state"), "--json"])
+    ended = [each for each in json.loads(looked.stdout) if each["check"] == "certificates" and each["mends"]]
+    assert [(each["where"], each["what"]) for each in ended] == [
+        (f"{HERE}:{ports['expired']}", "the certificate that it shows has ended")
+    ]

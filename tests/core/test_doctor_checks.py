@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.certificates import Lasting
 from orchestrator.core.doctor import (
     Clock,
     Cluster,
@@ -53,6 +54,7 @@ HEALTHY = Seen(
     cluster=CLUSTER,
     clocks=(Clock("gpu-2", 0.2, 0.5),),
     files=(FileLimit("gateway, pid 5", 65536, 30, 2300),),
+    certificates=(Lasting("host", "gpu-1", 22 * 86_400),),
 )
 
 
@@ -89,6 +91,10 @@ def of_redis(**changes: Any) -> Seen:
 
 def of_cluster(**changes: Any) -> Seen:
     return replace(HEALTHY, cluster=replace(CLUSTER, **changes))
+
+
+def of_certificate(kind: str, days: float) -> Seen:
+    return replace(HEALTHY, certificates=(Lasting(kind, "gpu-1", int(days * 86_400)),))
 
 
 def held(size: int | None, name: str = "python3") -> Seen:
@@ -153,6 +159,12 @@ NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
         (of_cluster(listens="0.0.0.0:11434"), "open ports", ERROR, "no `keys`", "keys create NAME"),
         (of_cluster(ending_keys={"team": 3.4}), "open ports", WARNING, "team ends in 3 days", "keys change team"),
         (of_cluster(ending_keys={"team": -3.4}), "open ports", WARNING, "team has ended", "keys revoke team"),
+        (of_certificate("host", 20.4), "certificates", WARNING, "gateways ends in 20 days", "controller.log"),
+        (of_certificate("gateway", -3.0), "certificates", ERROR, "has ended", "controller.log"),
+        (of_certificate("authority", 20.0), "certificates", WARNING, "own authority ends in 20", "deploy"),
+        (of_certificate("server", 3.0), "certificates", WARNING, "shows ends in 3", "owner"),
+        (of_certificate("server-ca", 3.0), "certificates", WARNING, "checked by ends in 3", "instances"),
+        (of_certificate("server-cert", 0.0), "certificates", ERROR, "is shown has ended", "instances"),
         (replace(HEALTHY, clocks=(Clock("gpu-2", -90.0, 0.5),)), "clocks", WARNING, "behind", "set-ntp"),
         (replace(HEALTHY, clocks=(Clock("gpu-2", 4.0, 0.5),)), "clocks", NOTE, "ahead of", "set-ntp"),
         (replace(HEALTHY, files=(FileLimit("w", 1024, 30, 2300),)), "file limits", WARNING, "2300", "ulimit -n"),

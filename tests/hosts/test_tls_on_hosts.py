@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,6 +28,8 @@ from tests.hosts.test_deploy import SMALL, Operator, operator, place
 __all__ = ("operator", "place")
 
 WANTED = {SMALL: {"replicas": 2, "slots": 4, "hosts": 2}}
+HOSTS = {"gpu-1", "gpu-2"}
+END = "olm_certificate_end_timestamp_seconds"
 REQUEST = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
@@ -120,6 +124,12 @@ def test_certificates_are_renewed_while_answers_run_on_and_an_instance_is_back_a
     renewed = read_certificate(operator.paths.client_certificate.read_text())
     assert renewed is not None
     assert renewed.since_unix_s > old
+    lasts = int(time.time()) + (LIFE_DAYS - 1) * 86_400
+    operator.until(lambda: set(ends(operator)) >= HOSTS and min(ends(operator).values()) > lasts, "metrics say so")
+    looked = json.loads(operator("doctor", "--all", "--json", code=1))
+    found = {each["where"]: each["what"] for each in looked if each["check"] == "certificates"}
+    assert found.keys() > HOSTS
+    assert {found[each] for each in HOSTS} == {f"the certificate that it shows to gateways lasts {LIFE_DAYS} days"}
 
     gpu_1 = operator.net.machines["gpu-1"]
     gpu_1.power_off()
@@ -150,6 +160,13 @@ def shows_another(instance: dict[str, Any], than: str) -> bool:
         return shown_by(instance) != than
     except ConnectionError:
         return False
+
+
+def ends(operator: Operator) -> dict[str, float]:
+    """By whose they are, when certificates end, as metrics have it."""
+    with urllib.request.urlopen(f"http://{operator.endpoint}/metrics", timeout=20) as answer:
+        told = [line for line in answer.read().decode().splitlines() if line.startswith(END)]
+    return {each.partition('whose="')[2].partition('"')[0]: float(each.rpartition(" ")[2]) for each in told}
 
 
 async def shows(operator: Operator, node: NodeSettings, pem: str) -> None:

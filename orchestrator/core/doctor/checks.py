@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from orchestrator.core.doctor import cluster, hosts, ollama, servers
+from orchestrator.core.doctor import certificates, cluster, hosts, ollama, servers
 from orchestrator.core.doctor.seen import Seen
 from orchestrator.core.doctor.told import Finding, Says
 
@@ -23,6 +23,7 @@ CHECKS: Final[Mapping[str, Callable[[Seen], Iterable[Finding]]]] = {
     "context": servers.context,
     "cache": cluster.cache,
     "open ports": hosts.open_ports,
+    "certificates": certificates.ending,
     "clocks": cluster.clocks,
     "file limits": hosts.files,
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.address import address_text
+from orchestrator.core.certificates import Lasting
 from orchestrator.core.model import NodeFacts
 
 
@@ -142,3 +143,5 @@ class Seen:
     cluster: Cluster | Unseen
     clocks: tuple[Clock | Unseen, ...]
     files: tuple[FileLimit, ...]
+    certificates: tuple[Lasting, ...] = ()
+    now_unix_s: float = 0.0  # when it was looked

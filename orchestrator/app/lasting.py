@@ -1,0 +1,88 @@
+"""How long certificates last that TLS to instances stands on, of those that this machine can look at: as metrics, too.
+
+Hosts are looked at by whoever keeps their certificates; what servers of others show is asked of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from orchestrator import telemetry
+from orchestrator.app.authority import authority_of, papers_of
+from orchestrator.app.paths import StatePaths
+from orchestrator.core.certificates import Lasting
+from orchestrator.core.errors import HostError
+from orchestrator.nodes.authority import ends_in
+from orchestrator.nodes.tls import Address, Contexts
+from orchestrator.settings import ClusterSettings
+
+_NAMED: Final = {"ca": "server-ca", "cert": "server-cert"}
+
+
+def of_files(paths: StatePaths, settings: ClusterSettings) -> list[Lasting]:
+    """Of the files on this machine: the cluster's own, and those that the settings name for servers of others."""
+    found = [*_own(paths, settings)]
+    for address, papers in papers_of(settings).items():
+        found += [_of_file(_NAMED[name], in_words(address), file) for name in _NAMED if (file := getattr(papers, name))]
+    return found
+
+
+async def of_servers(contexts: Contexts, asked: Iterable[tuple[str, str, Address]]) -> list[Lasting]:
+    """What those show that are asked, by kind, name that the certificate should have, and address."""
+
+    async def look(kind: str, named: str, address: Address) -> Lasting:
+        whose = named if kind == "host" else in_words(address)
+        try:
+            return Lasting(kind, whose, ends_in((await contexts.shown(*address, named)).encode())[0])
+        except (OSError, ValueError) as why:
+            return Lasting(kind, whose, None, str(why) or type(why).__name__)
+
+    return list(await asyncio.gather(*(look(*each) for each in asked)))
+
+
+def in_words(address: Address) -> str:
+    """Whose it is, where a server is known by its address alone."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _own(paths: StatePaths, settings: ClusterSettings) -> Iterable[Lasting]:
+    try:
+        authority = authority_of(paths, settings)
+    except HostError as why:
+        yield Lasting("authority", "cluster", None, str(why))
+        return
+    if authority is not None:
+        yield Lasting("authority", "cluster", authority.until_unix_s)
+        yield _of_file("gateway", socket.gethostname(), str(paths.client_certificate))
+
+
+def _of_file(kind: str, whose: str, file: str) -> Lasting:
+    """Of several authorities the one that lasts longest counts: the others may be those that went before it."""
+    try:
+        ends = ends_in(Path(file).read_bytes())
+    except (OSError, ValueError) as why:
+        said = why.strerror or str(why) if isinstance(why, OSError) else "there is no certificate in it"
+        return Lasting(kind, whose, None, f"{file}: {said}")
+    return Lasting(kind, whose, max(ends) if kind == "server-ca" else ends[0])
+
+
+class EndGauges:
+    """What is known, as metrics."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str]] = set()
+
+    def tell(self, known: Iterable[Lasting]) -> None:
+        """Put it there in place of what was told before."""
+        told = {(each.kind, each.whose): each.until_unix_s for each in known if each.until_unix_s is not None}
+        for gone in self._told - told.keys():
+            telemetry.CERTIFICATE_END.labels(*gone).set(math.nan)  # in multi-process mode no series can be taken back
+        for labels, until_unix_s in told.items():
+            telemetry.CERTIFICATE_END.labels(*labels).set(until_unix_s)
+        self._told |= told.keys()

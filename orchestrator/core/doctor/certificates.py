@@ -1,0 +1,41 @@
+"""Check of certificates that TLS to instances stands on: which ends soon, or has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from orchestrator.core.certificates import SOON_DAYS
+from orchestrator.core.doctor.seen import Seen
+from orchestrator.core.doctor.told import Finding, Says
+
+_DAY_S: Final = 86_400
+_RENEWS: Final = "it is renewed while a cluster runs that leads: `controller.log` says why this one was not"
+_FILE: Final = "put another into the file that `instances` names: it is read with the next connection"
+# By kind: how it is called, and what mends it.
+_KINDS: Final = {
+    "authority": ("the cluster's own authority", "remove authority.sealed from the state folder, `ollamactl deploy`"),
+    "host": ("the certificate that it shows to gateways", _RENEWS),
+    "gateway": ("the certificate of this machine's gateways", _RENEWS),
+    "server": ("the certificate that it shows", "have its owner renew it"),
+    "server-ca": ("the authority that it is checked by", _FILE),
+    "server-cert": ("the certificate that it is shown", _FILE),
+}
+
+
+def ending(seen: Seen) -> Iterator[Finding]:
+    """Whether each lasts for a while."""
+    says = Says("certificates")
+    for each in seen.certificates:
+        what, mends = _KINDS[each.kind]
+        if each.until_unix_s is None:
+            yield says.unseen(each.whose, f"{what}: {each.why}")
+            continue
+        days = (each.until_unix_s - seen.now_unix_s) / _DAY_S
+        if days <= 0:
+            yield says.error(each.whose, f"{what} has ended", "instances behind TLS are not asked, or refuse", mends)
+        elif days < SOON_DAYS:
+            hurts = "from then on instances behind TLS are not asked, or refuse"
+            yield says.warning(each.whose, f"{what} ends in {days:.0f} days", hurts, mends)
+        else:
+            yield says.ok(each.whose, f"{what} lasts {days:.0f} days")
