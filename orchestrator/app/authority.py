@@ -18,7 +18,8 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.core.certificates import why_renewed
 from orchestrator.core.errors import HostError
 from orchestrator.core.model import Snapshot
-from orchestrator.nodes.authority import Authority, read_certificate
+from orchestrator.nodes.authorities import Authorities
+from orchestrator.nodes.authority import held_in, read_certificate
 from orchestrator.nodes.tls import Address, Contexts, Papers
 from orchestrator.settings import ClusterSettings, NodeSettings
 from orchestrator.store.sealing import Seal
@@ -28,7 +29,7 @@ _PLACE: Final = "authority"
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
 
-def authority_of(paths: StatePaths, settings: ClusterSettings, *, makes: bool = False) -> Authority | None:
+def authorities_of(paths: StatePaths, settings: ClusterSettings, *, makes: bool = False) -> Authorities | None:
     """The cluster's authority; None: there is none yet, unless this one `makes` it. Raises HostError."""
     file = paths.authority
     if not makes and not file.exists():
@@ -36,10 +37,10 @@ def authority_of(paths: StatePaths, settings: ClusterSettings, *, makes: bool = 
     seal = _seal(paths, settings)
     try:
         if makes and not file.exists():
-            write_once(file, seal.close(Authority.made(_now()), _PLACE), mode=0o600)
+            write_once(file, seal.close(Authorities.made(_now()).pem, _PLACE), mode=0o600)
         pem = seal.open(file.read_bytes(), _PLACE)
         if pem is not None:
-            return Authority(pem)
+            return Authorities.parse(pem)
     except FileNotFoundError:
         return None
     except OSError as why:
@@ -52,26 +53,37 @@ def authority_of(paths: StatePaths, settings: ClusterSettings, *, makes: bool = 
     )
 
 
+def put_authorities(paths: StatePaths, settings: ClusterSettings, authorities: Authorities) -> None:
+    """Have them be the cluster's from now on. Raises HostError."""
+    try:
+        write_whole(paths.authority, _seal(paths, settings).close(authorities.pem, _PLACE), mode=0o600)
+    except OSError as why:
+        raise HostError(f"{paths.authority} cannot be written: {why.strerror}") from why
+
+
 def names_of(node: NodeSettings) -> tuple[str, ...]:
     """Whom a host's certificate is for. Not its address: that may be another node's name."""
     return (node.name,)
 
 
-def renewed(authority: Authority, node: NodeSettings, shown: str) -> tuple[str, str]:
+def renewed(authorities: Authorities, node: NodeSettings, shown: str) -> tuple[str, str]:
     """Why a host needs another certificate than the one it shows, and that one with its key; '' twice: it does not."""
     names, now = names_of(node), _now()
-    why = why_renewed(read_certificate(shown), authority.id, frozenset(names), now)
-    return (why, authority.for_host(names, now)) if why else ("", "")
+    why = why_renewed(read_certificate(shown), authorities.signs.id, frozenset(names), now)
+    return (why, authorities.signs.for_host(names, now)) if why else ("", "")
 
 
-def keep_client(paths: StatePaths, authority: Authority) -> str:
+def keep_client(paths: StatePaths, authorities: Authorities) -> str:
     """Have a good certificate of this machine's own; why it was made anew, '': it was not. Raises HostError."""
     file = paths.client_certificate
     name = _NO_NAME.sub("-", socket.gethostname()).strip("-.") or "gateway"
     try:
-        has = read_certificate(file.read_text("ascii", "replace")) if file.exists() else None
-        if why := why_renewed(has, authority.id, frozenset(), _now()):
-            write_whole(file, authority.for_client(name, _now()), mode=0o600)
+        text = file.read_text("ascii", "replace") if file.exists() else ""
+        why = why_renewed(read_certificate(text), authorities.signs.id, frozenset(), _now())
+        if not why and held_in(text) != authorities.held:
+            why = "others are trusted"
+        if why:
+            write_whole(file, authorities.for_client(name, _now()), mode=0o600)
     except OSError as error:
         raise HostError(f"{file}: {error.strerror or error}") from error
     return why

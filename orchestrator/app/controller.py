@@ -33,7 +33,7 @@ from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.chores import Chores
 from orchestrator.store.connection import Connection
-from orchestrator.store.members import BEAT_S, leaving, meet
+from orchestrator.store.members import BEAT_S, Met, leaving, meet, who_is_there
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Controller:
         self._running: OwnFleet | GivenFleet | None = None  # while this controller leads
         self._mirror = self._mirror_of(self._settings)
         self._certificates = Certificates(
-            paths, lambda: self._settings, lambda: self._store.lead.leads, self._store.lead
+            paths, lambda: self._settings, lambda: self._store.lead.leads, self._store.lead, self._met
         )
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -140,11 +140,19 @@ class Controller:
         while True:
             own = member_of(self._paths, self._settings, 0)
             problem = self._mirror.problem if self._mirror is not None else ""
+            own = replace(own, problem=problem, papers=self._certificates.papers)
             try:
-                await meet(self._connection, "controller", replace(own, problem=problem))
+                await meet(self._connection, "controller", own)
             except StoreError as why:
                 log.debug("not said that this controller is there: %s", why)
             await asyncio.sleep(BEAT_S)
+
+    async def _met(self) -> tuple[Met, ...]:
+        """Who else works with this Redis. Raises StoreError."""
+        if self._is_alone:
+            return ()
+        own = settings_in_use.place(self._paths)
+        return tuple(each for each in await who_is_there(self._connection) if each.member.place != own)
 
     async def _keep(self, fleet: OwnFleet | GivenFleet) -> None:
         published = await self._store.read()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator import telemetry
-from orchestrator.app.authority import authority_of, papers_of
+from orchestrator.app.authority import authorities_of, papers_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.certificates import Lasting
 from orchestrator.core.errors import HostError
@@ -53,12 +53,12 @@ def in_words(address: Address) -> str:
 
 def _own(paths: StatePaths, settings: ClusterSettings) -> Iterable[Lasting]:
     try:
-        authority = authority_of(paths, settings)
+        authorities = authorities_of(paths, settings)
     except HostError as why:
         yield Lasting("authority", "cluster", None, str(why))
         return
-    if authority is not None:
-        yield Lasting("authority", "cluster", authority.until_unix_s)
+    if authorities is not None:
+        yield Lasting("authority", "cluster", authorities.signs.until_unix_s)
         yield _of_file("gateway", socket.gethostname(), str(paths.client_certificate))
 
 

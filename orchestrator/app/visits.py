@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from orchestrator.app import deployments, settings_in_use
-from orchestrator.app.authority import authority_of, keep_client, renewed
+from orchestrator.app.authority import authorities_of, keep_client, renewed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.proposing import Eyes
 from orchestrator.core.deployment import Deployment
@@ -159,12 +159,18 @@ class Visits:
         """What hosts are to end TLS with, by their settings; None: they shall not. Raises HostError."""
         if not self._settings.deploy.tls:
             return None
-        authority = authority_of(self._paths, self._settings, makes=makes)
-        if authority is None:  # a look alone: whatever is there is not of the one that is to be
-            return lambda node: TlsWanted("", lambda shown: "")
+        authorities = authorities_of(self._paths, self._settings, makes=makes)
+        if authorities is None:  # a look alone: whatever is there is not of the one that is to be
+            return lambda node: TlsWanted(lambda shown: ("", ""))
         if makes:
-            keep_client(self._paths, authority)
-        return lambda node: TlsWanted(authority.certificate, lambda shown: renewed(authority, node, shown)[1] or None)
+            keep_client(self._paths, authorities)
+        return lambda node: TlsWanted(lambda shown: self._papers(node, shown))
+
+    def _papers(self, node: NodeSettings, shown: str) -> tuple[str, str | None]:
+        """By the authority as it is now: another may have come since the deployment began. Raises HostError."""
+        authorities = authorities_of(self._paths, self._settings, makes=True)
+        assert authorities is not None
+        return authorities.trusted, renewed(authorities, node, shown)[1] or None
 
     def _wanted(self, node: NodeSettings, tls: Terminates | None = None) -> BaseWanted:
         deploy = self._settings.deploy

@@ -20,6 +20,7 @@ import click
 from orchestrator.app import audit, settings_in_use
 from orchestrator.app.operating import drain, node_of, restart
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.rotating import begin
 from orchestrator.app.visits import BRINGS_NONE, Visits, visits
 from orchestrator.cli.output import console, literal
 from orchestrator.core.errors import HostError, SettingsError
@@ -49,6 +50,19 @@ def run_restart(state: Path, name: str) -> int:
     asyncio.run(restart(paths, name))
     audit.record(paths.audit, getpass.getuser(), "command", "restart", name)
     console.print(f"{literal(name)} was started anew and serves")
+    return 0
+
+
+def run_renew_authority(state: Path) -> int:
+    """Have another authority take the place of the cluster's, and tell each step. Raises OrchestratorError."""
+    paths = StatePaths(state.absolute())
+
+    async def watch() -> None:
+        async for step in begin(paths):
+            console.print(step)
+
+    audit.record(paths.audit, getpass.getuser(), "command", "renew authority", "")
+    asyncio.run(watch())
     return 0
 
 

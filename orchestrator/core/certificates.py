@@ -42,7 +42,25 @@ class Certificate:
     @property
     def renewed_unix_s(self) -> float:
         """From then on another takes its place: a third of its life is left for whatever keeps that from happening."""
-        return self.since_unix_s + RENEWED_AT * (self.until_unix_s - self.since_unix_s)
+        return renewed_at(self.since_unix_s, self.until_unix_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a host or a machine has: whose key signed what it shows, and which authorities it trusts."""
+
+    signed_by: str
+    trusts: frozenset[str]
+
+    @property
+    def words(self) -> str:
+        """The same for the same."""
+        return " ".join((self.signed_by, *sorted(self.trusts)))
+
+
+def renewed_at(since_unix_s: int, until_unix_s: int) -> float:
+    """When two thirds of a time are over."""
+    return since_unix_s + RENEWED_AT * (until_unix_s - since_unix_s)
 
 
 def life_at(now_unix_s: int) -> tuple[int, int]:

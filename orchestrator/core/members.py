@@ -20,7 +20,8 @@ FORGOTTEN_AFTER_S: Final = 60.0
 class Member:
     """One place. `name`: for people; `is_bound`: its instances are processes of its own machine.
 
-    `works_by`: a digest of what its settings say of the fleet; `problem`: why its controller would not lead.
+    `works_by`: a digest of what its settings say of the fleet; `problem`: why its controller would not lead;
+    `papers`: whose its certificate is and whom it trusts behind TLS, as its controller says ('' none).
     """
 
     place: str
@@ -29,6 +30,7 @@ class Member:
     is_bound: bool = False
     works_by: str = ""
     problem: str = ""
+    papers: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,13 +32,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TlsWanted:
-    """The certificates of what ends TLS before instances: in PEM whom it trusts, and what the host shows.
+    """The certificates of what ends TLS before instances.
 
-    `renewed`: from the certificate that the host shows, '' none, to another with its key; None: that one stays.
+    `papers`: from the certificate that the host shows, '' none, to whom it is to trust, as it is at that moment, and
+    to another certificate with its key; None: that one stays.
     """
 
-    authority: str
-    renewed: Callable[[str], str | None]
+    papers: Callable[[str], tuple[str, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +269,8 @@ async def _tls(host: SshHost, wanted: TlsWanted | None) -> tuple[Step, ...]:
     """What is wanted of it, by what the host has. Nothing is changed."""
     if wanted is None:
         return ()
-    shown = await shown_certificate(host)
-    return (Step("tls", "have tls", {"authority": wanted.authority, "host": wanted.renewed(shown)}),)
+    authority, renewed = wanted.papers(await shown_certificate(host))
+    return (Step("tls", "have tls", {"authority": authority, "host": renewed}),)
 
 
 async def _bring(

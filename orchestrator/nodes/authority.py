@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from orchestrator.core.certificates import Certificate, life_at
+from orchestrator.core.certificates import Certificate, Held, life_at, renewed_at
 
 YEARS: Final = 20
 _NAME: Final = "ollamactl cluster"
@@ -66,10 +66,20 @@ class Authority:
         several = list(dict.fromkeys(names))
         return self._signed(several[0], several, ExtendedKeyUsageOID.SERVER_AUTH, now_unix_s)
 
-    def for_client(self, name: str, now_unix_s: int) -> str:
-        """Key and certificate of a machine that asks hosts, and after it the authority's, which it checks them by."""
+    @property
+    def pem(self) -> str:
+        """As `made` gave it."""
+        return (_pem_of(self._key) + self._certificate.public_bytes(Encoding.PEM)).decode()
+
+    @property
+    def renewed_unix_s(self) -> float:
+        """From then on another takes its place."""
+        return renewed_at(int(self._certificate.not_valid_before_utc.timestamp()), self.until_unix_s)
+
+    def for_client(self, name: str, now_unix_s: int, trusted: str = "") -> str:
+        """Key and certificate of a machine that asks hosts, and behind it whose certificates it trusts: this one's."""
         own = self._signed(name, [name], ExtendedKeyUsageOID.CLIENT_AUTH, now_unix_s)
-        return own + self.certificate
+        return own + (trusted or self.certificate)
 
     def _signed(self, name: str, names: list[str], use: x509.ObjectIdentifier, now_unix_s: int) -> str:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -100,6 +110,16 @@ def read_certificate(pem: str) -> Certificate | None:
     since, until = read.not_valid_before_utc, read.not_valid_after_utc
     authority = signed_by.hex() if signed_by is not None else ""
     return Certificate(authority, frozenset(names), int(since.timestamp()), int(until.timestamp()))
+
+
+def held_in(pem: str) -> Held | None:
+    """Who signed the first certificate in a text, and which authorities are behind it; None: there are none."""
+    try:
+        own, *others = x509.load_pem_x509_certificates(pem.encode())
+        signed_by = own.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        return Held((signed_by or b"").hex(), frozenset(map(_key_id, others)))
+    except (ValueError, x509.ExtensionNotFound):
+        return None
 
 
 def ends_in(pem: bytes) -> tuple[int, ...]:

@@ -88,15 +88,20 @@ async def seen_as(host: SshHost) -> str:
 
 
 async def shown_certificate(host: SshHost) -> str:
-    """What the host shows to who asks its instances over TLS, in PEM; '' nothing. Raises SshError."""
+    """What the host shows to who asks its instances over TLS, and behind it whom it trusts, in PEM; '' nothing.
+
+    Raises SshError.
+    """
     async with aclosing(run(host, (Step("tls", "look tls"),), is_dry=True)) as saying:
         (shown,) = [str(each.more["certificate"]) async for each in saying]
     return shown
 
 
-async def renew_certificate(host: SshHost, owner: Owner, pem: str) -> None:
-    """Have the host show another, `pem` with its key, where it shows one. Raises SshError."""
-    async with aclosing(run(host, (held(owner), Step("tls", "renew tls", {"host": pem})))) as saying:
+async def renew_certificate(host: SshHost, owner: Owner, trusted: str, pem: str | None) -> None:
+    """Have the host trust these, and show another, `pem` with its key, None the one it shows. Nothing where it shows
+    none. Raises SshError."""
+    asked = {"authority": trusted, "host": pem}
+    async with aclosing(run(host, (held(owner), Step("tls", "renew tls", asked)))) as saying:
         async for _ in saying:
             pass
 

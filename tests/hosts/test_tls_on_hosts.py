@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.app import deployments, settings_in_use
-from orchestrator.app.authority import authority_of, names_of
+from orchestrator.app.authority import authorities_of, names_of
 from orchestrator.core.certificates import LIFE_DAYS
 from orchestrator.fleet.inventory import address_of
-from orchestrator.nodes.authority import read_certificate
+from orchestrator.nodes.authority import held_in, read_certificate
 from orchestrator.nodes.hoststeps import Owner, renew_certificate
 from orchestrator.nodes.ssh import connected
 from orchestrator.settings import NodeSettings, load
@@ -109,11 +109,12 @@ def test_certificates_are_renewed_while_answers_run_on_and_an_instance_is_back_a
     instances = deployed(operator, tls=True)
     before = {each["node"]: shown_by(each) for each in instances}
     settings = load(operator.folder / "cluster.yaml")
-    authority = authority_of(operator.paths, settings)
-    assert authority is not None
+    authorities = authorities_of(operator.paths, settings)
+    assert authorities is not None
+    authority = authorities.signs
     old = int(time.time()) - LIFE_DAYS * 86_400 * 3 // 4
     for node in settings.hosts:
-        asyncio.run(shows(operator, node, authority.for_host(names_of(node), old)))
+        asyncio.run(shows(operator, node, authority.certificate, authority.for_host(names_of(node), old)))
     operator.until(lambda: all(shows_another(each, before[each["node"]]) for each in instances), "hosts show the aged")
     aged = {each["node"]: shown_by(each) for each in instances}
     operator.paths.client_certificate.write_text(authority.for_client("old", old))
@@ -138,6 +139,31 @@ def test_certificates_are_renewed_while_answers_run_on_and_an_instance_is_back_a
     assert operator.asks(SMALL) == 200
 
 
+def test_another_authority_takes_its_place_without_a_failed_call_and_the_old_one_opens_nothing(
+    operator: Operator,
+) -> None:
+    instances = deployed(operator, tls=True)
+    addresses = [(each["host"], each["port"]) for each in instances]
+    old, taken = trusting(operator), operator.folder / "taken.pem"
+    taken.write_bytes(operator.paths.client_certificate.read_bytes())
+    before = asked_with(operator, shows=False)
+    before.load_cert_chain(taken)
+    assert all(b"200 OK" in answer(each, before) for each in addresses)
+    with operator.load(SMALL) as answered:
+        said = operator("nodes", "renew-authority")
+        assert operator.asks(SMALL) == 200
+    assert "the only one that is trusted" in said
+    assert len(answered) > 10
+    assert set(answered) == {200}
+    assert trusting(operator) != old
+    for each in addresses:
+        assert answer(each, before) == b"", "who has a certificate of the old one gets nothing"
+        assert b"200 OK" in answer(each, asked_with(operator, shows=True))
+    trusted = operator.net.machines["gpu-1"].run("cat", "/etc/ollamactl/tls/authority.pem")
+    assert trusted.count("BEGIN CERTIFICATE") == 1
+    assert "nothing to do: 2 as they are" in operator("deploy", "--yes")
+
+
 def test_it_is_turned_off_again_and_goes_with_the_base(operator: Operator) -> None:
     deployed(operator, tls=True)
     instances = deployed(operator, tls=False)
@@ -147,6 +173,13 @@ def test_it_is_turned_off_again_and_goes_with_the_base(operator: Operator) -> No
     for machine in operator.net.machines.values():
         assert machine.run("sh", "-c", "ls -d /etc/systemd/system/ollama* /etc/ollamactl/tls; true") == ""
         assert "ollamactl-tls" not in machine.run("cat", "/etc/passwd")
+
+
+def trusting(operator: Operator) -> frozenset[str]:
+    """Whose certificates this machine trusts."""
+    held = held_in(operator.paths.client_certificate.read_text())
+    assert held is not None
+    return held.trusts
 
 
 def shown_by(instance: dict[str, Any]) -> str:
@@ -169,7 +202,7 @@ def ends(operator: Operator) -> dict[str, float]:
     return {each.partition('whose="')[2].partition('"')[0]: float(each.rpartition(" ")[2]) for each in told}
 
 
-async def shows(operator: Operator, node: NodeSettings, pem: str) -> None:
+async def shows(operator: Operator, node: NodeSettings, trusted: str, pem: str) -> None:
     """Have a host show this from now on, as the controller would."""
     current = deployments.current(operator.paths)
     assert current is not None
@@ -177,4 +210,4 @@ async def shows(operator: Operator, node: NodeSettings, pem: str) -> None:
         update={"address": operator.net.machines[node.name].address}
     )  # its name is known there alone
     async with connected(address_of(here), operator.keys) as host:
-        await renew_certificate(host, Owner(settings_in_use.owner(operator.paths), current.number), pem)
+        await renew_certificate(host, Owner(settings_in_use.owner(operator.paths), current.number), trusted, pem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import time
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.certificates import life_at
-from orchestrator.nodes.authority import Authority, read_certificate
+from orchestrator.nodes.authorities import Authorities
+from orchestrator.nodes.authority import Authority, held_in, read_certificate
 from orchestrator.nodes.tls import Contexts, Papers
 
 NOW = int(time.time())
@@ -107,3 +109,50 @@ def test_servers_of_others_are_asked_with_their_own_papers(authority: Authority,
     contexts = Contexts(None, lambda: {("gpu-1", 443): Papers(ca=str(trusted))})
     assert len(contexts.of("gpu-1", 443).get_ca_certs()) == 1
     assert contexts.of("gpu-2", 443) is not contexts.of("gpu-1", 443)
+
+
+# --- another one in its place -----------------------------------------------------------------------------------------
+
+
+def steps() -> list[Authorities]:
+    """One alone, both with the old one signing, both with the new one, the new one alone, and that is over."""
+    first = Authorities.made(NOW)
+    begun = first.begun(NOW)
+    return [first, begun, begun.followed(), begun.followed().followed(), begun.followed().followed().followed()]
+
+
+def test_it_is_kept_and_read_again_at_every_step_and_the_old_key_goes_with_the_second() -> None:
+    for each in steps():
+        read = Authorities.parse(each.pem)
+        assert (read.pem, read.held, read.trusted) == (each.pem, each.held, each.trusted)
+        assert (read.coming is None, read.going, read.is_left) == (each.coming is None, each.going, each.is_left)
+    assert [each.pem.count(b"PRIVATE KEY") // 2 for each in steps()] == [1, 2, 1, 1, 1]
+    assert [each.is_settled for each in steps()] == [True, False, False, False, True]
+    assert Authorities.parse(Authority.made(NOW)).is_settled, "as it was kept before there were steps"
+    with pytest.raises(ValueError, match="0 certificates"):
+        Authorities.parse(b"")
+
+
+def test_each_side_is_trusted_by_the_other_though_one_is_a_step_behind(tmp_path: Path) -> None:
+    every = steps()
+    for before, after in itertools.pairwise(every):
+        for ours, theirs in ((before, after), (after, before), (after, after)):
+            server = shows(theirs.signs.for_host(["gpu-1"], NOW), tmp_path)
+            server.load_verify_locations(cadata=theirs.trusted)
+            server.verify_mode = ssl.CERT_REQUIRED
+            assert handshake(own(ours.for_client("gw-1", NOW), tmp_path), server, "gpu-1") == ""
+    first, *_, last = every
+    assert "self-signed" in handshake(
+        own(first.for_client("gw-1", NOW), tmp_path),
+        shows(last.signs.for_host(["gpu-1"], NOW), tmp_path, last.signs),
+        "gpu-1",
+    )
+
+
+def test_what_one_has_is_told_by_its_certificate_and_those_that_it_trusts() -> None:
+    for each in steps():
+        assert held_in(each.for_client("gw-1", NOW)) == each.held
+        assert held_in(each.signs.for_host(["gpu-1"], NOW) + each.trusted) == each.held
+    every = steps()
+    assert len({each.held.words for each in every}) == 4, "the last step asks for nothing more"
+    assert held_in("") is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import trustme
 
 from orchestrator import telemetry
-from orchestrator.app.authority import authority_of, keep_client, papers_of
+from orchestrator.app.authority import authorities_of, keep_client, papers_of
 from orchestrator.app.lasting import EndGauges, of_files, of_servers
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.certificates import LIFE_DAYS, Lasting
@@ -35,7 +35,7 @@ def given(folder: Path, **papers: str) -> ClusterSettings:
 def test_the_clusters_own_are_read_where_there_is_an_authority(tmp_path: Path) -> None:
     paths, settings = StatePaths(tmp_path), ClusterSettings()
     assert of_files(paths, settings) == []
-    authority = authority_of(paths, settings, makes=True)
+    authority = authorities_of(paths, settings, makes=True)
     assert authority is not None
     keep_client(paths, authority)
     own, ours = of_files(paths, settings)

@@ -47,7 +47,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "firewall": {"text": None},
     "look tls": {},
     "have tls": {"authority": AUTHORITY.certificate, "host": HOST_PEM},
-    "renew tls": {"host": HOST_PEM},
+    "renew tls": {"authority": AUTHORITY.certificate, "host": HOST_PEM},
     "permit": {"place": "prod", "number": 3, "take_over": True},
     "stop": {},
     "drop kept": {},
@@ -114,7 +114,8 @@ def test_what_instances_are_started_with_may_be_set_on_a_restricted_host():
         ("receive", {"size": -1}, "size: "),
         ("claim", {"place": ["x"]}, "place: "),
         ("have tls", {"host": "[instance]\nexec = /bin/sh\n"}, "host: "),
-        ("renew tls", {"host": None}, "host: None is not"),
+        ("renew tls", {"host": "; exec"}, "host: '; exec' is not"),
+        ("renew tls", {"authority": None}, "authority: None is not"),
         ("system", {"root": "/tmp"}, "'root' is nothing that a restricted host is asked"),
     ],
 )

@@ -52,6 +52,18 @@ def nodes_add(
     sys.exit(run_add(state, config, Addition(name, host, user, key, fingerprint, yes)))
 
 
+@nodes.command("renew-authority")
+@STATE
+def nodes_renew_authority(state: Path) -> None:
+    """Have another authority sign what hosts and gateways show each other (`deploy.tls`), without an outage.
+
+    Waits until nobody trusts the one before it. Whoever ends it before leaves that to the controller.
+    """
+    from orchestrator.cli.operate import run_renew_authority
+
+    sys.exit(run_renew_authority(state))
+
+
 @nodes.command("restrict")
 @click.argument("name")
 @STATE

@@ -14,7 +14,7 @@ _RENEWS: Final = "it is renewed while a cluster runs that leads: `controller.log
 _FILE: Final = "put another into the file that `instances` names: it is read with the next connection"
 # By kind: how it is called, and what mends it.
 _KINDS: Final = {
-    "authority": ("the cluster's own authority", "remove authority.sealed from the state folder, `ollamactl deploy`"),
+    "authority": ("the cluster's own authority", "`ollamactl nodes renew-authority`, without an outage"),
     "host": ("the certificate that it shows to gateways", _RENEWS),
     "gateway": ("the certificate of this machine's gateways", _RENEWS),
     "server": ("the certificate that it shows", "have its owner renew it"),

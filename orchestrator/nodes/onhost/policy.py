@@ -52,7 +52,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "firewall": ("text",),
     "look tls": (),
     "have tls": ("authority", "host"),
-    "renew tls": ("host",),
+    "renew tls": ("authority", "host"),
     "permit": ("place", "number", "take_over"),
     "stop": (),
     "drop kept": (),
@@ -267,5 +267,5 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
 }
 _FORMS_OF: dict[tuple[str, str], Callable[[Any], bool]] = {
     ("have tls", "host"): _or_none(_is_pem),
-    ("renew tls", "host"): _is_pem,
+    ("renew tls", "host"): _or_none(_is_pem),
 }

@@ -26,9 +26,10 @@ COMMENT = "TLS before Ollama instances, made by ollamactl"
 
 
 def look(work: Work) -> Told:
-    """The certificate that is shown now, and whom it trusts; never the key."""
+    """The certificate that is shown now, and behind it whom it trusts; never the key."""
     host, begin = kept.text_of(work.at(HOST)) or "", "-----BEGIN CERTIFICATE-----"
-    work.more = {"certificate": begin + host.partition(begin)[2] if begin in host else ""}
+    trusted = kept.text_of(work.at(AUTHORITY)) or ""
+    work.more = {"certificate": begin + host.partition(begin)[2] + trusted if begin in host else ""}
     return False, "looked at"
 
 
@@ -57,14 +58,15 @@ def have(work: Work, authority: str, host: str | None) -> Told:
     return bool(made) or is_reloaded, ", ".join(made) if made else UNIT
 
 
-def renew(work: Work, host: str) -> Told:
-    """Another key and certificate where there were some; nothing where TLS was never deployed."""
+def renew(work: Work, authority: str, host: str | None) -> Told:
+    """Trust these, and another key and certificate, where there were some; nothing where TLS was never deployed."""
     if not work.at(HOST).exists():
         return False, "none"
-    is_changed = _have_private(work, HOST, host)
-    if is_changed:
+    texts = {AUTHORITY: authority, **({} if host is None else {HOST: host})}
+    written = [path for path, text in texts.items() if _have_private(work, path, text)]
+    if written:
         read_anew(work)
-    return is_changed, HOST
+    return bool(written), ", ".join(written) if written else HOST
 
 
 def read_anew(work: Work) -> None:

@@ -1,0 +1,130 @@
+"""Another authority in place of the cluster's: begun by an operator, or when two thirds of its time are over.
+
+The controller that leads takes each step, once every host and every machine has what the one before it asks for: so no
+call meets somebody who does not trust it. What is to be had lies in the state folder, and goes on with whoever leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final
+
+from orchestrator.app import settings_in_use
+from orchestrator.app.authority import authorities_of, put_authorities
+from orchestrator.app.deployments import deploying
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.running import holder_of, tell_controller
+from orchestrator.core.errors import HostError
+from orchestrator.fleet.fenced import Leading
+from orchestrator.nodes.authorities import Authorities
+from orchestrator.settings import ClusterSettings
+from orchestrator.store.members import Met
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 3600.0
+# While another authority takes its place: hosts are looked at again, those that could not be reached, too.
+ROTATING_EVERY_S: Final = 3.0
+# Between what a host was told and that each new connection goes by it; and for handshakes that are under way.
+SETTLES_S: Final = 2.5
+WATCH_EVERY_S: Final = 0.5
+
+
+class Rotating:
+    """Of one controller; asked while it leads. `met`: who works with the same Redis, itself included."""
+
+    def __init__(
+        self,
+        paths: StatePaths,
+        settings: Callable[[], ClusterSettings],
+        leading: Leading,
+        met: Callable[[], Awaitable[tuple[Met, ...]]],
+    ) -> None:
+        self._paths, self._settings, self._leading, self._met = paths, settings, leading, met
+        self._said = ""
+        self._whole: tuple[str, float] = "", 0.0  # what all have, and since when, by a clock of this process
+
+    async def go_on(self, authorities: Authorities, hosts: Sequence[str]) -> float:
+        """Take the next step where there is one and nobody is behind; `hosts`: which are. This machine is not.
+
+        Returns in how many seconds to look again. Raises StoreError, HostError.
+        """
+        if authorities.is_settled and time.time() < authorities.signs.renewed_unix_s:
+            return LOOK_EVERY_S
+        behind = [*hosts, *behind_in(await self._met(), authorities)]
+        if behind:
+            self._say(f"its authority is being replaced, and waits for {', '.join(behind)}")
+            self._whole = "", 0.0
+            return ROTATING_EVERY_S
+        if self._whole[0] != authorities.held.words:
+            self._whole = authorities.held.words, time.monotonic()
+        if (left_s := self._whole[1] + SETTLES_S - time.monotonic()) > 0:
+            return left_s
+        try:
+            step = await asyncio.to_thread(self._take_step, authorities)
+        except HostError as why:  # somebody deploys, by what he read before
+            self._say(str(why))
+            return ROTATING_EVERY_S
+        self._say(step)
+        return 0.0
+
+    def _take_step(self, before: Authorities) -> str:
+        with deploying(self._paths):
+            found = authorities_of(self._paths, self._settings())
+            if found is None or found.pem != before.pem:
+                return "its authority was changed meanwhile"
+            self._leading.check()
+            after = before.begun(int(time.time())) if before.is_settled else before.followed()
+            put_authorities(self._paths, self._settings(), after)
+        return in_words(after)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            log.info("%s", text)
+        self._said = text
+
+
+def in_words(authorities: Authorities) -> str:
+    """How far it is."""
+    if authorities.coming is not None:
+        return "another authority is made known to hosts and gateways; the one before it still signs"
+    if authorities.going:
+        return "the new authority signs: hosts and gateways get its certificates, and still trust the one before it"
+    if authorities.is_left:
+        return "the new authority is alone: hosts and gateways stop trusting the one before it"
+    return "the new authority is the only one that is trusted"
+
+
+def behind_in(met: Sequence[Met], authorities: Authorities) -> list[str]:
+    """Machines that have not yet what they are to have, or whose controller is silent while their gateways are not."""
+    has = {each.member.place: each.member.papers for each in met if each.kind == "controller"}
+    names = {each.member.place: each.member.name for each in met}
+    return sorted(names[place] for place in names if has.get(place) != authorities.held.words)
+
+
+async def begin(paths: StatePaths) -> AsyncIterator[str]:
+    """Have another authority take the place of the cluster's, or go on watching that; each step as it is taken.
+
+    Raises HostError where there is none, or somebody deploys.
+    """
+    holder_of(paths)  # somebody is there to do it
+    settings = settings_in_use.read(paths)
+    if not settings.deploy.tls or (now := authorities_of(paths, settings)) is None:
+        raise HostError("there is no authority: `deploy.tls: true` and the next `ollamactl deploy` make one")
+    if now.is_settled:
+        with deploying(paths):
+            now = now.begun(int(time.time()))
+            put_authorities(paths, settings, now)
+        await tell_controller(paths)
+    while True:
+        yield in_words(now)
+        if now.is_settled:
+            return
+        before = now.pem
+        while now.pem == before:
+            await asyncio.sleep(WATCH_EVERY_S)  # a file is looked at: whoever leads may be on another machine
+            found = await asyncio.to_thread(authorities_of, paths, settings)
+            now = now if found is None else found

@@ -1,0 +1,117 @@
+"""Another authority in place of the cluster's: a step is taken once every host and every machine is ready for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.app import rotating
+from orchestrator.app.authority import authorities_of, put_authorities
+from orchestrator.app.deployments import deploying
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.rotating import LOOK_EVERY_S, Rotating, behind_in
+from orchestrator.core.members import Member
+from orchestrator.nodes.authorities import Authorities
+from orchestrator.nodes.authority import YEARS
+from orchestrator.settings import ClusterSettings
+from orchestrator.store.members import Kind, Met
+
+SETTINGS = ClusterSettings()
+YEAR_S = 366 * 86_400
+
+
+class Leads:
+    term = 1
+
+    def check(self) -> None:
+        pass
+
+
+class Place:
+    """A state folder whose controller leads, and who else is there."""
+
+    def __init__(self, folder: Path, made_unix_s: int) -> None:
+        self.paths = StatePaths(folder)
+        self.met: tuple[Met, ...] = ()
+        self.rotating = Rotating(self.paths, lambda: SETTINGS, Leads(), self.heard)
+        put_authorities(self.paths, SETTINGS, Authorities.made(made_unix_s))
+
+    async def heard(self) -> tuple[Met, ...]:
+        return self.met
+
+    @property
+    def authorities(self) -> Authorities:
+        found = authorities_of(self.paths, SETTINGS)
+        assert found is not None
+        return found
+
+    async def goes_on(self, *behind: str) -> bool:
+        """Whether a step was taken."""
+        before = self.authorities.pem
+        await self.rotating.go_on(self.authorities, behind)
+        return self.authorities.pem != before
+
+
+def met(kind: Kind, place: str, papers: str = "") -> Met:
+    return Met(kind, Member(place, f"{place}:/state", 2, papers=papers), 0.5)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(rotating, "SETTLES_S", 0.0)
+    return Place(tmp_path, int(time.time()))
+
+
+async def test_each_step_waits_for_every_host_and_every_machine(place: Place) -> None:
+    old = place.authorities.signs.id
+    assert await place.rotating.go_on(place.authorities, []) == LOOK_EVERY_S, "there is nothing to do"
+    put_authorities(place.paths, SETTINGS, place.authorities.begun(int(time.time())))
+    for step in range(3):
+        now = place.authorities.held.words
+        assert not await place.goes_on("gpu-1")
+        place.met = (met("gateways", "two"), met("controller", "two", "something before"))
+        assert not await place.goes_on()
+        place.met = (met("gateways", "two"), met("controller", "two", now), met("gateways", "three"))
+        assert not await place.goes_on(), "gateways whose controller says nothing"
+        place.met = place.met[:2]
+        assert await place.goes_on()
+        assert place.authorities.is_settled == (step == 2)
+    assert place.authorities.signs.id != old
+    assert place.authorities.held.trusts == {place.authorities.signs.id}
+
+
+async def test_what_all_have_is_gone_by_for_a_while_before_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotating, "SETTLES_S", 60.0)
+    place = Place(tmp_path, int(time.time()))
+    put_authorities(place.paths, SETTINGS, place.authorities.begun(int(time.time())))
+    assert not await place.goes_on()
+    monkeypatch.setattr(rotating, "SETTLES_S", 0.0)
+    assert await place.goes_on()
+
+
+async def test_nothing_is_changed_under_a_deployment(place: Place) -> None:
+    put_authorities(place.paths, SETTINGS, place.authorities.begun(int(time.time())))
+    with deploying(place.paths):
+        assert not await place.goes_on()
+    assert await place.goes_on()
+
+
+@pytest.mark.parametrize(("years", "begins"), [(YEARS * 2 / 3 - 0.1, False), (YEARS * 2 / 3 + 0.1, True)])
+async def test_it_begins_by_itself_when_two_thirds_of_its_time_are_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: float, begins: bool
+) -> None:
+    monkeypatch.setattr(rotating, "SETTLES_S", 0.0)
+    place = Place(tmp_path, int(time.time() - years * YEAR_S))
+    assert await place.goes_on() == begins
+    assert (place.authorities.coming is not None) == begins
+
+
+def test_machines_of_before_there_were_steps_are_waited_for() -> None:
+    every: Any = Authorities.made(int(time.time()))
+    old, new = met("controller", "one"), met("controller", "two", every.held.words)
+    assert behind_in((old, new, met("gateways", "two")), every) == ["one:/state"]
