@@ -15,6 +15,7 @@ from typing import Final
 from orchestrator import telemetry
 from orchestrator.app.authority import authorities_of, papers_of
 from orchestrator.app.paths import StatePaths
+from orchestrator.core.address import address_text
 from orchestrator.core.certificates import Lasting
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.authority import ends_in
@@ -28,7 +29,7 @@ def of_files(paths: StatePaths, settings: ClusterSettings) -> list[Lasting]:
     """Of the files on this machine: the cluster's own, and those that the settings name for servers of others."""
     found = [*_own(paths, settings)]
     for address, papers in papers_of(settings).items():
-        found += [_of_file(_NAMED[name], in_words(address), file) for name in _NAMED if (file := getattr(papers, name))]
+        found += [_of_file(_NAMED[name], address_text(*address), file) for name in _NAMED if (file := getattr(papers, name))]
     return found
 
 
@@ -36,19 +37,13 @@ async def of_servers(contexts: Contexts, asked: Iterable[tuple[str, str, Address
     """What those show that are asked, by kind, name that the certificate should have, and address."""
 
     async def look(kind: str, named: str, address: Address) -> Lasting:
-        whose = named if kind == "host" else in_words(address)
+        whose = named if kind == "host" else address_text(*address)
         try:
             return Lasting(kind, whose, ends_in((await contexts.shown(*address, named)).encode())[0])
         except (OSError, ValueError) as why:
             return Lasting(kind, whose, None, str(why) or type(why).__name__)
 
     return list(await asyncio.gather(*(look(*each) for each in asked)))
-
-
-def in_words(address: Address) -> str:
-    """Whose it is, where a server is known by its address alone."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _own(paths: StatePaths, settings: ClusterSettings) -> Iterable[Lasting]:
