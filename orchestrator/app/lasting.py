@@ -29,7 +29,8 @@ def of_files(paths: StatePaths, settings: ClusterSettings) -> list[Lasting]:
     """Of the files on this machine: the cluster's own, and those that the settings name for servers of others."""
     found = [*_own(paths, settings)]
     for address, papers in papers_of(settings).items():
-        found += [_of_file(_NAMED[name], address_text(*address), file) for name in _NAMED if (file := getattr(papers, name))]
+        whose = address_text(*address)
+        found += [_of_file(kind, whose, file) for name, kind in _NAMED.items() if (file := getattr(papers, name))]
     return found
 
 
