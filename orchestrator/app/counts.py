@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from orchestrator.core.limits import NANO
 from orchestrator.core.target import Budget
 from orchestrator.gateway.budget_words import standings, told_of
 from orchestrator.store import routed, usage
+from orchestrator.store.callers import seen
 from orchestrator.store.cluster import progress
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import PoolLoad, in_flight
@@ -34,7 +36,8 @@ async def read_counts(connection: Connection, budgets: Mapping[str, Budget] = _U
         routes = _routes(await routed.read(connection, day), await routed.drifts(connection))
         replayed = await routed.replayed(connection)
         lines = await progress(connection)
-        limits = await standings(connection, budgets)
+        limited = {**budgets, **await seen(connection, time.time_ns() // 1_000_000), **budgets}
+        limits = await standings(connection, limited)
         together = await machines(connection)
     except StoreError as why:
         telemetry.STORE_ERRORS.inc()
@@ -47,7 +50,7 @@ async def read_counts(connection: Connection, budgets: Mapping[str, Budget] = _U
         "progress": list(lines.values()),
         "routed": routes,
         "replayed": replayed,
-        "limits": told_of(budgets, limits),
+        "limits": told_of(limited, limits),
         "machines": together,
     }
 

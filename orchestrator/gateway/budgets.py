@@ -28,7 +28,7 @@ from orchestrator.gateway.budget_claims import claims_of, key_scope, quota_scope
 from orchestrator.gateway.budget_share import BudgetShare, now_ms
 from orchestrator.gateway.budget_words import allowed, header_fields, set_gauges, standings
 from orchestrator.gateway.live import Live, Route, Tier
-from orchestrator.store import budgets
+from orchestrator.store import budgets, callers
 from orchestrator.store.budgets import Claim, Claimed, Ended
 from orchestrator.store.connection import Connection
 
@@ -247,6 +247,7 @@ class Budgets:
         """See what all gateways together have used, and say it as gauges. Raises StoreError."""
         named, since_ms = self._live.rules.budgets, now_ms() - LOOKED_AT_S * 1000
         self._others = {scope: told for scope, told in self._others.items() if told[1] > since_ms}
+        await callers.note(self._connection, self._others)
         if scopes := {**named, **{scope: budget for scope, (budget, _) in self._others.items()}}:
             for scope, standing in (await standings(self._connection, scopes)).items():
                 self._share.saw(scope, standing.used)

@@ -21,6 +21,7 @@ CHORES = "olm:{cluster}:chores"
 CHORES_CHANNEL = "olm:chores"
 
 MEMBERS = "olm:{cluster}:members"  # hash: who shares this Redis, see lua/meet.lua
+CALLERS = "olm:{cluster}:callers"  # sorted set: callers by token and what they may use, by when they asked last
 RETURNED = "olm:{cluster}:returned"  # hash: gateways that have told this Redis all that they use, see lua/meet.lua
 KEPT = "olm:{cluster}:kept"  # hash: files that each machine is to have, see lua/keep.lua
 

@@ -17,12 +17,14 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 from playwright.async_api import Page, async_playwright, expect
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.mirroring import sessions_key
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import issuer_of
+from orchestrator.cli.main import main
 from orchestrator.gateway.grants import shape_of
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.sealing import Seal
@@ -78,6 +80,12 @@ class World:
         return httpx.AsyncClient(follow_redirects=False, timeout=30)
 
 
+def limits_shown(world: World) -> str:
+    """What `ollamactl limits` prints."""
+    argv = ["limits", "--endpoint", world.url, "--state", str(world.paths.root)]
+    return CliRunner().invoke(main, argv, env={"OLLAMACTL_KEY": settings_in_use.asking_key(world.paths)}).output
+
+
 def told(issuer: str, page: str) -> ClusterSettings:
     grants: dict[str, Any] = {
         "admins": {"when": {"groups": "gpu-admins"}, "admin": True},
@@ -126,6 +134,10 @@ async def test_an_issuers_token_is_answered_in_every_dialect_and_counted_as_its_
         while int((await world.ask(token)).headers["X-RateLimit-Remaining-Requests"]) > 1000 - len(PATHS):
             await asyncio.sleep(0.1)
     own = {"Authorization": f"Bearer {settings_in_use.asking_key(world.paths)}"}
+    async with asyncio.timeout(30):  # and who asked is told every few seconds
+        while "company/robot" not in (shown := await asyncio.to_thread(limits_shown, world)):
+            await asyncio.sleep(0.1)
+    assert re.search(r"key:company/robot +requests a minute +[1-9]\d* / 1,000", shown)
     async with asyncio.timeout(30):
         while not (calls := (await get(world.url, "/status/calls?caller=company/robot", headers=own)).json()["calls"]):
             await asyncio.sleep(0.1)
@@ -390,7 +402,7 @@ async def test_somebody_logs_in_to_the_page_in_a_browser_and_out_again(world, ch
             await page.goto(f"{world.url}/status")
             await page.get_by_role("link", name="Log in with company").click()
             await _fill(page, "alice")
-            await expect(page.get_by_text("company/alice")).to_be_visible()
+            await expect(page.get_by_text("company/alice", exact=True)).to_be_visible()
             await expect(page.get_by_role("heading", name="Queues")).to_be_visible()
             assert page.url == f"{world.url}/status"
             assert await page.evaluate("document.cookie") == ""
