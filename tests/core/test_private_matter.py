@@ -45,6 +45,8 @@ def test_one_wrong_digit_and_the_number_is_nobodys(text: str, private: str) -> N
         "4111\u20111111\u20131111\u22121111",
         "４１１１ １１１１ １１１１ １１１１",
         "٤١١١ ١١١١ ١١١١ ١١١١",
+        "4111 - 1111 - 1111 - 1111",
+        "4111 – 1111 – 1111 – 1111",
     ],
 )
 def test_digits_blanks_and_dashes_of_other_alphabets_hide_nothing(written: str) -> None:
@@ -61,6 +63,24 @@ def test_what_is_found_is_the_private_matter_and_not_what_stands_around_it() -> 
     text = "Ali (ali@example.com, 0532 123 45 67) parolam: Kedi2024! dedi."
     told = [(each.kind, text[each.start : each.end]) for each in find(text)]
     assert told == [(Kind.EMAIL, "ali@example.com"), (Kind.PHONE, "0532 123 45 67"), (Kind.SECRET, "Kedi2024!")]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("curl -H 'Authorization: Bearer s3kAb8dZqTn41xKw' https://x", "s3kAb8dZqTn41xKw"),
+        ("authorization: bearer s3kA.b8dZ-qTn4_1xKw==", "s3kA.b8dZ-qTn4_1xKw=="),
+        ("Authorization: Basic YWxpOmdpemxp", "YWxpOmdpemxp"),
+    ],
+)
+def test_what_a_request_is_let_in_by_is_a_secret(text: str, secret: str) -> None:
+    (found,) = find(text)
+    assert (found.kind, text[found.start : found.end]) == (Kind.SECRET, secret)
+
+
+@pytest.mark.parametrize("text", ["Use bearer authentication-schemes here", "a bearer of 12 letters", "Basic English"])
+def test_who_bears_something_else_has_no_secret(text: str) -> None:
+    assert not find(text)
 
 
 def test_the_strictest_class_wins_and_a_kind_without_one_stays_in_the_house() -> None:

@@ -13,9 +13,11 @@ from orchestrator.core.privacy.words import fold
 
 # Beginnings of words, without marks as a keyboard without Turkish letters has them; endings follow.
 _TURKISH = """
-    alerjim alerjisi alkol_tedavi alzheimer ameliyat_ol ameliyat_oldu anemi anjiyo ankilozan antibiyotik
+    alerjim alerjisi alkol_bagimli alkol_tedavi alkolig alzheimer ameliyat_ol ameliyat_oldu anemi anjiyo ankilozan
+    anoreksi antibiyotik
     antidepresan astim bagimlilik_tedavi bel_fitig bel_soguklug bipolar bobrek_nakl bobrek_tas bobrek_yetmezlig
-    boyun_fitig bronsit bulimi bunama cinsel_yolla crohn damar_tikan demans depresyon diyabet diyaliz down_sendrom
+    boyun_fitig bronsit bulimi bunama cinsel_yolla covid_poziti crohn damar_tikan demans depresyon diyabet diyaliz
+    down_sendrom
     dusuk_yapt egzama emar_sonu emg_sonu enfarktus engelli_rapor epikriz epilepsi ereksiyon felc_gecir fibromiyalji
     frengi gastrit gebelik_test gebeyim goz_tansiyon guatr hamileligim hamileyim hastalik_rapor hastaneye_yat
     hemodiyaliz hemofili hemoroid hepatit hipertansiyon hipertiroid hipotiroid hiv_pozitif huntington idrar_kacir

@@ -21,6 +21,8 @@ _ISSUED = re.compile(
     | SG\.[\w-]{16,}\.[\w-]{16,}                                # SendGrid
     | eyJ[\w-]{10,512}+\.eyJ[\w-]{10,}\.[\w-]{5,}              # a JSON web token
     | AGE-SECRET-KEY-1[A-Z0-9]{50,}
+    | (?<=[Bb]earer\ )(?=\S{0,64}\d)[\w.~+/-]{16,}=*            # what an HTTP request is let in by
+    | (?<=uthorization:\ Basic\ )[A-Za-z0-9+/]{8,}=*
     )"""
     r"|-----BEGIN\ [A-Z ]{0,30}PRIVATE\ KEY(?:\ BLOCK)?-----(?:[^-]{1,8192}-----END[^-]{1,40}-----)?"
     r"|(?<![A-Za-z0-9+.-])[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{1,64}:[^\s/@]{3,128}@(?=[\w.\[])",
