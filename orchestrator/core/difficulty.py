@@ -157,7 +157,9 @@ def look(text: str) -> Seen:
 
 def _harder(own: list[_Part], seen: Seen, before: Seen) -> tuple[list[_Part], Seen]:
     earlier = _of_question(before, shipped())
-    if sum(part.points for part in earlier) <= sum(part.points for part in own):
+    harder = sum(part.points for part in earlier) - sum(part.points for part in own)
+    # Of two that are as hard the one that is known tells more: "now make it generic" is as much code as what it is of.
+    if harder < 0 or (not harder and not any(part.is_guess for part in own)):
         return own, seen
     return [_Part(f"follows on: {part.why}", part.points, part.is_task) for part in earlier], before
 

@@ -37,9 +37,12 @@ class Cue(StrEnum):
 
 _CUES: Final[Mapping[Cue, str]] = {
     Cue.SMALL_TALK: """
-        hi, hello, hey, thanks, thank you, good morning, good evening, good night, how are you, bye, goodbye, ok, okay,
-        selam, selamlar, merhaba*, gunaydin, iyi gunler, iyi aksamlar, iyi geceler, nasilsin*, naber, ne haber,
-        tesekkur*, sagol, sag ol, hosca kal, gorusuruz, tamam, peki, eyvallah, kolay gelsin""",
+        hi, hello, hey, thanks, thank you, good morning, good evening, good night, how are you, bye, goodbye, ok,
+        okay, selam, selamlar, merhaba*, gunaydin, iyi gunler, iyi aksamlar, iyi geceler, nasilsin*, naber, ne haber,
+        tesekkur*, sagol, sag ol, hosca kal, gorusuruz, tamam, peki, eyvallah, kolay gelsin, good afternoon, see you,
+        how s it going, how is it going, hows it going, nice to meet you, cheers, thx, lol, haha*, i m bored, slm,
+        nasil gidiyor, iyi misin*, ne yapiyorsun*, napiyorsun*, hayirli sabahlar, selamun aleykum, canim sikildi,
+        canim sikiliyor""",
     Cue.ASKS: """
         what, who, whom, whose, when, where, which, can, could, is, are, was, were, do, does, did, will, would, should,
         tell me, ne, neler*, neyi, kim, kimdir, kimin, hangi*, nerede*, nereye, nasil, mi, mu, misin*, musun*, midir,
@@ -63,8 +66,18 @@ _CUES: Final[Mapping[Cue, str]] = {
         refactor*, stack trace, traceback, unit test, unit tests, this code, the code, code that, code to, some code,
         code for, source code, c code, java code, rust code, a function that, a function to, write a function,
         write a class, write a script, write a query, write a program, programming, kubernetes, dockerfile, github,
-        kod yaz*, kodu, kodla*, kodunu, kodlar*, fonksiyon yaz*, fonksiyonu, bir fonksiyon, algoritma*, yazilim*,
-        programla*, program yaz*, betik*, derleyici*, sorgusu, veritaban*, hata ayikla*""",
+        in rust, in java, in swift, in scala, in haskell, in php, in ruby, in perl, in lua, in matlab, in assembly,
+        rust program*, java program*, c program*, go program*, swift program*, php script*, implement a, implement an,
+        quicksort*, mergesort*, merge sort, bubble sort, heap sort, linked list*, binary tree*, binary search,
+        red black tree*, hash table*, hash map*, recursive function*, rust ile, java ile, c ile, php ile, swift ile,
+        error handling, exception handling, for loop, while loop, segmentation fault, endpoint*, react component*,
+        react app, react hook*, in react, angular, go function*, async await, callback*, node js, nodejs, django,
+        flask, fastapi, spring boot, docker*, git merge, git rebase, git commit, git push, reverse a string,
+        parse a string, kodum, kodumda, kodumu, koddaki, bu fonksiyon, for dongusu, while dongusu, birim test*,
+        ruby ile, c dilinde, java dilinde, rust dilinde, go dilinde, bagli liste*, ikili agac*, ikili arama, kod yaz*,
+        bu kodu, su kodu, kodu yaz*, kodu acikla*, kodu duzelt*, kaynak kodu, python kodu, java kodu, kodla*, kodunu,
+        kodlar*, fonksiyon yaz*, fonksiyonu, bir fonksiyon, algoritma*, yazilim*, programla*, program yaz*, betik*,
+        derleyici*, sorgusu, veritaban*, hata ayikla*""",
     Cue.MATHS: """
         equation*, integral*, derivative*, matrix, matrices, probability, polynomial*, logarithm*, vector*, eigen*,
         calculus, algebra*, geometry, triangle, prime number, factorial, modulo, inequality, solve, calculate*,
@@ -76,20 +89,26 @@ _CUES: Final[Mapping[Cue, str]] = {
         kati, yarisi, ucte, dortte, yuzde, tane, tanesi, toplam*, kalan*, ortalama*, oran*, indirim*, fazla, eksik,
         kar eder, maliyet*, kac, kaci, ne kadar""",
     Cue.SUMMARY: """
-        summar*, tl dr, tldr, bullet points, key points, in short,
-        ozet*, maddele*, ana fikir, ana fikri, kisaca anlat""",
+        summar*, tl dr, tldr, bullet points, key points, main points, sum up, shorten*, in short, in a nutshell,
+        the gist of, condense*, a brief overview, kisalt, kisaltin, kisaltir, kisaltarak, ana noktalar*, ozet*,
+        maddele*, ana fikir, ana fikri, kisaca anlat""",
     Cue.EXTRACTION: """
-        extract*, keywords, list the, find all, pull out,
+        extract*, keywords, list the, find all, pull out, pull the, get all, out of this text, from this text,
+        from the text below, from this email, metindeki, metinden, metinde gecen, faturadaki, belgedeki,
         cikar, cikart, cikarin, cikartin, ayikla*, anahtar kelime*, listele*""",
     Cue.CLASSIFICATION: """
-        classif*, categor*, sentiment, tag the, label the, spam,
-        siniflandir*, kategori*, duygu analizi, etiketle*""",
+        classif*, categor*, sentiment, tag the, label the, spam, positive or negative, olumlu mu, olumsuz mu,
+        duygu analiz*, siniflandir*, kategori*, etiketle*""",
     Cue.TRANSLATION: """
-        translat*, cevir, cevirin, cevirir, ceviri*, cevirisi*, tercume*""",
+        translat*, cevir, cevirin, cevirir, ceviri*, cevirisi*, tercume*, how do you say, how do i say,
+        turkish word for, english word for, in english please, in turkish please, into english, into turkish,
+        into german, into french, into spanish, ingilizcesi*, turkcesi*, almancasi*, turkce ne demek,
+        ingilizce ne demek, turkce karsiligi, ingilizce karsiligi""",
     Cue.REWRITING: """
         rewrite, rephrase*, paraphras*, proofread*, convert*, yeniden yaz*, duzelt*, duzenle*, donustur*""",
     Cue.RAG: """
-        chunk*, embedding*, for retrieval, vector store, split this text, split the text, parcalara bol*, gomme vektor*,
+        chunk*, embedding*, for retrieval, for indexing, search queries, vector store, split this text,
+        split the text, split this document, parcalara bol*, parcalara ayir*, arama sorgular*, gomme vektor*,
         vektor veritaban*""",
     Cue.CREATIVE: """
         write, compose, draft, poem, story, essay, song, joke, slogan, letter, email, e mail, imagine, roleplay,

@@ -31,17 +31,18 @@ class Work(StrEnum):
 
 # Of several kinds in one question the first here is its name: the dearer, or the more exactly named.
 _NAMED: Final = (
+    (Cue.RAG, Work.RAG),  # before code, of which a vector database is, too
     (Cue.CODE, Work.CODE),
     (Cue.PROOF, Work.REASONING),
     (Cue.TRANSLATION, Work.TRANSLATION),
     (Cue.SUMMARY, Work.SUMMARY),
     (Cue.CLASSIFICATION, Work.CLASSIFICATION),
-    (Cue.RAG, Work.RAG),
     (Cue.EXTRACTION, Work.EXTRACTION),
     (Cue.REWRITING, Work.REWRITING),
     (Cue.MATHS, Work.REASONING),
     (Cue.CREATIVE, Work.CREATIVE),
     (Cue.REASONS, Work.REASONING),
+    (Cue.STRUCTURED, Work.EXTRACTION),  # what is told, in a form that programs read
 )
 TEXT_WORK: Final = (Cue.SUMMARY, Cue.EXTRACTION, Cue.CLASSIFICATION, Cue.TRANSLATION, Cue.REWRITING, Cue.RAG)
 
