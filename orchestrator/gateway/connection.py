@@ -333,6 +333,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, request: Request) -> None:
         request.drop()
+        self._opened.used(self)
         self._task = self._asked = self.stream = None
         self.until_s, self.is_overdue, self._unread_size = math.inf, False, 0
         self._since_s = self._loop.time()

@@ -17,7 +17,7 @@ from orchestrator.gateway.live import Limits
 
 # Of the files a worker may open, those left to Redis, instances, providers and the request log.
 KEPT_FREE: Final = 0.25
-# So many connections, the oldest first, are looked at for one that nobody uses.
+# So many connections, those used longest ago first, are looked at for one that nobody uses.
 LOOKED_AT: Final = 64
 # The large bodies of a worker may hold so many times the largest one there may be; those of one caller, a part of it.
 LARGEST_BODIES: Final = 64
@@ -55,7 +55,7 @@ class Visitors(Generic[V]):
 
     def __init__(self, limits: Callable[[], Limits]) -> None:
         self._limits = limits
-        self._present: dict[V, None] = {}  # the oldest first
+        self._present: dict[V, None] = {}  # those used longest ago first
         self._by_address: Counter[str] = Counter()
         self._room: int | None = None  # None: what the files that this process may open leave
         self.held_bytes = 0  # by large bodies
@@ -80,6 +80,12 @@ class Visitors(Generic[V]):
         if most and here > most and not _is_front(visitor.address, limits.fronts):
             return Refusal(429, f"more than {most} connections from your address (limits.connections_per_address)")
         return None
+
+    def used(self, visitor: V) -> None:
+        """It was answered just now. The client may be about to ask on it again: others are closed before it."""
+        if visitor in self._present:
+            del self._present[visitor]
+            self._present[visitor] = None
 
     def discard(self, visitor: V) -> None:
         """It has left."""
@@ -124,7 +130,7 @@ class Visitors(Generic[V]):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _make_room(self, newest: V) -> bool:
-        """Close the oldest connection that nobody uses, for one that somebody may."""
+        """Close the connection that nobody has used for longest, for one that somebody may use."""
         for each in islice(self._present, LOOKED_AT):
             if each.is_unused and each is not newest:
                 each.close_unused()

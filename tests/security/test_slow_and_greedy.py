@@ -254,6 +254,25 @@ def test_where_all_rooms_are_taken_one_that_nobody_uses_is_given_to_the_next():
     assert (busy.is_closed, resting.is_closed) == (False, True)
 
 
+def test_the_one_that_was_used_longest_ago_makes_room_not_the_one_whose_client_asks_again_and_again():
+    visitors = guests()
+    visitors._room = 2
+    asking, resting = Guest("10.0.0.1", is_unused=True), Guest("10.0.0.2", is_unused=True)
+    assert [visitors.add(asking), visitors.add(resting)] == [None, None]
+    visitors.used(asking)
+    assert visitors.add(Guest("10.0.0.3")) is None
+    assert (asking.is_closed, resting.is_closed) == (False, True)
+
+
+def test_who_has_left_while_it_was_answered_does_not_come_back():
+    visitors = guests()
+    gone = Guest("10.0.0.1")
+    visitors.add(gone)
+    visitors.discard(gone)
+    visitors.used(gone)
+    assert len(visitors) == 0
+
+
 def test_where_all_rooms_are_in_use_the_next_is_told_so():
     visitors = guests()
     visitors._room = 2
