@@ -44,7 +44,8 @@ test: install-test system-test-packages
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 # Every fault there is, one after another, under load (some fifteen minutes); ARGS="--only redis" for a part of them,
-# ARGS="--keep" writes what was measured into docs/faults.md. Its short form is in `make test`.
+# ARGS="--keep" writes what was measured into docs/faults.md. A real engine takes part where one is found (`ollama` with
+# smollm2:135m, otherwise the built-in one), unless OLM_CHAOS_ENGINE=none. Its short form is in `make test`.
 chaos: install-test system-test-packages
 	@.venv/bin/python -m tests.chaos $(ARGS)
 

@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -18,9 +18,11 @@ import pytest
 
 from tests.chaos import table, trial
 from tests.chaos.faults import Fault, all_faults
+from tests.chaos.real_engine import name_of
 from tests.chaos.schedule import shuffled
 from tests.chaos.trial import Result
 from tests.chaos.world import Plan, world_of
+from tests.cluster.running import real_engine
 
 
 def main() -> int:
@@ -30,8 +32,11 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write results.json and docs/faults.md")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
-    faults = [each for each in all_faults() if any(word.lower() in each.name.lower() for word in given.only)]
-    print(f"seed {given.seed}, {len(faults)} faults", flush=True)
+    asked = [each for each in all_faults() if any(word.lower() in each.name.lower() for word in given.only)]
+    faults = [each for each in asked if not each.lacks()]
+    print(f"seed {given.seed}, {len(faults)} faults\n{engine_line()}", flush=True)
+    for why in sorted({each.lacks() for each in asked} - {""}):
+        print(f"left out: {', '.join(each.name for each in asked if each.lacks() == why)}: {why}", flush=True)
     results = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         for result in trials(Path(folder), shuffled(given.seed, faults), given.seed):
@@ -70,11 +75,22 @@ def _in_one_world(folder: Path, plan: Plan | None, waiting: list[Fault], seed: s
                 return
 
 
+def engine_line() -> str:
+    """Whether there is a real engine beside the simulated ones."""
+    found = real_engine()
+    return f"no real engine: {found}" if isinstance(found, str) else f"real engine: {name_of(found)}"
+
+
 def line(result: Result) -> str:
-    ends = ", ".join(f"{count} {name}" for name, count in sorted(result.ends.items()))
+    ends, of_engine = _told(result.ends), _told(result.engine_ends)
+    ends += f" (of the real engine's: {of_engine})" if of_engine else ""
     told = f"{result.fault}: {ends}; slowest {result.slowest_s} s ({result.usual_s} s), well again {result.back_s} s"
     steps = [f"    {step}: {seconds} s" for step, seconds in result.steps.items()]
     return "\n".join([told, *steps, *(f"    {each[:400]}" for each in result.breaches)])
+
+
+def _told(ends: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ nothing of faults but what may be met because of one (`Allowed`) and from when t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.store.pools import PoolLoad
 from tests.chaos.answers import NotAnAnswer, meant, told_by
 from tests.chaos.faults import Allowed
-from tests.chaos.history import Called, Framing
+from tests.chaos.history import Called, Framing, Sent
 
 Events = Sequence[Mapping[str, Any]]
 
@@ -113,11 +113,15 @@ def ended_well(calls: Iterable[Called], disturbance: Disturbance) -> list[str]:
     return found
 
 
-def exact(calls: Iterable[Called], models: Mapping[str, Sequence[str]]) -> list[str]:
+def exact(
+    calls: Iterable[Called],
+    models: Mapping[str, Sequence[str]],
+    says: Callable[[Sent, str], tuple[str, ...]] = meant,
+) -> list[str]:
     """What was said is what was to be said: all of it where the answer is whole, otherwise its beginning.
 
     Of a stream that also says that nothing is missing in it and nothing comes twice. `models`: who may answer a name
-    that is not a model's own.
+    that is not a model's own. `says(sent, model)`: what a model may say to a call.
     """
     found = []
     for each in calls:
@@ -132,7 +136,7 @@ def exact(calls: Iterable[Called], models: Mapping[str, Sequence[str]]) -> list[
             found.append(f"{each.sent.id} ({_kind(each)}) {end}, and before that is no answer: {why}")
             continue
         names = models.get(each.sent.model, (each.sent.model,))
-        texts = [text for model in names for text in meant(each.sent, model)]
+        texts = [text for model in names for text in says(each.sent, model)]
         is_right = told.text in texts if told.is_whole else any(text.startswith(told.text) for text in texts)
         if not is_right:
             found.append(f"{each.sent.id} ({_kind(each)}) was told {told.text!r}, not {texts[0]!r}")
@@ -140,19 +144,21 @@ def exact(calls: Iterable[Called], models: Mapping[str, Sequence[str]]) -> list[
 
 
 def starved(calls: Iterable[Called], overtaken_at_most: int = OVERTAKEN_AT_MOST) -> list[str]:
-    """No call waited in line while many that came later got a slot of the same pool."""
+    """No call waited in line while many that came later got a slot of the same pool. Who was refused got none."""
     waits: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    served: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for each in calls:
         came_s = each.began_s
         if each.status == 200 and each.header("x-instance"):
             pool = each.header("x-instance").partition("/")[2]
             waits[pool].append((came_s, came_s + _queued_s(each), each.sent.id))
+            served[pool].append((came_s, came_s + _queued_s(each)))
         elif each.status == 503:
             waits[each.sent.model].append((came_s, each.ended_s, each.sent.id))
     found = []
     for pool, times in waits.items():
         for came_s, got_s, id_ in times:
-            overtook = sum(came_s < other_s and other_got_s < got_s for other_s, other_got_s, _ in times)
+            overtook = sum(came_s < other_s and other_got_s < got_s for other_s, other_got_s in served[pool])
             if overtook > overtaken_at_most:
                 found.append(f"{id_} waited for {pool} while {overtook} calls that came later got a slot")
     return found
@@ -238,23 +244,31 @@ def accounted(
 ) -> list[str]:
     """What was counted as served lies between what clients had whole and what instances gave.
 
-    `counted`: requests and completion_tokens of all instances together, since the journals began. An answer that a
-    route doubts is counted as far as it came, as it was served.
+    `counted`: requests, completion_tokens and prompt_tokens of all instances together, since the journals began. An
+    answer that a route doubts is counted as far as it came, as it was served; how much of its prompt was read by then
+    is not in the journals, so that prompts are held to what clients had alone.
     """
     doubtful = {each.sent.id for each in calls if each.sent.model in set(routes)}
     ended = list(_pairs(journals))
     served = [each for each in ended if each["whole"] or (each["id"] in doubtful and each["frames"])]
     most = {"requests": len(served), "completion_tokens": sum(map(_tokens, served))}
     had = {each.sent.id for each in calls if _is_of_an_instance(each)}
-    given = {each["id"]: _tokens(each) for each in ended if each["whole"] and each["id"] in had}
-    least = {"requests": len(had), "completion_tokens": sum(given.values())}
-    found = []
-    for name, top in most.items():
-        if counted.get(name, 0) > top:
-            found.append(f"{counted[name]} {name} are counted, instances gave {top}")
-        if counted.get(name, 0) < least[name] and not allows.uncounted:
-            found.append(f"{counted.get(name, 0)} {name} are counted, clients had {least[name]}")
-    return found
+    given = {each["id"]: each for each in ended if each["whole"] and each["id"] in had}
+    least = {
+        "requests": len(had),
+        "completion_tokens": sum(map(_tokens, given.values())),
+        "prompt_tokens": sum(int(each.get("prompt_tokens", 0)) for each in given.values()),
+    }
+    found = [
+        f"{counted[name]} {name} are counted, instances gave {top}"
+        for name, top in most.items()
+        if counted.get(name, 0) > top
+    ]
+    return found + [
+        f"{counted.get(name, 0)} {name} are counted, clients had {bottom}"
+        for name, bottom in least.items()
+        if counted.get(name, 0) < bottom and not allows.uncounted
+    ]
 
 
 def _tokens(ended: Mapping[str, Any]) -> int:

@@ -49,9 +49,10 @@ REFUSALS = {
 class Wrong:
     """What it does wrong from now on; nothing, by default.
 
-    `what`: "die" (SIGKILL, by its own hand), "hang" (nothing more comes), "eof" (the connection is closed), "half" (the
-    same, in the middle of a frame), "done" (the stream ends as HTTP has it, without its last frame), "garbage" (a frame
-    that is no JSON, and on), "error" (500 before anything), "busy" (503 before anything, as with a full queue).
+    `what`: "die" (SIGKILL, by its own hand), "torn" (the same, when half a frame is written), "hang" (nothing more
+    comes), "eof" (the connection is closed), "half" (the same, in the middle of a frame), "done" (the stream ends as
+    HTTP has it, without its last frame), "garbage" (a frame that is no JSON, and on), "error" (500 before anything),
+    "busy" (503 before anything, as with a full queue).
     `after`: so many frames of a stream; 0, and of whole answers: before the first byte. `left`: so many calls meet it;
     -1: all. `slower`: each step of the card takes so many times its time, in addition to what is wrong.
     `only_streams`: whole answers are given as ever.
@@ -154,7 +155,7 @@ async def _serve(served: Served, request: web.Request, handler: Handler) -> web.
 
 async def _fall_silent(served: Served) -> None:
     """Be dead, or cut off, from here on; or hang, and go on once all is well again."""
-    if served.wrong.what == "die":
+    if served.wrong.what in ("die", "torn"):
         os.kill(os.getpid(), signal.SIGKILL)
     if served.wrong.what == "hang":
         await served.goes_on.wait()
@@ -178,7 +179,7 @@ class TroubledStream(GoStream):
                 await self.write_eof()
             elif wrong.what == "garbage":
                 await super().send(GARBAGE)
-            elif wrong.what == "half":
+            elif wrong.what in ("half", "torn"):
                 await super().send(frame[: len(frame) // 2])
                 await _fall_silent(served)
             else:
@@ -214,7 +215,7 @@ async def serve(config: Path, journal: Path) -> None:
     book = Journal(journal)
     simulator = played(config, book)
     await simulator.start()
-    book.write("began")
+    book.write("began", slots=max(each.slots for each in load_config(config).models))
     print("simulated, and in for trouble", flush=True)
     try:
         await asked_to_stop.wait()

@@ -2,7 +2,7 @@
 
 A fault is injected into a running `World` under load, healed, and the world is waited for; `trial` does that and
 the checker judges it. Here are the words, and the list of all faults; the faults themselves are in `faults_process`,
-`faults_redis` and `faults_machine`.
+`faults_engine`, `faults_redis` and `faults_machine`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class Fault(Protocol):
     allows: Allowed
     heals_itself: bool
     plan: Plan | None  # the world that it needs; None: the usual one
+    is_of_engine: bool  # it hurts real engines, so more of the calls are theirs
+
+    def lacks(self) -> str:
+        """What this machine lacks for it, for people; empty: nothing."""
+        ...
 
     def inject(self, world: World, rng: random.Random) -> None: ...
 
@@ -66,6 +71,10 @@ class ByItself:
     allows: ClassVar[Allowed] = Allowed()
     heals_itself: ClassVar[bool] = True
     plan: Plan | None = None
+    is_of_engine: ClassVar[bool] = False
+
+    def lacks(self) -> str:
+        return ""
 
     def inject(self, world: World, rng: random.Random) -> None:
         raise NotImplementedError
@@ -79,10 +88,8 @@ class ByItself:
 
 
 def all_faults() -> list[Fault]:
-    """Every fault there is, new, in the order of the table."""
-    from tests.chaos.faults_process import PROCESS_FAULTS
-
-    kinds = [*PROCESS_FAULTS]
-    for module, name in (("faults_redis", "REDIS_FAULTS"), ("faults_machine", "MACHINE_FAULTS")):
-        kinds += getattr(importlib.import_module(f"tests.chaos.{module}"), name)
+    """Every fault there is, new, in the order of the table; also those that this machine lacks something for."""
+    kinds: list[type[Fault]] = []
+    for part in ("process", "engine", "redis", "machine"):
+        kinds += getattr(importlib.import_module(f"tests.chaos.faults_{part}"), f"{part.upper()}_FAULTS")
     return [kind() for kind in kinds]

@@ -5,10 +5,12 @@ They need a world in namespaces of its own (`apart`): the loopback, the mounts a
 
 from __future__ import annotations
 
+import itertools
 import random
 import resource
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +22,12 @@ from tests.chaos.apart import Names, Wall, fill, own_namespaces, small_disk
 from tests.chaos.clock import Clock
 from tests.chaos.faults import Allowed, ByItself, Fault
 from tests.chaos.parts import ROOT, Instance, Side
-from tests.chaos.world import Plan, World
+from tests.chaos.world import ENGINES, Plan, World
 
 HOUR_S = 3600
 # Files that a worker may have open, of which it needs some forty for itself; and connections that nobody uses.
 FEW_FILES, IDLE_CONNECTIONS = 256, 600
+WITHOUT_FILES_S = 3.0
 
 
 class Machine:
@@ -58,7 +61,13 @@ class Machine:
 
 
 MACHINE = Machine()
-PLAN = Plan(launch=MACHINE.launch, folder_of=MACHINE.folder_of, url_seen_by=MACHINE.url_seen_by, around=MACHINE.around)
+PLAN = Plan(
+    engines=ENGINES,
+    launch=MACHINE.launch,
+    folder_of=MACHINE.folder_of,
+    url_seen_by=MACHINE.url_seen_by,
+    around=MACHINE.around,
+)
 
 
 class OfMachine(ByItself):
@@ -66,6 +75,9 @@ class OfMachine(ByItself):
 
     heals_itself = False
     plan = PLAN
+
+    def lacks(self) -> str:
+        return apart.missing() or clock.missing()
 
 
 class Walled(OfMachine):
@@ -152,6 +164,40 @@ class FilesUsedUp(OfOneSide):
             each.close()
 
 
+class NoFilesLeft(OfOneSide):
+    """Its workers may have no more files open than they have, until it is seen to; nothing is there to be closed."""
+
+    name = "File descriptors used up: the workers of a machine may open none for 3 s"
+    promise = "Who is connected is answered, or told when to come back; who connects is closed out, unanswered."
+    allows = Allowed(cut=True, refused=True)
+    heals_itself = True
+
+    def hurt(self, world: World, rng: random.Random) -> None:
+        workers = self._side.workers()
+        before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in workers}
+
+        def lift() -> None:
+            for pid, limits in before.items():
+                if psutil.pid_exists(pid):
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+        world.at_end(lift)
+        for pid, (_, hard) in before.items():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (_first_free(pid), hard))
+        over_s = time.monotonic() + WITHOUT_FILES_S
+        world.until(lambda: time.monotonic() > over_s, "it was so for a while")
+        lift()
+
+    def heal(self, world: World) -> None:
+        """It is over."""
+
+
+def _first_free(pid: int) -> int:
+    """The lowest number that no open file of a process has: the next one would get it."""
+    taken = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in itertools.count() if number not in taken)
+
+
 class NamesUnknown(OfMachine):
     name = "DNS gone: no instance's name is known any more"
     promise = "Nothing: instances are asked where they were found last."
@@ -160,7 +206,7 @@ class NamesUnknown(OfMachine):
         MACHINE.names.forget()
 
     def heal(self, world: World) -> None:
-        MACHINE.names.know(*(each.name for each in world.instances))
+        MACHINE.names.know(*(each.name for each in (*world.instances, *world.engines)))
 
 
 class ClockAhead(OfMachine):
@@ -201,17 +247,15 @@ class GatewayClockBehind(GatewayClockAhead):
     ahead_s = -HOUR_S
 
 
-OF_MACHINE: tuple[type[Fault], ...] = (
+MACHINE_FAULTS: tuple[type[Fault], ...] = (
     HalfOpen,
     RedisCutOff,
     DiskFull,
     FilesUsedUp,
+    NoFilesLeft,
     NamesUnknown,
     ClockAhead,
     ClockBehind,
     GatewayClockAhead,
     GatewayClockBehind,
 )
-
-# Those that can be tried on this machine.
-MACHINE_FAULTS: tuple[type[Fault], ...] = () if apart.missing() or clock.missing() else OF_MACHINE

@@ -64,6 +64,14 @@ class KilledBetweenTokens(Dying):
         instance.behave("die", after=4, left=1, only_streams=True)
 
 
+class KilledWithinAToken(Dying):
+    name = "Instance killed in the middle of a token, half of its frame sent"
+    promise = "Nothing: another instance goes on where the stream broke off."
+
+    def end(self, instance: Instance) -> None:
+        instance.behave("torn", after=4, left=1, only_streams=True)
+
+
 class KilledAtAnyMoment(Dying):
     name = "Instance killed at any moment"
     promise = "Nothing: other instances answer, and go on with its streams."
@@ -259,16 +267,31 @@ class ControllerKilled(OfLeader):
 
 
 class LeaderPaused(ByItself):
+    """The other one takes an instance out meanwhile, which the older one still has: so its word can be told from
+    the newer one's."""
+
     name = "Leading controller paused until another one leads, and continued: two at once"
     promise = "Nothing: the older one's word is no longer taken."
 
     def inject(self, world: World, rng: random.Random) -> None:
-        leader = world.leader()
-        pid = leader.controller()
+        leader, gone = world.leader(), rng.choice(world.instances)
+        pid, ended = leader.controller(), _times_ended(leader)
         os.kill(pid, signal.SIGSTOP)
         world.at_end(lambda: _continue(pid))
         world.until(lambda: world.leader() is not leader, "another controller leads")
+        for side in world.sides:
+            world.configure(side, [each for each in world.instances if each is not gone])
+        world.until(lambda: gone.name not in world.published(), f"{gone.name} is taken out")
         _continue(pid)
+        world.until(lambda: self._has_heard(world, leader, ended, gone), "the older one knows that it leads no longer")
+        for side in world.sides:
+            world.configure(side, world.instances)
+
+    def _has_heard(self, world: World, older: Side, ended: int, gone: Instance) -> bool:
+        """Whether the older one knows; until then, and right then, nothing of its word may be published."""
+        knows = _times_ended(older) > ended
+        assert gone.name not in world.published(), "the older controller's word was taken"
+        return knows
 
 
 class ControllersKilledInAChange(ByItself):
@@ -329,6 +352,11 @@ def _units_beside(world: World) -> int:
     return len(engines) - len(_instances_of(world))
 
 
+def _times_ended(side: Side) -> int:
+    """How often its controller has said that it leads no longer."""
+    return side.log_of("controller").count("leads no longer")
+
+
 def _met(instance: Instance) -> int:
     """How many calls have met something there."""
     return sum(bool(each.get("meets")) for each in instance.events())
@@ -354,6 +382,7 @@ def _continue(pid: int) -> None:
 PROCESS_FAULTS: tuple[type[Fault], ...] = (
     KilledBeforeItsFirstByte,
     KilledBetweenTokens,
+    KilledWithinAToken,
     KilledAtAnyMoment,
     Hanging,
     HangingMidway,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -11,6 +10,7 @@ import redis
 
 from tests.chaos.failing_over import FailOver
 from tests.chaos.faults import Allowed, ByItself, Fault
+from tests.chaos.parts import Stutter
 from tests.chaos.redis_servers import Redis
 from tests.chaos.world import World
 from tests.cluster.running import until
@@ -142,21 +142,11 @@ class RedisSlow(ByItself):
     heals_itself = False
 
     def inject(self, world: World, rng: random.Random) -> None:
-        self._ended, master = threading.Event(), world.store.master()
-        self._slowing = threading.Thread(target=self._slow, args=(master,), name="slow Redis")
-        self._slowing.start()
-        world.at_end(lambda: self.heal(world))
-
-    def _slow(self, master: Redis) -> None:
-        while not self._ended.is_set():
-            master.pause()
-            self._ended.wait(STOPPED_S)
-            master.go_on()
-            self._ended.wait(WORKING_S)
+        self._stutter = Stutter(world.store.master(), STOPPED_S, WORKING_S)
+        world.at_end(self._stutter.end)
 
     def heal(self, world: World) -> None:
-        self._ended.set()
-        self._slowing.join()
+        self._stutter.end()
 
 
 class ReplicaKilled(ByItself):

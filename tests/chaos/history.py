@@ -35,6 +35,7 @@ class Sent:
     body: Mapping[str, Any]
     is_cacheable: bool = False
     leaves_after: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> str:

@@ -11,7 +11,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from tests.cluster.running import until
 
 # Nothing in a cluster may keep a caller without a word for so long, whatever happens to it.
 PATIENCE_S = 90.0
+LONGEST_AWAY_S = 5.0
 PATHS = ("/api/chat", "/api/chat", "/api/generate", "/v1/chat/completions", "/v1/chat/completions")
 COMMON_QUESTIONS = 12
 LONG_TEXT = "It was said again and again, and nobody had an answer to it. " * 1200  # 73 kB: parsed in a thread
@@ -51,6 +52,36 @@ def any_call(rng: random.Random, id_: str, models: Sequence[str]) -> Sent:
     return Sent(id_, path, body, is_cacheable, leaves_after)
 
 
+def engine_call(rng: random.Random, id_: str, model: str, questions: Sequence[str], tokens: int, seed: int) -> Sent:
+    """One call drawn of a real engine's model: one of the questions whose answers are known, and no other's reply."""
+    path, is_stream = rng.choice(PATHS), rng.random() < 0.65
+    leaves_after = rng.randrange(4) if rng.random() < 0.05 else None
+    text, chosen = rng.choice(questions), {"temperature": 0.0, "seed": seed}
+    body: dict[str, Any] = {"model": model, "stream": is_stream}
+    body |= {"prompt": text} if path == "/api/generate" else {"messages": [{"role": "user", "content": text}]}
+    if path.startswith("/v1/"):
+        body |= {"max_tokens": tokens, **chosen}
+    else:
+        body |= {"options": {"num_predict": tokens, **chosen}}
+    return Sent(id_, path, body, leaves_after=leaves_after, headers={"Cache-Control": "no-store"})
+
+
+def question_of(sent: Sent) -> str:
+    """What it asks."""
+    messages = sent.body.get("messages")
+    return str(messages[-1]["content"] if messages else sent.body["prompt"])
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """So many clients, the calls that they draw, and for how long each rests at most between two."""
+
+    name: str
+    count: int
+    draw: Callable[[random.Random, str], Sent]
+    rest_s: float = 0.2
+
+
 @dataclass(slots=True)
 class Connection:
     """One connection to one endpoint, and HTTP's state of it."""
@@ -75,14 +106,14 @@ class Connection:
 class Client:
     """One caller; `keeps` its connection, or has one a call."""
 
-    def __init__(self, name: str, endpoints: Sequence[str], models: Sequence[str], seed: str) -> None:
-        self.name, self._endpoints, self._models = name, list(endpoints), models
+    def __init__(self, name: str, endpoints: Sequence[str], callers: Callers, seed: str) -> None:
+        self.name, self._endpoints, self._callers = name, list(endpoints), callers
         self._rng = random.Random(f"{seed} {name}")
         self._keeps = self._rng.random() < 0.5
         self._connection: Connection | None = None
 
     async def ask(self, number: int) -> Called:
-        sent = any_call(self._rng, f"{self.name}-{number}", self._models)
+        sent = self._callers.draw(self._rng, f"{self.name}-{number}")
         began_s = time.monotonic()
         connection = await self._connected()
         if connection is None:
@@ -92,8 +123,11 @@ class Client:
             self.close()
         return called
 
-    async def pause(self) -> None:
-        await asyncio.sleep(self._rng.uniform(0.0, 0.2))
+    async def pause(self, after: Called) -> None:
+        """Between two calls; who was told when to come back stays away until then, or for as long as a trial has."""
+        told = after.header("retry-after")
+        away_s = min(float(told), LONGEST_AWAY_S) if told.isdigit() else 0.0
+        await asyncio.sleep(self._rng.uniform(0.0, self._callers.rest_s) + away_s)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -151,6 +185,7 @@ async def _exchange(connection: Connection, sent: Sent, began_s: float) -> Calle
 def _send(connection: Connection, sent: Sent) -> None:
     payload = json.dumps(sent.body).encode()
     headers = [("Host", urlsplit(connection.endpoint).netloc), ("Content-Length", str(len(payload)))]
+    headers += sent.headers.items()
     events = [h11.Request(method="POST", target=sent.path, headers=headers), h11.Data(payload), h11.EndOfMessage()]
     connection.writer.write(b"".join(connection.http.send(each) or b"" for each in events))
 
@@ -158,10 +193,12 @@ def _send(connection: Connection, sent: Sent) -> None:
 class Load:
     """Clients at work, in a thread of their own. `ended`: every call that has ended, in that order."""
 
-    def __init__(self, endpoints: Sequence[str], models: Sequence[str], clients: int, seed: str) -> None:
+    def __init__(self, endpoints: Sequence[str], callers: Sequence[Callers], seed: str) -> None:
         self.ended: list[Called] = []
         self.begun: dict[str, float] = {}
-        self._clients = [Client(f"c{n}", endpoints, models, seed) for n in range(clients)]
+        self._clients = [
+            Client(f"{each.name}{n}", endpoints, each, seed) for each in callers for n in range(each.count)
+        ]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="clients")
         self._failure: BaseException | None = None
@@ -178,13 +215,14 @@ class Load:
         if self._failure is not None:
             raise self._failure
 
-    def until_more(self, count: int, what: str) -> None:
-        """Wait until so many more calls have begun from now on, and ended."""
+    def until_more(self, count: int, what: str, by: str = "") -> None:
+        """Wait until so many more calls have begun from now on, and ended: of any callers, or of those of a name."""
         now_s = time.monotonic()
 
         def is_enough() -> bool:
             assert self._failure is None, self._failure
-            return sum(each.began_s >= now_s for each in self.ended[-20 * count :]) >= count
+            ended = self.ended if by else self.ended[-20 * count :]
+            return sum(each.began_s >= now_s and each.sent.id.startswith(by) for each in ended) >= count
 
         until(is_enough, f"{count} more calls end {what}", 2 * PATIENCE_S)
 
@@ -201,6 +239,7 @@ class Load:
         while not self._stop.is_set():
             number += 1
             self.begun[f"{client.name}-{number}"] = time.monotonic()
-            self.ended.append(await client.ask(number))
-            await client.pause()
+            called = await client.ask(number)
+            self.ended.append(called)
+            await client.pause(called)
         client.close()

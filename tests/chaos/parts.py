@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -86,6 +87,27 @@ class Process:
             self.signal(number)
             self.go_on()
             self._process.wait(TIMEOUT_S)
+
+
+class Stutter:
+    """Makes a process slow from now on: it is stopped and works by turns. `end()`: it works on; twice is harmless."""
+
+    def __init__(self, process: Process, stopped_s: float, working_s: float) -> None:
+        self._process, self._stopped_s, self._working_s = process, stopped_s, working_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._turn, name=f"slow {process.name}")
+        self._thread.start()
+
+    def _turn(self) -> None:
+        while not self._ended.is_set():
+            self._process.pause()
+            self._ended.wait(self._stopped_s)
+            self._process.go_on()
+            self._ended.wait(self._working_s)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 class Instance(Process):

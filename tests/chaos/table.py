@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.chaos.trial import Result
 
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
+
+LINE = 120
 
 HEAD = """# What happens when something breaks
 
@@ -38,6 +41,16 @@ the fault on where the cluster comes back by itself, otherwise from the moment o
 broken, as by starting an instance that is not the cluster's own.
 """
 
+ENGINE = (
+    "Beside the simulated instances there were two of a **real engine** ({engines}), with a pool of their own, in the "
+    "runs of the rows that tell of its calls; where a row tells of none, none was there when it was measured. Few ask "
+    "it, unless the fault is its own: it computes on the cores that all the others have. Its answers, at temperature 0 "
+    "with a fixed seed, are held against what it answered before anything else began; its slots and the tokens in the "
+    "books against its own counters. It is hurt as a process and its connections can be from outside; wrong answers "
+    "are played."
+)
+NO_ENGINE = "No real engine was there when this was measured: all instances were simulated."
+
 FAIL_OVERS = f"""
 ## Fail-overs
 
@@ -54,8 +67,8 @@ KNOWN = """
 - A frame that is no JSON reaches its client as the instance sent it: streams are not parsed on their way.
 - Where a gateway that lost Redis does not come back to it within 2.5 s of the others, though it is alive, they wait for
   it no longer: an instance may then have a call more than it has slots until it is back.
-- Of instances that the cluster deploys itself, as in the roll-out above, no journal is kept: what they count themselves
-  is not looked at there, only what clients saw.
+- A real engine's counters name no call: that none was answered by two of them is seen by clients and books alone. Where
+  one is killed its count goes with it, and what is counted as served is held against what was asked for.
 """
 
 TOLD = {
@@ -73,12 +86,19 @@ def page(results: Mapping[str, Mapping[str, Any]], faults: Sequence[Fault]) -> s
     """The page, of every fault that was measured, in the order of the faults."""
     rows = [_row(each, results[each.name]) for each in faults if each.name in results]
     lines = [
-        HEAD,
+        HEAD + _engine(results[each.name] for each in faults if each.name in results),
         "| what breaks | what a client sees | calls | slowest | well again |",
         "|---|---|---|---|---|",
         *rows,
     ]
     return "\n".join(lines) + "\n" + _fail_overs(results, faults) + _broken_promises(results)
+
+
+def _engine(results: Iterable[Mapping[str, Any]]) -> str:
+    """Whether a real engine was there, and which."""
+    engines = sorted({each.get("engine", "") for each in results} - {""})
+    told = ENGINE.format(engines=", ".join(engines)) if engines else NO_ENGINE
+    return f"\n{textwrap.fill(told, LINE)}\n"
 
 
 def _row(fault: Fault, told: Mapping[str, Any]) -> str:
@@ -88,7 +108,12 @@ def _row(fault: Fault, told: Mapping[str, Any]) -> str:
 
 
 def _told_of_ends(told: Mapping[str, Any]) -> str:
-    return ", ".join(f"{told['ends'][name]} {text}" for name, text in TOLD.items() if told["ends"].get(name))
+    own = _told(told.get("engine_ends", {}))
+    return _told(told["ends"]) + (f" (of them the real engine's: {own})" if own else "")
+
+
+def _told(ends: Mapping[str, int]) -> str:
+    return ", ".join(f"{ends[name]} {text}" for name, text in TOLD.items() if ends.get(name))
 
 
 def _fail_overs(results: Mapping[str, Mapping[str, Any]], faults: Iterable[Fault]) -> str:

@@ -26,6 +26,18 @@ def test_a_promise_that_was_not_kept_is_on_the_page() -> None:
     assert f"- {name}: c-1 never ended\n" in table.page({name: told}, all_faults())
 
 
+def test_the_page_says_whether_a_real_engine_was_there_and_what_became_of_its_calls() -> None:
+    name = all_faults()[0].name
+    told = {"ends": {"whole": 3}, "usual_s": 1.0, "slowest_s": 2.0, "back_s": 0.5, "breaches": []}
+    without = table.page({name: told}, all_faults())
+    assert "No real engine was there" in without
+    assert "| 3 whole |" in without
+    beside = {"engine": "llama.cpp with a model", "engine_ends": {"whole": 1}}
+    page = table.page({name: told | beside}, all_faults())
+    assert "**real engine** (llama.cpp with a model)" in page
+    assert "| 3 whole (of them the real engine's: 1 whole) |" in page
+
+
 def test_a_seed_is_a_schedule() -> None:
     for several in ([drawn("1"), drawn("1")], [shuffled("1", all_faults()), shuffled("1", all_faults())]):
         first, again = ([each.name for each in faults] for faults in several)

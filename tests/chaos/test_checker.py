@@ -191,6 +191,11 @@ def test_a_call_that_was_refused_while_later_ones_were_served_is_found() -> None
     assert len(checker.starved([refused, *later], overtaken_at_most=2)) == 1
 
 
+def test_later_calls_that_were_refused_at_once_overtake_nobody() -> None:
+    refused = [called(b"{}", status=503, began_s=1.0 + n, ended_s=1.1 + n) for n in range(5)]
+    assert checker.starved([waited(0, 0.0, 9.0), *refused], overtaken_at_most=0) == []
+
+
 # --- slots ------------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +260,14 @@ JOURNALS = {"one": [took(0, 10.0, "c-1"), ended(0, 11.0, tokens=8)]}
 )
 def test_what_is_counted_is_what_was_served(counted: dict[str, int], breaches: int) -> None:
     assert len(checker.accounted([SERVED], JOURNALS, counted, ROUTES, Allowed())) == breaches
+
+
+def test_prompts_of_answers_that_clients_had_are_in_the_books() -> None:
+    [*first, last] = JOURNALS["one"]
+    journals, counted = {"one": [*first, last | {"prompt_tokens": 7}]}, {"requests": 1, "completion_tokens": 8}
+    assert checker.accounted([SERVED], journals, counted | {"prompt_tokens": 7}, ROUTES, Allowed()) == []
+    [told] = checker.accounted([SERVED], journals, counted | {"prompt_tokens": 6}, ROUTES, Allowed())
+    assert told == "6 prompt_tokens are counted, clients had 7"
 
 
 def test_a_fault_may_take_counts_away_and_never_add_any() -> None:

@@ -15,7 +15,7 @@ from tests.chaos import trial
 from tests.chaos.apart import fill, needs_namespaces, own_namespaces, small_disk
 from tests.chaos.clock import needs_compiler
 from tests.chaos.faults import Fault
-from tests.chaos.faults_machine import OF_MACHINE, PLAN, DiskFull, NamesUnknown
+from tests.chaos.faults_machine import MACHINE_FAULTS, PLAN, DiskFull, NamesUnknown
 from tests.chaos.schedule import SHORT_SIZE
 from tests.chaos.world import World, world_of
 from tests.cluster.running import Up, needs_redis, running, until
@@ -23,7 +23,7 @@ from tests.fleet.given_world import Played, model
 
 IS_FULL = os.environ.get("OLM_CHAOS") == "full"
 QUICK = (NamesUnknown, DiskFull)
-PARTS = PLAN if IS_FULL else replace(PLAN, sides=1, instances=2, sentinels=0)
+PARTS = PLAN if IS_FULL else replace(PLAN, sides=1, instances=2, engines=0, sentinels=0)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.parametrize("kind", OF_MACHINE if IS_FULL else QUICK, ids=lambda each: each.name)
+@pytest.mark.parametrize("kind", MACHINE_FAULTS if IS_FULL else QUICK, ids=lambda each: each.name)
 def test_whatever_the_machine_does_every_call_is_answered(world: World, kind: type[Fault]) -> None:
     result = trial.run(world, kind(), kind.__name__, SHORT_SIZE)
     assert result.breaches == ()

@@ -1,8 +1,9 @@
-"""A cluster of real processes to be hurt: two gateways, Redis with Sentinels, played instances; and whose each one is.
+"""A cluster of real processes to be hurt: two gateways, Redis with Sentinels, instances; and whose each one is.
 
 The two machines of a pair are two state folders, each with its own supervisor, controller and workers, on one Redis
-that is reached through Sentinels. Instances run beside them, as servers that somebody else runs (`instances:`).
-`parts` and `redis_servers` say what can be done to each.
+that is reached through Sentinels. Instances run beside them, as servers that somebody else runs (`instances:`): played
+ones, and where this machine has a real engine, two of that with a pool of their own. `parts`, `real_engine` and
+`redis_servers` say what can be done to each.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 import redis
 import yaml
 
@@ -27,16 +29,24 @@ from orchestrator.nodes.simulator.config import SimulatedModel
 from orchestrator.store import usage
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import PoolLoad, in_flight
-from orchestrator.store.schema import LEADER
+from orchestrator.store.schema import LEADER, SNAPSHOT
+from tests.chaos import answers, real_engine
+from tests.chaos.deployed import Deployed, lives
+from tests.chaos.history import Sent
+from tests.chaos.mixed_load import Callers, any_call, engine_call, question_of
 from tests.chaos.parts import Instance, Launch, Side
+from tests.chaos.real_engine import Heard, RealEngine
 from tests.chaos.redis_servers import Store, redis_of
-from tests.cluster.running import TIMEOUT_S
+from tests.cluster.running import REAL_MODEL, TIMEOUT_S
+from tests.cluster.running import real_engine as engine_of_this_machine
 from tests.fleet.given_world import model
 
 T = TypeVar("T")
 SMALL, FULL, ROUTE = "small:1b", "full:8b", "auto"
 OWN_MODELS = ("llama3.2:3b-instruct-q4_K_M", "llama3.1:8b-instruct-q4_K_M")
 SLOTS = 2
+# Of real ones, where there are any: another one goes on where one is gone.
+ENGINES = 2
 # A model that its owner unloaded is loaded again once calls wait for it.
 WELL = frozenset({"serving", "cold"})
 LEASE_TTL_S = 3.0
@@ -52,7 +62,7 @@ class Plan:
     """What a world is made of.
 
     `launch(name, argv)` may put something before a process: `unshare …`, `prlimit …`, `env LD_PRELOAD=…`; it must end
-    in an exec, so that the pid stays. Names are side-a, side-b, redis-0, redis-1, sentinel-0…2, instance-0…5.
+    in an exec, so that the pid stays. Names are side-a, side-b, redis-0, redis-1, sentinel-0…2, instance-0…5, engine-0…
     `redis_seen_by(side, url)` may give a side another URL than the Sentinels' own, as that of a proxy;
     `url_seen_by(instance, url)` the gateways another one of an instance. `folder_of(name, folder)` may put the folder
     of a side or a server elsewhere. `speed`: simulated seconds in one; at 1.0 a token takes 7 ms.
@@ -61,6 +71,7 @@ class Plan:
     sides: int = 2
     workers: int = 2
     instances: int = 6
+    engines: int = 0  # real ones, where this machine has one
     sentinels: int = 3  # 0: one Redis without a replica, reached at redis://
     speed: float = 0.25
     launch: Launch = as_it_is
@@ -78,14 +89,26 @@ class Plan:
         return OWN_MODELS if self.cards else (SMALL, FULL)
 
 
+# The usual one.
+USUAL = Plan(engines=ENGINES)
+
+
 class World:
     """All of it. `at_end(callback)`: whatever a fault must undo, even where the trial fails."""
 
     def __init__(self, folder: Path, plan: Plan, store: Store, instances: list[Instance], stack: ExitStack) -> None:
         self.folder, self.plan, self.store, self.instances = folder, plan, store, instances
         self.sides: list[Side] = []
+        self.deployed = Deployed(folder)
+        self.engines: list[RealEngine] = []
+        self.heard: dict[str, Heard] = {}  # from the engines, while nobody disturbed them
+        self.engine = ""  # what it is, for people
         self._stack = stack
         self._never = threading.Event()
+
+    def launch(self, name: str, argv: list[str]) -> list[str]:
+        """The command of a side."""
+        return self.plan.launch(name, self.deployed.before(argv) if self.plan.cards else argv)
 
     def at_end(self, callback: Callable[[], object]) -> None:
         self._stack.callback(callback)
@@ -95,6 +118,25 @@ class World:
 
     def instance(self, name: str) -> Instance:
         return next(each for each in self.instances if each.name == name)
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def callers(self, clients: int, engine_clients: int, engine_rest_s: float) -> list[Callers]:
+        """Who asks: many of the played instances, few of the real engines."""
+        models = (*self.plan.models, ROUTE)
+        many = Callers("c", clients, lambda rng, id_: any_call(rng, id_, models))
+        questions = list(self.heard)
+        few = Callers(
+            "engine-",
+            engine_clients if self.engines else 0,
+            lambda rng, id_: engine_call(rng, id_, REAL_MODEL, questions, real_engine.TOKENS, real_engine.SEED),
+            engine_rest_s,
+        )
+        return [many, few]
+
+    def says(self, sent: Sent, model: str) -> tuple[str, ...]:
+        """What a model may say to a call."""
+        return (self.heard[question_of(sent)].text,) if model == REAL_MODEL else answers.meant(sent, model)
 
     def until(self, condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
         """Wait for a condition, not for a while. To look at it must cost little of what the cluster needs."""
@@ -140,6 +182,11 @@ class World:
             return next((each for each in self.sides if each.leads_as(told.partition(" ")[2])), None)
         return None
 
+    def published(self) -> set[str]:
+        """The names of the instances in what was published last."""
+        told = orjson.loads(self.store.master().command("GET", SNAPSHOT))
+        return {each["id"].partition("/")[0] for pool in told["snapshot"]["pools"] for each in pool["instances"]}
+
     def is_whole(self) -> bool:
         """Whether it is as in the beginning: every process runs, Redis has its replica, every instance serves."""
         return not self.lacks()
@@ -173,7 +220,8 @@ class World:
         except (OSError, http.client.HTTPException) as why:
             return [f"an answer ({why!r})"]
         instances = [each for pool in status["pools"] for each in pool["instances"]]
-        missing = {each.name for each in self.instances} - {each["id"].partition("/")[0] for each in instances}
+        wanted = {each.name for each in (*self.instances, *self.engines)}
+        missing = wanted - {each["id"].partition("/")[0] for each in instances}
         return [
             *(f"the store ({status['store']})" for _ in range(status["store"] != "up")),
             *(f"{each['id']} ({each['state']}: {each['reason']})" for each in instances if each["state"] not in WELL),
@@ -187,16 +235,24 @@ class World:
             return not any(each.queued or any(one.in_flight for one in each.instances) for each in loads)
         return False
 
-    def usage(self) -> Counter[str]:
-        """What Redis has counted as served today by all instances: requests, prompt_tokens, completion_tokens."""
-        return asyncio.run(self._usage())
+    def journals(self) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+        """What each played instance, or each process of one, has counted itself; and its slots."""
+        if self.plan.cards:
+            return lives(self.deployed.journals())
+        return {each.name: each.events() for each in self.instances}, {each.name: each.slots for each in self.instances}
 
-    async def _usage(self) -> Counter[str]:
+    def usage(self, of: Sequence[RealEngine] = ()) -> Counter[str]:
+        """What Redis has counted as served today: requests, prompt_tokens, completion_tokens. `of`: by these real
+        engines; without one by all played instances."""
+        engines = tuple(f"instance:{each.name}/" for each in of or self.engines)
+        return asyncio.run(self._usage(lambda name: name.startswith(engines) if of else not name.startswith(engines)))
+
+    async def _usage(self, is_meant: Callable[[str], bool]) -> Counter[str]:
         counted: Counter[str] = Counter()
         async with self._connected() as connection:
             for counts in (await usage.read(connection, datetime.now(UTC).date().isoformat())).values():
                 for name, amount in counts.items():
-                    if name.startswith("instance:"):
+                    if name.startswith("instance:") and is_meant(name):
                         counted[name.rpartition(":")[2]] += amount
         return counted
 
@@ -206,12 +262,13 @@ class World:
         """Have other instances in a side's cluster.yaml, or other slots on its own; it is replaced at once, as an
         editor does."""
         fresh = side.config.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(configuration(self.plan, side.name, self.store, instances, slots)))
+        every = [*instances, *self.engines]
+        fresh.write_text(yaml.safe_dump(configuration(self.plan, side.name, self.store, every, slots)))
         fresh.replace(side.config)
 
 
 def configuration(
-    plan: Plan, side: str, store: Store, instances: Sequence[Instance], slots: int = SLOTS
+    plan: Plan, side: str, store: Store, instances: Sequence[Instance | RealEngine], slots: int = SLOTS
 ) -> dict[str, Any]:
     """cluster.yaml of one side."""
     small, full = plan.models
@@ -226,9 +283,11 @@ def configuration(
     }
 
 
-def _given(plan: Plan, instances: Sequence[Instance]) -> dict[str, Any]:
+def _given(plan: Plan, instances: Sequence[Instance | RealEngine]) -> dict[str, Any]:
     listed = [
-        {"url": plan.url_seen_by(each.name, each.url), "name": each.name, "slots": each.slots} for each in instances
+        {"url": plan.url_seen_by(each.name, each.url), "name": each.name, "slots": each.slots}
+        | ({"model": REAL_MODEL} if isinstance(each, RealEngine) else {})
+        for each in instances
     ]
     return {"instances": listed}
 
@@ -247,7 +306,7 @@ def models_of(number: int) -> tuple[SimulatedModel, ...]:
 @contextmanager
 def world_of(folder: Path, plan: Plan | None = None) -> Iterator[World]:
     """A world that is whole; at the end nothing of it is left."""
-    plan = plan or Plan()
+    plan = plan or USUAL
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(plan.around(folder))
@@ -266,11 +325,12 @@ def world_of(folder: Path, plan: Plan | None = None) -> Iterator[World]:
         with ThreadPoolExecutor() as at_once:
             list(at_once.map(Instance.wait_until_loaded, instances))
         world = World(folder, plan, store, instances, stack)
+        _add_engines(world, stack)
         for name in ("side-a", "side-b")[: plan.sides]:
             config = folder / f"{name}.yaml"
-            config.write_text(yaml.safe_dump(configuration(plan, name, store, instances)))
+            config.write_text(yaml.safe_dump(configuration(plan, name, store, [*instances, *world.engines])))
             state = plan.folder_of(name, folder / name)
-            side = Side(name, state, config, plan.workers, plan.launch, plan.cards)
+            side = Side(name, state, config, plan.workers, world.launch, plan.cards)
             world.sides.append(side)
             stack.callback(side.close)
             side.start()
@@ -278,3 +338,19 @@ def world_of(folder: Path, plan: Plan | None = None) -> Iterator[World]:
             side.wait_until_ready()
         world.until_whole("the world is whole")
         yield world
+
+
+def _add_engines(world: World, stack: ExitStack) -> None:
+    """Real engines, where the plan wants some and there are any; they are listened to before anything else begins."""
+    found = engine_of_this_machine()
+    if world.plan.engines == 0 or isinstance(found, str):
+        return
+    world.engine = real_engine.name_of(found)
+    for number in range(world.plan.engines):
+        engine = RealEngine(f"engine-{number}", world.folder, found, world.plan.launch)
+        stack.callback(engine.kill)
+        engine.begin()
+        world.engines.append(engine)
+    for each in world.engines:
+        each.wait_until_loaded()
+    world.heard = real_engine.heard(world.engines)

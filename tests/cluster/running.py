@@ -24,6 +24,8 @@ import psutil
 import pytest
 
 from orchestrator.core.errors import HostError
+from orchestrator.fleet.engines import LocalEngine, find_engine
+from orchestrator.nodes.weights import ollama_models_dir, pulled_weights
 from orchestrator.store.embedded import find_server
 from tests.nodes.simulators import NO_AUTHORITIES
 
@@ -31,6 +33,8 @@ TIMEOUT_S = 90.0
 # Made once: one is made of all certificates of this machine, 30 ms of a core, and conditions are asked again and again.
 TLS = httpx.create_ssl_context()
 CARDS = "3x RTX 4090, 1x A100-40GB"
+# What real engines serve in tests: the built-in one has it along, Ollama where it was pulled.
+REAL_MODEL = "smollm2:135m"
 T = TypeVar("T")
 
 
@@ -45,6 +49,32 @@ def needs_redis() -> None:
 def needs_built_in_engine() -> None:
     needs_redis()
     pytest.importorskip("xllamacpp", reason="the built-in engine is not installed: `make install` brings it")
+
+
+def real_engine() -> LocalEngine | str:
+    """The engine that the product finds on this machine, with the small model; or what is missing, for people.
+
+    `OLM_CHAOS_ENGINE=none`: as if there were none.
+    """
+    if os.environ.get("OLM_CHAOS_ENGINE") == "none":
+        return "OLM_CHAOS_ENGINE=none"
+    missing = []
+    for wanted in ("ollama", "llama.cpp"):
+        try:
+            found = find_engine(wanted)
+        except HostError as why:
+            missing.append(str(why))
+            continue
+        if found.weights or (wanted == "ollama" and pulled_weights(ollama_models_dir(), REAL_MODEL)):
+            return found
+        missing.append(f"{wanted} has no {REAL_MODEL}")
+    return "; ".join(missing)
+
+
+def needs_real_engine() -> None:
+    """Skip where this machine has none, saying why."""
+    if isinstance(found := real_engine(), str):
+        pytest.skip(f"no real engine: {found}")
 
 
 def free_port() -> int:

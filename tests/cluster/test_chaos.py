@@ -1,7 +1,8 @@
 """Mixed load while gateway workers, the controller and instances are killed at random, each kind twice or more.
 
 `OLM_CHAOS_S` is its least length in seconds, `OLM_CHAOS_SEED` the seed of a run to repeat; with `OLM_CHAOS_ENGINE=real`
-instances are the machine's real engine, as `make up` starts it, and clients fewer.
+instances are the machine's real engine, as `make up` starts it, and clients fewer. tests/chaos has one beside played
+ones, where its answers are looked at, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import partial
 import psutil
 import pytest
 from load import Client, End, Ended
-from running import Up, is_back, needs_redis, running, unit_pid, until
+from running import Up, is_back, needs_real_engine, needs_redis, running, unit_pid, until
 
 DURATION_S = float(os.environ.get("OLM_CHAOS_S", "15"))
 SEED = int(os.environ.get("OLM_CHAOS_SEED", str(secrets.randbelow(10**6))))
@@ -52,6 +53,8 @@ class Kill:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     needs_redis()
+    if IS_REAL:
+        needs_real_engine()
     engine = () if IS_REAL else ("--simulate", "2x RTX 4090")
     with running(tmp_path_factory.mktemp("chaos") / "state", *engine) as cluster:
         yield cluster
