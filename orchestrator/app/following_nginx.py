@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.app.fronting import choose_pool, given_pools, site_of, snapshot_pools
+from orchestrator.app.fronting import choose_pool, given_pools, over_tls, site_of, snapshot_pools
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.running import redis_of
 from orchestrator.core.errors import HostError, OrchestratorError, SettingsError
@@ -83,6 +83,7 @@ class _Following:
         self._settings = settings
         self._say, self._warn = say, warn
         self._pools: dict[str, list[str]] | None = None  # as published; None: nothing was yet
+        self._over_tls: dict[str, str] = {}  # why some of them are left out, by model
         self._last: tuple[str, Sequence[str]] | None = None  # a model and its servers, never none
         self._is_forced = followed.is_forced
         self._told: dict[str, str] = {}
@@ -134,9 +135,9 @@ class _Following:
 
     def _published(self, snapshot: Snapshot) -> None:
         """Most of what is published is how hosts are; that is no reason to write anything."""
-        pools = snapshot_pools(snapshot)
-        if pools != self._pools:
-            self._pools = pools
+        known = snapshot_pools(snapshot), over_tls(snapshot)
+        if known != (self._pools, self._over_tls):
+            self._pools, self._over_tls = known
             self._stirred.set()
 
     # --- what follows from it ---
@@ -182,14 +183,13 @@ class _Following:
         ever known."""
         if not self._followed.is_direct:
             return None
-        pools = given_pools(self._settings) if self._pools is None and self._settings.instances else self._pools
-        if pools is not None:
-            try:
-                self._last = choose_pool(pools, self._followed.model)
-            except HostError as why:
-                self._trouble("pool", f"{why}; {SERVES_ON}")
-            else:
+        try:
+            pools = given_pools(self._settings) if self._pools is None and self._settings.instances else self._pools
+            if pools is not None:
+                self._last = choose_pool(pools, self._followed.model, self._over_tls)
                 self._trouble("pool", None)
+        except HostError as why:
+            self._trouble("pool", f"{why}; {SERVES_ON}")
         return self._last
 
     def _install(self, settings: ClusterSettings, chosen: tuple[str, Sequence[str]] | None) -> Installed:

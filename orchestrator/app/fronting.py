@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.core.address import address_text
@@ -95,8 +96,17 @@ def snapshot_pools(snapshot: Snapshot) -> dict[str, list[str]]:
     }
 
 
-def choose_pool(pools: Mapping[str, Sequence[str]], model: str | None) -> tuple[str, Sequence[str]]:
-    """The model and its instances. Raises HostError where it is not clear which, or none of them serves."""
+def over_tls(snapshot: Snapshot) -> dict[str, str]:
+    """By model, why not each of its instances is asked by nginx itself: one of them wants TLS."""
+    found = ((pool.name, each) for pool in snapshot.pools for each in pool.instances if each.tls_name)
+    return {model: f"{each.id}: {_IN_CLEAR}" for model, each in found}
+
+
+def choose_pool(
+    pools: Mapping[str, Sequence[str]], model: str | None, left_out: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, Sequence[str]]:
+    """The model and its instances. Raises HostError where it is not clear which, or none of them serves; or all that do
+    are `left_out`, by model why."""
     known = ", ".join(sorted(pools)) or "none"
     if model is None and len(pools) != 1:
         raise HostError(f"nginx does not read which model a call is for: name one with --model; there is {known}")
@@ -105,6 +115,8 @@ def choose_pool(pools: Mapping[str, Sequence[str]], model: str | None) -> tuple[
         return chosen, pools[""]
     if chosen not in pools:
         raise HostError(f"there is no model {chosen!r}; there is {known}")
+    if not pools[chosen] and chosen in left_out:
+        raise HostError(left_out[chosen])
     if not pools[chosen]:
         raise HostError(f"no instance serves {chosen!r} now, and nginx takes no empty pool; see `ollamactl status`")
     return chosen, pools[chosen]

@@ -18,10 +18,12 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from click.testing import CliRunner
 
 from orchestrator.app.following_nginx import Followed, follow
 from orchestrator.app.fronting import snapshot_pools
 from orchestrator.app.paths import StatePaths
+from orchestrator.cli.main import main
 from orchestrator.core.model import InstanceState, Pool, Snapshot
 from orchestrator.nodes.nginx import Nginx
 from orchestrator.settings.file import load
@@ -137,6 +139,12 @@ async def following(world: World, **more: Any) -> AsyncIterator[None]:
         await task
 
 
+def behind_tls(pool: Pool, index: int) -> Pool:
+    instances = list(pool.instances)
+    instances[index] = replace(instances[index], tls_name="gpu-1")
+    return replace(pool, instances=tuple(instances))
+
+
 @contextmanager
 def command(world: World, *more: str, programs: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """The command itself, what it says in a file; `programs` in the way of the system's."""
@@ -214,6 +222,28 @@ async def test_a_pool_that_serves_nowhere_keeps_its_last_servers_and_says_so(wor
         await until(lambda: len(world.warned) == 2)
         assert "there is no model 'llama3.2:3b'" in world.warned[1]
         await world.until_servers(one)
+
+
+async def test_instances_behind_tls_are_not_asked_and_why_is_said(world):
+    one, two = sorted(free_port() for _ in range(2))
+    async with following(world):
+        await world.publish(behind_tls(pool_of(MODEL, [one, two]), 1))
+        await world.until_servers(one)
+        assert world.warned == []
+        await world.publish(behind_tls(behind_tls(pool_of(MODEL, [one, two]), 0), 1))
+        await until(lambda: bool(world.warned))
+        assert "this one wants TLS: have nginx ask the gateways" in world.warned[0]
+        await world.until_servers(one)
+
+
+async def test_servers_behind_https_are_refused_by_every_command_with_the_way_out(world):
+    world.configure(models={}, instances=[{"url": "https://127.0.0.1:1", "model": MODEL}])
+    why = "https://127.0.0.1:1: nginx asks instances in clear, and this one wants TLS: have nginx ask the gateways"
+    async with following(world):
+        await until(lambda: bool(world.warned))
+        assert why in world.warned[0]
+    rendered = CliRunner().invoke(main, ["nginx", "render", "--config", str(world.config), "--direct"])
+    assert (rendered.exit_code, why in rendered.output) == (1, True)
 
 
 async def test_servers_that_run_already_are_in_before_anything_is_published_and_those_down_are_left_out_then(world):
