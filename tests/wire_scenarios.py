@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from tests.nodes.simulators import free_port, running
+from tests.waiting import until
 from tests.wire_replay import OLDER, RECORDINGS, Case, Exchange, Scenario, load_scenarios, replay_config, send
 from tests.wire_script import scripted_answers
 
@@ -66,9 +67,7 @@ class Simulated:
         return self.seats.exists() and any(self.seats.read_bytes()[4:8])
 
     async def until_at_work(self) -> None:
-        async with asyncio.timeout(15):
-            while not self.is_at_work:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.is_at_work)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "ollamactl.service"
@@ -111,9 +112,7 @@ async def test_the_units_commands_start_reload_and_end_a_cluster(tmp_path):
     try:
         assert process.stdout is not None
         said = await asyncio.to_thread(_until, process.stdout, "Ctrl-C ends it")
-        async with asyncio.timeout(READY_WITHIN_S):  # it is written once all of that stands on the screen
-            while not ready.exists():
-                await asyncio.sleep(0.01)
+        await until(ready.exists)  # it is written once all of that stands on the screen
         assert json.loads(ready.read_text())["pid"] == process.pid, said
         subprocess.run(_command("ExecReload", tmp_path, process.pid), check=True)
         assert "in force" in await asyncio.to_thread(_until, process.stdout, "the changed settings")

@@ -36,6 +36,7 @@ from orchestrator.store.leases import Leases
 from tests.fleet.world import Recorded
 from tests.nodes.simulators import free_port, started
 from tests.store.playing import Server
+from tests.waiting import until
 
 WITHIN_S = 30.0
 SHAPE = ModelShape("llama", 8_030_261_248, 32, 32, 8, 128, 4096, 128_256, 131_072, 4_912_898_304, "Q4_K_M")
@@ -152,14 +153,12 @@ class GivenWorld:
         return states[0] if states else None
 
     async def until(self, condition: Callable[[], Any], what: str) -> None:
-        try:
-            async with asyncio.timeout(WITHIN_S):
-                while not condition():
-                    if self._task is not None and self._task.done():
-                        await self._task
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"never: {what}; {self.last}") from None
+        async def look() -> Any:
+            if self._task is not None and self._task.done():
+                await self._task
+            return condition()
+
+        await until(look, lambda: f"{what}; {self.last}", within_s=WITHIN_S)
 
     # --- callers -----------------------------------------------------------------------------------------------------
 

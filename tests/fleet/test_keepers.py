@@ -18,6 +18,7 @@ from orchestrator.fleet.keepers import Claimed, Keepers, Post
 from orchestrator.fleet.ports import Ports
 from orchestrator.fleet.tasks import raise_first
 from orchestrator.nodes.keeper_units import EventKind, Unit, UnitEvent, UnitState, UnitStatus
+from tests.waiting import until
 
 ONE, TWO = NodeName("gpu-1"), NodeName("gpu-2")
 UNIT = Unit("engine-a", ("ollama", "serve"))
@@ -100,9 +101,7 @@ class Heard:
         self.told.append(("back", post.host))
 
     async def until(self, what: str, host: NodeName | None, times: int = 1) -> None:
-        async with asyncio.timeout(20):
-            while self.told.count((what, host)) < times:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.told.count((what, host)) >= times)
 
 
 @pytest.fixture(autouse=True)
@@ -179,9 +178,7 @@ async def test_what_happens_anywhere_is_heard() -> None:
     async with followed(Keepers(here, {ONE: one})) as heard:
         for each in (here, one):
             each.news.put_nowait(UnitEvent("engine-a", EventKind.STARTED, 1))
-        async with asyncio.timeout(20):
-            while len(heard.events) < 2:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(heard.events) >= 2)
 
 
 async def test_hosts_that_come_and_go_are_followed_as_they_do() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +43,7 @@ from orchestrator.nodes.simulator.config import config_for
 from orchestrator.settings import ClusterSettings
 from orchestrator.store import cluster, pools
 from orchestrator.store.connection import Connection
+from tests import waiting
 from tests.store.playing import Server
 
 TIMEOUT_S = 60.0
@@ -228,13 +228,17 @@ class World:
 
 async def until(condition: Callable[[], Any], what: str, controller: Controller | None = None) -> None:
     """Wait for a condition, not for a while."""
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
+
+    async def look() -> Any:
         if controller is not None and controller.task is not None and controller.task.done():
             await controller.task
+        return condition()
+
+    def why() -> str:
         said = controller.reasons() if controller is not None and controller.store.snapshots else ""
-        assert time.monotonic() < deadline_s, f"never: {what}; {said}"
-        await asyncio.sleep(0.01)
+        return f"{what}; {said}"
+
+    await waiting.until(look, why, within_s=TIMEOUT_S)
 
 
 def offered_slots(snapshot: Snapshot, pool: str = SMALL) -> int:

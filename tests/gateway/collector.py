@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from tests.waiting import until
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -64,9 +66,7 @@ class Collector:
 
     async def until_traces(self, count: int) -> list[list[Span]]:
         """Wait for so many whole calls; each with its own span first, then its parts as they began."""
-        async with asyncio.timeout(20):
-            while len(self.calls()) < count:
-                await asyncio.sleep(0.02)
+        await until(lambda: len(self.calls()) >= count)
         return self.calls()
 
     def calls(self) -> list[list[Span]]:

@@ -17,6 +17,7 @@ import orjson
 import trustme
 
 from tests.open_lines import OpenLines, read_request
+from tests.waiting import until
 
 KEY = "sk-far-0123456789abcdef"
 MODEL = "far-8b"
@@ -88,9 +89,7 @@ class FarSide:
 
     async def until_left(self, count: int) -> None:
         """Wait until so many callers have gone in the middle of an answer."""
-        async with asyncio.timeout(15):
-            while self.left < count:
-                await asyncio.sleep(0.01)
+        await until(lambda: self.left >= count)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

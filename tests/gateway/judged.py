@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from orchestrator.core.dialects.frames import Stats, body_type, head_of
 from orchestrator.core.dialects.streams import answer_body, open_stream
 from orchestrator.core.model import Answer, Finish, ToolCall
 from tests.gateway.stand_in import Asked, StandIn, _chunk, _respond, _stream_head, standing
+from tests.waiting import until
 
 SURE, UNSURE = -0.02, -4.0
 # Every answer is told at this moment, so that two of them are the same bytes.
@@ -121,6 +121,4 @@ async def judged(count: int) -> AsyncIterator[list[Judged]]:
 
 async def until_asked(instance: Judged, times: int) -> None:
     """Wait until it was asked so often."""
-    async with asyncio.timeout(15):
-        while len(instance.asked) < times:
-            await asyncio.sleep(0.005)
+    await until(lambda: len(instance.asked) >= times)

@@ -25,6 +25,7 @@ from tests.forking import Forked
 from tests.gateway.stand_in import StandIn, standing_in
 from tests.nodes.simulators import NO_AUTHORITIES, free_port
 from tests.store.playing import Server
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 20.0
@@ -54,10 +55,9 @@ class Played:
     async def until_known(self, within_s: float = 10.0) -> None:
         """Wait until every gateway serves by what was published last."""
         wanted = [(pool.name, each.id, each.context) for pool in self.pools for each in pool.instances]
-        async with asyncio.timeout(within_s), aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession() as http:
             for _ in range(3 * len(self.gateways)):  # connections spread over the workers
-                while await self._published(http) != wanted:
-                    await asyncio.sleep(0.01)
+                await until(lambda: self._published(http), holds=wanted.__eq__, within_s=within_s)
 
     async def _published(self, http: aiohttp.ClientSession) -> list[tuple[str, str, int]]:
         async with http.get(f"{self.url}/status.json", headers={"Connection": "close"}) as reply:
@@ -79,9 +79,7 @@ class Played:
 
     async def until_all_listen(self) -> None:
         """Wait for every worker: one that answers tells nothing of the others behind its port."""
-        async with asyncio.timeout(READY_WITHIN_S):
-            while self.logs().count(" serves on ") < len(self.gateways):
-                await asyncio.sleep(0.02)
+        await until(lambda: self.logs().count(" serves on ") >= len(self.gateways))
 
     def logs(self) -> str:
         """What the gateways said."""

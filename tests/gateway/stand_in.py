@@ -22,6 +22,7 @@ from orchestrator.core.dialects.streams import open_stream
 from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish, ToolCall
 from tests.open_lines import OpenLines, read_request
+from tests.waiting import until
 
 BULKY_FRAMES = 4000
 WORDS = ("one ", "two ", "three")
@@ -72,9 +73,7 @@ class StandIn:
 
     async def until(self, active: int) -> None:
         """Wait until it works on so many requests."""
-        async with asyncio.timeout(15):
-            while self.active != active:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.active == active)
 
     async def until_still(self) -> None:
         """Wait until nothing more can be written: every buffer behind this is full."""

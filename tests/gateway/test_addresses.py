@@ -12,6 +12,7 @@ from orchestrator.core.errors import InstanceError
 from orchestrator.gateway import addresses
 from orchestrator.gateway.addresses import Addresses, system_look_up
 from orchestrator.gateway.upstream import Connections
+from tests.waiting import until
 
 
 class Resolver:
@@ -78,9 +79,7 @@ async def test_nobody_waits_for_a_resolver_that_does_not_answer() -> None:
         assert await found.of("gpu") == ("127.0.0.2",)
     resolver.known = {"gpu": "127.0.0.3"}
     resolver.there.set()
-    async with asyncio.timeout(20):
-        while await found.of("gpu") != ("127.0.0.3",):
-            await asyncio.sleep(0)
+    await until(lambda: found.of("gpu"), holds=lambda seen: seen == ("127.0.0.3",))
     found.close()
 
 
@@ -88,8 +87,7 @@ async def test_what_was_learnt_before_it_was_needed_is_there_when_nobody_tells()
     resolver = Resolver(gpu="127.0.0.2")
     found = Addresses(resolver)
     found.learn(("gpu", "127.0.0.1", "unknown"))
-    while resolver.asked < 2:
-        await asyncio.sleep(0)
+    await until(lambda: resolver.asked >= 2)
     await asyncio.sleep(0)
     resolver.known = None
     assert await found.of("gpu") == ("127.0.0.2",)

@@ -6,10 +6,12 @@ The instances count for themselves what they work on; Redis is real, and is kill
 from __future__ import annotations
 
 import asyncio
+import operator
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ from tests.gateway.asking import ask
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.store.playing import Server, back
+from tests.waiting import until
 
 # Less than a gateway takes it to be, as of a real one: gateway/admission, HOLD_ANSWERING_S.
 WORKS_ON_S = 0.15
@@ -52,9 +55,7 @@ class Gateway:
         return grant
 
     async def until_alone(self) -> None:
-        async with asyncio.timeout(10):
-            while not self.admission.is_alone:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.admission.is_alone)
 
 
 @dataclass(slots=True)
@@ -93,6 +94,9 @@ class World:
                 gateway.admission.unused(grant)
         return served
 
+    def is_idle(self) -> bool:
+        return not any(each.slots.everyones(one.id) for each in self.gateways for one in self.pool.instances)
+
     async def cut_off(self, index: int) -> None:
         """End one gateway's connection; Redis and the others' stay."""
         told = bytes(await self.gateways[index - 1].connection.command("CLIENT", "LIST")).decode()
@@ -118,9 +122,7 @@ async def start(tmp_path: Path, redis: Server) -> AsyncIterator[object]:
 
         yield begin
         for world in worlds:
-            async with asyncio.timeout(10):  # what works on after its caller left
-                while any(each.slots.everyones(one.id) for each in world.gateways for one in world.pool.instances):
-                    await asyncio.sleep(0.01)
+            await until(world.is_idle)  # what works on after its caller left
 
 
 def _pool(slots: tuple[int, ...]) -> Pool:
@@ -174,9 +176,7 @@ async def test_who_waits_in_redis_line_as_it_goes_is_served_here_before_who_come
     (gateway,) = world.gateways
     running = await gateway.call(world.pool)
     first = asyncio.create_task(gateway.call(world.pool))
-    async with asyncio.timeout(10):
-        while (await pool_load(gateway.connection, world.pool.name)).queued == 0:
-            await asyncio.sleep(0.01)
+    await until(lambda: pool_load(gateway.connection, world.pool.name), holds=lambda seen: seen.queued != 0)
     world.redis.kill()
     await gateway.until_alone()
     await asyncio.sleep(0)
@@ -203,9 +203,7 @@ async def test_a_share_is_waited_for_while_a_sibling_holds_every_slot(start):
     for number, grant in enumerate(grants):
         busy.admission.unused(grant)
         got = min(number + 1, 2)  # of its share
-        async with asyncio.timeout(10):
-            while other.slots.own(grant.instance.id) < got:
-                await asyncio.sleep(0.005)
+        await until(partial(other.slots.own, grant.instance.id), holds=partial(operator.le, got))
         assert other.slots.everyones(grant.instance.id) <= 4
     assert sum(each.done() for each in waiting) == 2
     other.admission.unused(await next(each for each in waiting if each.done()))
@@ -292,8 +290,6 @@ async def _ask(url: str, text: str, **more: str) -> int:
 
 async def _until_it_had_its_turn(world: Played, url: str, before: int) -> None:
     """Wait until a worker serves alone, and has served calls that came after those of the test."""
-    async with asyncio.timeout(15):
-        while "serving alone" not in (world.state / "gateway-1.log").read_text():
-            await asyncio.sleep(0.01)
+    await until(lambda: "serving alone" in (world.state / "gateway-1.log").read_text())
     for _ in range(5):
         assert await _ask(url, "hi", model="other") == 200

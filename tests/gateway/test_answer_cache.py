@@ -20,6 +20,7 @@ from orchestrator.store.answers import Answers
 from tests.gateway.asking import STREAMS, Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.waiting import until
 
 FAQ = "- questions: [otoyol hız limiti]\n  answer: 120 km/h\n  language: tr\n"
 KEYS = [{"name": name, "secret": name * 16} for name in ("a", "b")]
@@ -59,10 +60,7 @@ async def keys_of(world: Played) -> list[bytes]:
 
 
 async def until_kept(world: Played, n: int = 1) -> list[bytes]:
-    async with asyncio.timeout(10):
-        while len(found := await keys_of(world)) != n:
-            await asyncio.sleep(0.01)
-    return found
+    return await until(lambda: keys_of(world), holds=lambda found: len(found) == n)
 
 
 async def grow_older(world: Played, seconds: float, n: int = 1) -> None:
@@ -76,10 +74,11 @@ async def grow_older(world: Played, seconds: float, n: int = 1) -> None:
 
 async def status_of(world: Played, is_right: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The cache's part of the status, once it is as wanted: the books are told once a second."""
-    async with asyncio.timeout(10):
-        while not is_right(told := (await get(world.url, "/status.json")).json()["cache"]):
-            await asyncio.sleep(0.05)
-    return told
+
+    async def told() -> dict[str, Any]:
+        return (await get(world.url, "/status.json")).json()["cache"]
+
+    return await until(told, holds=is_right)
 
 
 # --- what a hit tells -------------------------------------------------------------------------------------------------
@@ -359,9 +358,7 @@ async def take_over(world: Played, **changes: Any) -> None:
     settings_in_use.write(StatePaths(world.state), ClusterSettings.model_validate({**SETTINGS, **changes}))
     for each in world.gateways:
         each.send_signal(signal.SIGHUP)
-    async with asyncio.timeout(15):
-        while world.logs().count("settings taken over") < said + len(world.gateways):
-            await asyncio.sleep(0.01)
+    await until(lambda: world.logs().count("settings taken over") >= said + len(world.gateways))
 
 
 # --- loud -------------------------------------------------------------------------------------------------------------

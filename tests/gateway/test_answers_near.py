@@ -24,6 +24,7 @@ from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
 from tests.gateway.test_answer_cache import KEYS, SETTINGS, report, until_kept
 from tests.store.playing import Server
+from tests.waiting import until
 
 MODEL = {"model": "little:1b", "options": {"temperature": 0}}
 Start = Callable[..., Awaitable[tuple[Played, list[StandIn]]]]
@@ -78,9 +79,7 @@ async def until_near(world: Played, worker: int = 0, **more: Any) -> Reply:
 
 
 async def until_said(world: Played, text: str, worker: int = 0) -> None:
-    async with asyncio.timeout(30):
-        while (await at(world, worker)).text != text:
-            await asyncio.sleep(0.01)
+    await until(lambda: at(world, worker), holds=lambda seen: seen.text == text)
 
 
 async def overwrite(world: Played, text: str) -> None:
@@ -117,19 +116,19 @@ async def test_hits_that_ask_nobody_are_counted_as_hits_and_as_uses(start):
     before = float(await _metric(world, 'olm_cache_near_total{outcome="hit"}'))
     for _ in range(50):
         assert (await at(world, 0)).cache == "hit"
-    async with asyncio.timeout(30):
-        while float(await _metric(world, 'olm_cache_near_total{outcome="hit"}')) < before + 50:
-            await asyncio.sleep(0.05)
-        while await _uses(world, place) < score + 2:  # a power of two: 50 uses on top of few
-            await asyncio.sleep(0.05)
+    await until(
+        lambda: _metric(world, 'olm_cache_near_total{outcome="hit"}'), holds=lambda seen: float(seen) >= before + 50
+    )
+    # A power of two: 50 uses on top of few.
+    await until(lambda: _uses(world, place), holds=lambda uses: uses >= score + 2)
     hits = float(await _metric(world, 'olm_cache_hits_total{how="fresh",layer="exact"}'))
     assert hits >= before + 50
     assert float(await _metric(world, "olm_cache_near_bytes")) > 0
     (key,) = await world.connection.command("KEYS", "olm:usage:{auto}:*")
     day = key.decode().rpartition(":")[2]
-    async with asyncio.timeout(30):  # written in batches
-        while (await usage.read(world.connection, day))["auto"]["tier:cache:cache_hits"] < 50:
-            await asyncio.sleep(0.05)
+    await until(
+        lambda: usage.read(world.connection, day), holds=lambda seen: seen["auto"]["tier:cache:cache_hits"] >= 50
+    )  # written in batches
 
 
 async def _uses(world: Played, place: bytes) -> float:
@@ -160,9 +159,7 @@ async def test_a_purge_ends_it_on_every_worker(start):
     for worker in (0, 1):
         await until_near(world, worker)
     assert await Answers(world.connection).purge_all() == 1
-    async with asyncio.timeout(30):
-        while (await at(world, 1)).cache == "hit" and len(little.asked) == 1:
-            await asyncio.sleep(0.01)
+    await until(lambda: at(world, 1), holds=lambda seen: not (seen.cache == "hit" and len(little.asked) == 1))
     assert len(little.asked) == 2
 
 
@@ -216,13 +213,9 @@ async def test_an_answer_past_its_time_is_given_late_from_near_and_then_fresh(st
         cache={"ttl_s": 1, "ttl_jitter": 0, "stale_while_revalidate_s": 600}, limits={"queue_wait_s": 30}
     )
     await at(world, 0)
-    async with asyncio.timeout(30):
-        while "stale" not in (await until_near(world)).headers["X-Cache"]:
-            await asyncio.sleep(0.01)
-        while len(little.asked) < 2:
-            await asyncio.sleep(0.01)
-        while "stale" in (await at(world, 0)).headers["X-Cache"]:
-            await asyncio.sleep(0.01)
+    await until(lambda: until_near(world), holds=lambda seen: "stale" in seen.headers["X-Cache"])
+    await until(lambda: len(little.asked) >= 2)
+    await until(lambda: at(world, 0), holds=lambda seen: "stale" not in seen.headers["X-Cache"])
 
 
 async def test_it_is_turned_off_and_on_while_it_runs(start):

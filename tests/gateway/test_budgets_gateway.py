@@ -37,7 +37,8 @@ from tests.gateway.asking import Reply, ask, get
 from tests.gateway.far_side import KEY, MODEL, FarSide, far_side
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
-from tests.store.playing import Server, back, until
+from tests.store.playing import Server, back
+from tests.waiting import until
 
 OPS, GUEST = "0123456789abcdef-of-an-admin", "fedcba9876543210-of-a-guest"
 FRESH = {"Cache-Control": "no-store"}
@@ -383,9 +384,7 @@ class Gateway:
         return Asked(nobody, nobody, call, 2, "little", (), "", False, trace, None)
 
     async def until_alone(self) -> None:
-        async with asyncio.timeout(10):
-            while self.connection.is_up:
-                await asyncio.sleep(0.005)
+        await until(lambda: not self.connection.is_up)
 
 
 @pytest.fixture
@@ -471,13 +470,9 @@ async def test_a_call_that_began_without_redis_is_under_way_no_longer_than_it_la
     async def are_counted() -> int:
         return (await standing(one)).used.concurrent
 
-    async with asyncio.timeout(10):
-        while await are_counted() != 1:
-            await asyncio.sleep(0.01)
+    await until(are_counted, holds=lambda seen: seen == 1)
     one.budgets.settle(reserved, (0, 0), 0.0)
-    async with asyncio.timeout(10):
-        while await are_counted() != 0:
-            await asyncio.sleep(0.01)
+    await until(are_counted, holds=lambda seen: seen == 0)
 
 
 async def test_a_call_that_ends_while_others_are_held_on_to_is_not_held_on_to(two):

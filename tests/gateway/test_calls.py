@@ -17,6 +17,7 @@ from orchestrator.store import usage
 from tests.gateway.asking import STREAMS, ask, get
 from tests.gateway.played import Played, played, played_before_three, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 EASY, HARD = "hello", "Prove step by step that the sum of two odd numbers is even, then write a Python program for it."
@@ -272,9 +273,7 @@ async def test_a_stream_whose_caller_asked_for_no_usage_is_counted_and_shows_non
 async def counted(world: Played, pool: str, name: str, amount: int) -> None:
     """Wait until Redis counts so many: settling comes after the answer's last byte."""
     day = datetime.now(UTC).date().isoformat()
-    async with asyncio.timeout(10):
-        while (await usage.read(world.connection, day)).get(pool, {}).get(name) != amount:
-            await asyncio.sleep(0.01)
+    await until(lambda: usage.read(world.connection, day), holds=lambda seen: seen.get(pool, {}).get(name) == amount)
 
 
 async def test_what_would_reload_a_model_is_not_passed_on(start):
@@ -300,9 +299,7 @@ async def test_conversations_that_began_alike_go_on_each_where_it_went_last(tmp_
 
             await say("q")
             both = asyncio.gather(*(say("q", "a", f"wait {each}") for each in (1, 2)))
-            async with asyncio.timeout(15):
-                while sum(each.active for each in instances) < 2:
-                    await asyncio.sleep(0.005)
+            await until(lambda: sum(each.active for each in instances) >= 2)
             for each in instances:
                 each.gate.set()
             one, other = await both

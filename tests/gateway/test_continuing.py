@@ -22,6 +22,7 @@ from tests.gateway.asking import Reply, ask, body_for, connected, get, request_b
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
 from tests.nodes.simulators import free_port, started
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 PATHS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/messages")
@@ -183,18 +184,12 @@ async def test_the_only_instance_of_a_pool_is_waited_for_while_it_is_started_ane
 async def test_a_client_that_leaves_while_its_stream_waits_to_go_on_leaves_nothing_behind(start):
     world, instances = await start(2, slots=1)
     other = asyncio.create_task(ask(world.url, "/api/chat", "wait for me", stream=False))
-    async with asyncio.timeout(15):
-        while not any(each.active for each in instances):
-            await asyncio.sleep(0.01)
+    await until(lambda: any(each.active for each in instances))
     async with connected(world.url) as (reader, writer):
         writer.write(request_bytes("/api/chat", body_for("/api/chat", "cut", stream=True)))
         await reader.readuntil(b"two")
-        async with asyncio.timeout(15):
-            while (await world.connection.command("ZCARD", "olm:pool:{m}:queue")) != 1:
-                await asyncio.sleep(0.01)
-    async with asyncio.timeout(15):
-        while (await world.connection.command("ZCARD", "olm:pool:{m}:queue")) != 0:
-            await asyncio.sleep(0.01)
+        await until(lambda: world.connection.command("ZCARD", "olm:pool:{m}:queue"), holds=lambda seen: seen == 1)
+    await until(lambda: world.connection.command("ZCARD", "olm:pool:{m}:queue"), holds=lambda seen: seen == 0)
     for each in instances:
         each.gate.set()
     assert (await other).status == 200

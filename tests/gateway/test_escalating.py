@@ -20,6 +20,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, get, request_bytes
 from tests.gateway.judged import Judged, judged, until_asked
 from tests.gateway.played import Played, played, pool_of
+from tests.waiting import until
 
 NATIVE = ("/api/chat", "/api/generate", "/v1/chat/completions")
 OTHERS = ("/v1/completions", "/v1/messages", "/v1/responses")
@@ -76,9 +77,7 @@ async def counted(world: Played, metric: str, worker: int = 0) -> dict[str, floa
 
 
 async def until_counted(world: Played, metric: str, labels: str, times: float) -> None:
-    async with asyncio.timeout(15):
-        while (await counted(world, metric)).get(labels, 0) != times:
-            await asyncio.sleep(0.05)
+    await until(lambda: counted(world, metric), holds=lambda seen: seen.get(labels, 0) == times)
 
 
 # --- what is doubted before anything is shown -------------------------------------------------------------------------
@@ -328,9 +327,7 @@ async def test_who_follows_from_another_worker_gets_the_answer_that_is_made_inst
     first = asyncio.create_task(ask(world.urls[0], "/api/chat", "unsure", model="r", stream=True, **CERTAIN))
     await until_asked(small, 1)
     second = asyncio.create_task(ask(world.urls[1], "/api/chat", "unsure", model="r", stream=True, **CERTAIN))
-    async with asyncio.timeout(15):
-        while not (await counted(world, "olm_cache_followers", worker=1)).get("", 0):
-            await asyncio.sleep(0.05)
+    await until(lambda: counted(world, "olm_cache_followers", worker=1), holds=lambda seen: seen.get("", 0))
     small.gate.set()
     assert [each.text for each in await asyncio.gather(first, second)] == ["big answers"] * 2
     assert (len(small.asked), len(big.asked)) == (1, 1)

@@ -21,6 +21,7 @@ from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, 
 from tests.gateway.played import Played, played, pool_of, serving, start_gateway
 from tests.gateway.stand_in import BULKY_FRAMES, WORDS, StandIn, standing_in
 from tests.store.playing import Server
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 Start = Callable[..., Awaitable[tuple[Played, list[StandIn]]]]
@@ -265,9 +266,7 @@ async def test_a_client_that_leaves_the_queue_leaves_no_ticket(start):
 
 
 async def queued(world: Played, count: int) -> None:
-    async with asyncio.timeout(10):
-        while (await pool_load(world.connection, world.pools[0].name)).queued != count:
-            await asyncio.sleep(0.01)
+    await until(lambda: pool_load(world.connection, world.pools[0].name), holds=lambda seen: seen.queued == count)
 
 
 async def test_a_client_that_does_not_read_slows_its_instance_fills_no_memory_and_is_cut(start):
@@ -371,9 +370,7 @@ async def test_with_redis_gone_calls_go_on_within_the_share_and_are_counted_agai
     await instance.until(active=1)
     redis.start()
     await world.connection.open(20)
-    async with asyncio.timeout(20):
-        while sum((await world.in_flight()).values()) != 1:
-            await asyncio.sleep(0.05)
+    await until(world.in_flight, holds=lambda seen: sum(seen.values()) == 1)
     instance.gate.set()
     assert (await held).status == 200
     await world.until_idle()

@@ -19,6 +19,7 @@ from orchestrator.store.pools import pool_load
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.waiting import until
 
 Start = Callable[..., Awaitable[tuple[Played, list[StandIn]]]]
 
@@ -39,9 +40,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 
 async def until_active(instances: list[StandIn], count: int) -> None:
-    async with asyncio.timeout(15):
-        while sum(each.active for each in instances) != count:
-            await asyncio.sleep(0.005)
+    await until(lambda: sum(each.active for each in instances) == count)
 
 
 async def test_a_call_of_every_endpoint_takes_a_slot_and_gives_it_back_however_it_ends(start):
@@ -147,9 +146,9 @@ async def test_an_instance_that_stayed_out_through_its_start_is_back_once_it_ans
     port = instance.port
     await instance.stop()
     first = asyncio.create_task(ask(world.url, "/api/chat", "hi", stream=False))
-    async with asyncio.timeout(15):
-        while not (await pool_load(world.connection, world.pools[0].name)).instances[0].ejected_for_s:
-            await asyncio.sleep(0.01)
+    await until(
+        lambda: pool_load(world.connection, world.pools[0].name), holds=lambda seen: seen.instances[0].ejected_for_s
+    )
     instance.port = port
     await instance.start()
     assert (await first).status == 200

@@ -16,6 +16,7 @@ from orchestrator.store.suspicion import suspected
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 HANG_S = 0.3
@@ -77,9 +78,7 @@ async def test_while_an_instance_hangs_24_clients_are_all_answered(start, is_str
         return replies
 
     clients = [asyncio.create_task(client()) for _ in range(24)]
-    async with asyncio.timeout(30):
-        while not await suspicions(world) or silent.active:
-            await asyncio.sleep(0.05)
+    await until(lambda: suspicions(world), holds=lambda seen: seen and not silent.active)
     ends.set()
     replies = [each for several in await asyncio.gather(*clients) for each in several]
     assert {(each.status, each.text, each.is_whole) for each in replies} == {(200, TEXT, True)}
@@ -107,9 +106,7 @@ async def test_a_long_prompt_that_is_read_for_long_is_waited_for(start):
     world, instances = await start(2)
     long = "wait " + "word " * 1000
     reading = asyncio.create_task(chat(world, long, stream=True))
-    async with asyncio.timeout(10):
-        while not (slow := [each for each in instances if each.active]):
-            await asyncio.sleep(0.01)
+    slow = await until(lambda: [each for each in instances if each.active])
     await answers_for(world, 6 * HANG_S)
     assert not reading.done()
     slow[0].gate.set()
@@ -136,9 +133,7 @@ async def test_a_call_is_not_given_up_where_it_has_nowhere_else_to_go(start):
 async def test_a_call_that_is_slow_by_itself_is_left_on_an_instance_that_answers_others(start):
     world, instances = await start(2)
     slow = asyncio.create_task(chat(world, "wait", stream=True))
-    async with asyncio.timeout(10):
-        while not any(each.active for each in instances):
-            await asyncio.sleep(0.01)
+    await until(lambda: any(each.active for each in instances))
     await asyncio.gather(*(answers_for(world, 5 * HANG_S) for _ in range(6)))
     assert not slow.done()
     for each in instances:

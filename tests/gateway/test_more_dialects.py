@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import os
@@ -27,6 +26,7 @@ from tests.gateway.asking import Reply
 from tests.gateway.played import ROOT, Played, played, played_before_three, pool_of
 from tests.gateway.stand_in import WORDS, StandIn
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 HARD = "Prove step by step that the sum of two odd numbers is even, then write a Python program for it."
@@ -82,9 +82,7 @@ async def post(world: Played, path: str, body: Any, **headers: str) -> Reply:
 async def counted(world: Played, pool: str, name: str, amount: int) -> None:
     """Wait until Redis counts so many: settling comes after the answer's last byte."""
     day = datetime.now(UTC).date().isoformat()
-    async with asyncio.timeout(10):
-        while (await usage.read(world.connection, day)).get(pool, {}).get(name) != amount:
-            await asyncio.sleep(0.01)
+    await until(lambda: usage.read(world.connection, day), holds=lambda seen: seen.get(pool, {}).get(name) == amount)
 
 
 # --- instances that speak them ----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of, serving
 from tests.gateway.stand_in import StandIn, standing_in
 from tests.open_lines import OpenLines, read_request
+from tests.waiting import until
 
 IBAN = "TR33 0006 1005 1978 6457 8413 26"
 MARK = "kanarya7f3a9"
@@ -97,9 +98,7 @@ class World:
         await self.gateway.publish(
             [serving(each, without=each.instances[0].id) if each.name in pools else each for each in served]
         )
-        async with asyncio.timeout(10):
-            while (await self._states()).count("down") != len(pools):
-                await asyncio.sleep(0.02)
+        await until(self._states, holds=lambda seen: seen.count("down") == len(pools))
 
     async def _states(self) -> list[str]:
         told = (await get(self.url, "/status.json", headers={"Authorization": f"Bearer {'a' * 16}"})).json()

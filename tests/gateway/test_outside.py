@@ -31,6 +31,7 @@ from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.gateway.test_request_log import until_written
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 PATHS = (
@@ -79,10 +80,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 async def metrics_with(world: Played, line: str) -> str:
     """The metrics, once a worker has handed on what they are waited for."""
-    async with asyncio.timeout(10):
-        while line not in (metrics := (await get(world.url, "/metrics")).body.decode()):
-            await asyncio.sleep(0.05)
-    return metrics
+    reply = await until(lambda: get(world.url, "/metrics"), holds=lambda reply: line in reply.body.decode())
+    return reply.body.decode()
 
 
 def answered(path: str, reply: Reply, *, stream: bool) -> Any:
@@ -160,9 +159,9 @@ async def test_ollamas_options_never_make_a_strict_provider_refuse(far, start):
 async def test_an_answer_of_a_provider_is_kept_for_its_route(far, start):
     world = await start(far)
     first = await ask(world.url, "/api/chat", "keep this", model="auto", stream=True)
-    async with asyncio.timeout(10):
-        while (again := await ask(world.url, "/v1/messages", "keep this", model="auto")).cache != "hit":
-            await asyncio.sleep(0.05)
+    again = await until(
+        lambda: ask(world.url, "/v1/messages", "keep this", model="auto"), holds=lambda again: again.cache == "hit"
+    )
     assert first.cache == "miss"
     assert answered("/v1/messages", again, stream=False).text == TEXT
 
@@ -294,9 +293,7 @@ async def test_a_changed_key_is_used_from_the_next_call_on(far, start):
     secret = world.state / "secrets" / "+provider.far"
     secret.write_text("sk-another-0123456789")
     world.gateways[0].send_signal(1)  # SIGHUP
-    async with asyncio.timeout(10):
-        while world.logs().count("settings taken over") < 1:
-            await asyncio.sleep(0.02)
+    await until(lambda: world.logs().count("settings taken over") >= 1)
     assert (await ask(world.url, "/api/chat", "hi", model="auto", headers=FRESH)).status in (502, 503)
     assert far.heard[-1].headers["authorization"] == "Bearer sk-another-0123456789"
     assert far.connections == 2
@@ -392,8 +389,8 @@ async def test_what_a_provider_says_is_left_keeps_calls_from_it(far, start):
     world = await start(far)
     far.says = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"}
     assert (await ask(world.url, "/api/chat", "hi", model="auto", headers=FRESH)).status == 200
-    async with asyncio.timeout(10):
-        while (reply := await ask(world.url, "/api/chat", "hi", model="auto", headers=FRESH)).status == 200:
-            await asyncio.sleep(0.05)
+    reply = await until(
+        lambda: ask(world.url, "/api/chat", "hi", model="auto", headers=FRESH), holds=lambda reply: reply.status != 200
+    )
     assert reply.status == 503
     assert 1 <= int(reply.headers["Retry-After"]) <= 31

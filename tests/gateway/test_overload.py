@@ -19,6 +19,7 @@ from orchestrator.store.suspicion import suspected
 from tests.gateway.asking import ask, body_for, connected, get, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 POOL = PoolName("m")
@@ -69,9 +70,7 @@ async def test_an_instance_lost_with_all_its_calls_costs_none_of_them_though_the
     world, (lost, other) = await start(2, slots=40)
     lost.does = "wait"
     calls = [asyncio.create_task(ask(world.url, "/api/chat", f"hi {n}", stream=False)) for n in range(40)]
-    async with asyncio.timeout(15):
-        while lost.active < 3 * FEW / 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: lost.active >= 3 * FEW / 2)
     await lost.stop()
     assert {(each.status, each.text) for each in await asyncio.gather(*calls)} == {(200, TEXT)}
     assert len(other.asked) == 40
@@ -174,9 +173,7 @@ async def test_the_only_instance_of_a_pool_is_suspected_when_it_falls_silent_and
     async with connected(world.url) as (_, writer):
         writer.write(request_bytes("/api/chat", body_for("/api/chat", "wait", stream=True)))
         await instance.until(active=1)
-        async with asyncio.timeout(30):
-            while not (found := await suspicions(world)):
-                await asyncio.sleep(0.05)
+        found = await until(lambda: suspicions(world))
         assert (list(found), found[InstanceId("m-0")].is_lone, instance.active) == (["m-0"], True, 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.gateway.played import played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.gateway.test_answer_cache import DAY_S, grow_older
 from tests.gateway.test_other_words import LIMIT, LIMIT_TOO, learnt
+from tests.waiting import until
 
 IBAN = "TR33 0006 1005 1978 6457 8413 26"
 SETTINGS = {
@@ -67,9 +67,7 @@ async def test_what_is_made_anew_behind_a_call_that_states_its_class_is_its_keys
             assert (await asks(LIMIT, "a", **stated)).cache == "miss"
             await learnt(world)
             await grow_older(world, DAY_S + 60)
-            async with asyncio.timeout(15):
-                while "stale" in (await asks(LIMIT, "a", **stated)).headers["X-Cache"]:
-                    await asyncio.sleep(0.02)
+            await until(lambda: asks(LIMIT, "a", **stated), holds=lambda seen: "stale" not in seen.headers["X-Cache"])
             assert len(instance.asked) == 2
             assert (await asks(LIMIT_TOO, "a", **stated)).cache == "hit"
             assert (await asks(LIMIT_TOO, "b")).cache == "miss"

@@ -26,6 +26,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import ask
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
+from tests.waiting import until
 
 SETTINGS: dict[str, Any] = {
     "models": {"little:1b": {}, "big:8b": {}},
@@ -51,10 +52,7 @@ def records(world: Played) -> list[dict[str, Any]]:
 
 
 async def until_written(world: Played, n: int) -> list[dict[str, Any]]:
-    async with asyncio.timeout(10):
-        while len(found := records(world)) < n:
-            await asyncio.sleep(0.02)
-    return found
+    return await until(lambda: records(world), holds=lambda found: len(found) >= n)
 
 
 async def test_each_call_is_one_record_of_what_answered_it_and_how_long_that_took(world):
@@ -117,9 +115,7 @@ async def test_it_is_switched_off_without_a_restart(world):
     off = ClusterSettings.model_validate({**SETTINGS, "request_log": {"enabled": False}})
     settings_in_use.write(StatePaths(world.state), off)
     os.kill(world.gateways[0].pid, signal.SIGHUP)
-    async with asyncio.timeout(10):
-        while "settings taken over" not in world.logs():
-            await asyncio.sleep(0.02)
+    await until(lambda: "settings taken over" in world.logs())
     await ask(world.url, "/api/chat", "unseen", model="auto", headers={"X-Request-Id": "unseen"}, stream=False)
     world.gateways[0].send_signal(signal.SIGTERM)
     await asyncio.to_thread(world.gateways[0].wait, 20)
@@ -131,9 +127,7 @@ async def test_a_disk_that_takes_nothing_costs_no_call_and_what_was_kept_is_writ
     blocked.write_text("a file where the folder should be")
     replies = [await ask(world.url, "/api/chat", f"question {n}", model="auto", stream=False) for n in range(3)]
     assert all(each.status == 200 for each in replies)
-    async with asyncio.timeout(10):
-        while "the request log cannot be written, calls go on" not in world.logs():
-            await asyncio.sleep(0.02)
+    await until(lambda: "the request log cannot be written, calls go on" in world.logs())
     blocked.unlink()
     assert len(await until_written(world, 3)) == 3
     assert "the request log is written again" in world.logs()
@@ -160,9 +154,7 @@ async def test_a_machine_that_has_no_thread_to_spare_loses_no_record(tmp_path: P
     log = RequestLog(tmp_path, "w", lambda: True)
     log.add(Request(cast(Any, None)), Trace("one", 0.0, ANYBODY), 200)
     log.start()
-    async with asyncio.timeout(10):
-        while not (written := [json.loads(each.read_text()) for each in tmp_path.glob("*/*.jsonl")]):
-            await asyncio.sleep(0.01)
+    written = await until(lambda: [json.loads(each.read_text()) for each in tmp_path.glob("*/*.jsonl")])
     await log.close()
     assert [each["id"] for each in written] == ["one"]
     assert refused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from orchestrator.store.routed import Routed
 from tests.gateway.asking import STREAMS, Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.waiting import until
 
 KEYS = [{"name": name, "secret": name * 16, "admin": name == "a"} for name in ("a", "b")]
 SETTINGS: dict[str, Any] = {
@@ -60,12 +60,7 @@ async def rate(gateway: Played, key: str, verdict: str, who: str = "a") -> tuple
 async def until_counted(gateway: Played, wanted: Routed, route: str = "my.auto") -> None:
     """Counts are written once a second."""
     day = datetime.now(UTC).date().isoformat()
-    try:
-        async with asyncio.timeout(15):
-            while (await routed.read(gateway.connection, day)).get(route) != wanted:
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        assert (await routed.read(gateway.connection, day)).get(route) == wanted
+    await until(lambda: routed.read(gateway.connection, day), f"{wanted}", holds=lambda seen: seen.get(route) == wanted)
 
 
 async def test_what_tiers_answer_is_counted_once_and_neither_hits_nor_evaluations_are(world: World) -> None:

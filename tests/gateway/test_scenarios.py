@@ -18,6 +18,7 @@ import pytest_asyncio
 from orchestrator.settings import ClusterSettings
 from tests.gateway.played import played, pool_of
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 from tests.wire_gateway import Cluster, differences
 from tests.wire_replay import OLDER, Case, Exchange, Scenario, load_cases, send, send_in_turn
 from tests.wire_scenarios import (
@@ -300,8 +301,7 @@ async def test_a_client_that_leaves_while_its_model_loads_leaves_the_slot_to_the
     case = changed(CASES["generate_nonstream"], model="smollm2:135m")
     async with cluster.of(recording, speed=1.0) as (instance,):
         left = asyncio.create_task(send(case, cluster.url))
-        while not any((await cluster.world.in_flight()).values()):
-            await asyncio.sleep(0.01)
+        await until(cluster.world.in_flight, holds=lambda seen: any(seen.values()))
         left.cancel()
         await asyncio.wait([left])
         assert await ps_names(http, instance.url) == recording.observed["changes"][-1]["ps_names"] == []

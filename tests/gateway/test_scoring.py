@@ -23,6 +23,7 @@ from orchestrator.settings import ClusterSettings, parse
 from orchestrator.store import usage
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
+from tests.waiting import until
 
 HARD, EASY = "Prove that there are infinitely many primes.", "hello"
 SETTINGS: dict[str, Any] = {
@@ -113,9 +114,7 @@ async def test_what_judging_costs_is_counted_apart(start: Start) -> None:
     world, _ = await start()
     await auto(world, EASY)
     day = datetime.now(UTC).date().isoformat()
-    async with asyncio.timeout(10):
-        while not (told := (await usage.read(world.connection, day)).get("judge", {})):
-            await asyncio.sleep(0.02)
+    told = (await until(lambda: usage.read(world.connection, day), holds=lambda used: used.get("judge")))["judge"]
     assert told["tier:scorer:prompt_tokens"] == 60
     assert told["tier:scorer:completion_tokens"] == 12
     assert "tier:judge:requests" not in told

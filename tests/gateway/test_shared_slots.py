@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.core.model import InstanceId
 from orchestrator.gateway.shared_slots import COLUMNS, SharedSlots
+from tests.waiting import until
 
 ONE, TWO = InstanceId("gpu-1"), InstanceId("gpu-2")
 
@@ -100,9 +101,7 @@ async def test_a_slot_on_which_the_instance_works_on_is_taken_until_that_is_over
     slots.took(ONE)
     slots.gave(ONE, 0.05)
     assert slots.own(ONE) == 1
-    async with asyncio.timeout(10):
-        while slots.own(ONE):
-            await asyncio.sleep(0.005)
+    await until(lambda: not slots.own(ONE))
 
 
 async def test_a_worker_that_ends_before_such_a_slot_is_free_leaves_it_taken(path):

@@ -24,6 +24,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.waiting import until
 
 FRESH = {"Cache-Control": "no-store"}
 EASY, HARD = "hello", "Prove step by step that the sum of two odd numbers is even, then write a Python program for it."
@@ -70,10 +71,7 @@ async def ask_auto(world: Played, text: str = EASY, *, model: str = "auto", **mo
 
 
 async def until_answered_by(world: Played, tier: str) -> Reply:
-    async with asyncio.timeout(20):
-        while (reply := await ask_auto(world)).headers["X-Tier"] != tier:
-            await asyncio.sleep(0.05)
-    return reply
+    return await until(lambda: ask_auto(world), holds=lambda reply: reply.headers["X-Tier"] == tier)
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------
@@ -385,9 +383,9 @@ async def test_changed_routes_are_in_force_at_once_and_calls_under_way_go_on(sta
     changed = settings_with(routes={**routes, "other": {"primary": "small"}})
     settings_in_use.write(StatePaths(world.state), changed)
     world.gateways[0].send_signal(signal.SIGHUP)
-    async with asyncio.timeout(15):
-        while (reply := await ask_auto(world, HARD)).headers["X-Route-Why"] != "every question: full":
-            await asyncio.sleep(0.05)
+    reply = await until(
+        lambda: ask_auto(world, HARD), holds=lambda reply: reply.headers["X-Route-Why"] == "every question: full"
+    )
     assert reply.headers["X-Tier"] == "full"
     assert (await ask_auto(world)).headers["X-Route"] == "mine"
     little.gate.set()

@@ -30,6 +30,7 @@ from tests.gateway.echoing import WAYS, Echo, echoing
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.store.playing import Server
+from tests.waiting import until
 
 MARK = "kanarya7f3a9"
 PATHS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages", "/v1/responses")
@@ -194,9 +195,7 @@ async def test_without_a_seal_texts_are_in_kept_answers_and_in_questions_kept_fo
         async with played(tmp_path, settings, pools, redis=redis) as world:
             for stream in (True, False):
                 await ask(world.url, "/api/chat", f"Kediler neden {MARK} der?", model="auto", stream=stream)
-            async with asyncio.timeout(10):
-                while not await world.connection.command("KEYS", "olm:answers:*"):
-                    await asyncio.sleep(0.01)
+            await until(lambda: world.connection.command("KEYS", "olm:answers:*"))
             kept = [each async for each in values_of(world)]
     assert {each.rpartition(":")[0] for each in marked(iter(kept))} <= {"olm:paraphrase:auto"}
 
@@ -221,9 +220,7 @@ async def test_what_an_instance_says_is_logged_only_where_that_is_switched_on_an
             )
             settings_in_use.write(StatePaths(world.state), other)
             world.gateways[0].send_signal(1)
-            async with asyncio.timeout(10):
-                while "settings taken over" not in world.logs():
-                    await asyncio.sleep(0.02)
+            await until(lambda: "settings taken over" in world.logs())
             before = len(world.logs())
             await ask(world.url, "/api/chat", f"again {text}", model="big:8b", stream=False)
             assert (f"again {MARK} [e-mail] [iban]" in world.logs()[before:]) is (texts == "off")
@@ -288,9 +285,7 @@ async def test_what_the_loop_says_of_forgotten_tasks_has_no_words_of_theirs(line
     task = asyncio.get_running_loop().create_task(_failing(MARK), name="forgotten")
     await asyncio.wait([task])
     del task
-    async with asyncio.timeout(10):
-        while not lines:
-            await asyncio.sleep(0)
+    await until(lambda: lines)
     assert lines[0].startswith("Task exception was never retrieved\n")
     assert "in _failing\n" in lines[0]
     assert MARK not in "".join(lines)

@@ -26,6 +26,7 @@ from tests.gateway.far_side import KEY, MODEL, far_side
 from tests.gateway.judged import judged
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.waiting import until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -187,12 +188,11 @@ async def test_a_call_that_nobody_answers_is_a_failed_span_and_one_that_is_wrong
 async def test_who_waits_for_anothers_answer_is_linked_to_it(start, collector):
     world, (first, second, _) = await start()
     leading = asyncio.create_task(ask(world.url, "/api/chat", "wait a bit", model="little", stream=False, **CERTAIN))
-    while first.active + second.active == 0:
-        await asyncio.sleep(0.01)
+    await until(lambda: first.active + second.active)
     following = asyncio.create_task(ask(world.url, "/api/chat", "wait a bit", model="little", stream=False, **CERTAIN))
-    async with asyncio.timeout(15):
-        while b"olm_cache_followers 1" not in (await get(world.url, "/metrics")).body.replace(b".0", b""):
-            await asyncio.sleep(0.02)
+    await until(
+        lambda: get(world.url, "/metrics"), holds=lambda seen: b"olm_cache_followers 1" in seen.body.replace(b".0", b"")
+    )
     first.gate.set()
     second.gate.set()
     led, followed = (await leading).headers["X-Trace-Id"], (await following).headers["X-Trace-Id"]
@@ -278,9 +278,7 @@ async def test_a_provider_is_told_of_the_trace_and_not_of_what_others_keep_in_it
 
 
 async def until_counted(world: Played, line: bytes) -> None:
-    async with asyncio.timeout(20):
-        while line not in (await get(world.url, "/metrics")).body:
-            await asyncio.sleep(0.05)
+    await until(lambda: get(world.url, "/metrics"), holds=lambda seen: line in seen.body)
 
 
 async def test_a_collector_is_opened_by_the_headers_of_the_settings(start, collector, tmp_path):
@@ -296,9 +294,7 @@ async def test_a_collector_that_is_away_costs_no_call_anything_and_has_the_spans
     await collector.stop()
     for _ in range(3):
         assert (await ask(world.url, "/api/chat", "hello", model="big", headers=FRESH, stream=True)).is_whole
-    async with asyncio.timeout(20):
-        while "takes no spans" not in world.logs():
-            await asyncio.sleep(0.02)
+    await until(lambda: "takes no spans" in world.logs())
     await ask(world.url, "/api/chat", "hello", model="big", headers=FRESH, stream=True)
     await collector.start()
     assert len(await collector.until_traces(4)) == 4

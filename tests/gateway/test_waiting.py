@@ -25,7 +25,8 @@ from orchestrator.store.embedded import find_server
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import pool_load, publish_pool
 from tests.gateway.played import pool_of
-from tests.store.playing import Server, until
+from tests.store.playing import Server
+from tests.waiting import until
 
 POOL = pool_of("m", [1], slots=1)
 SETTINGS = {"models": {"m": {}}, "limits": {"queue_wait_s": 30}}

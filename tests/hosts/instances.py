@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import shlex
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,15 +135,3 @@ async def heard(keeper: SystemdKeeper) -> AsyncIterator[list[Any]]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(look: Callable[[], Any], holds: Callable[[Any], Any], what: str) -> Any:
-    """What was seen once it holds."""
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while True:
-        seen = look()
-        seen = await seen if inspect.isawaitable(seen) else seen
-        if holds(seen):
-            return seen
-        assert time.monotonic() < deadline_s, f"never: {what}; last: {seen}"
-        await asyncio.sleep(0.05)

@@ -16,8 +16,9 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server
 from tests.gateway.played import pool_of
 from tests.hosts.machines import Machine
-from tests.nginx.following import state, until
+from tests.nginx.following import state
 from tests.nginx.playing import ROOT, nginx_program
+from tests.waiting import until
 
 MODEL = "llama3.2:3b"
 UNIT = ROOT / "deploy" / "ollamactl-nginx.service"

@@ -13,8 +13,9 @@ from orchestrator.core.errors import HostError
 from orchestrator.nodes import systemd, systemd_link
 from orchestrator.nodes.keeper_units import EventKind, Exit, UnitState
 from orchestrator.nodes.onhost.ollamas import MARK
-from tests.hosts.instances import FOLDER, MODELS, PORT, PROGRAM, furnished, heard, inside, kept, put, unit, until
+from tests.hosts.instances import FOLDER, MODELS, PORT, PROGRAM, furnished, heard, inside, kept, put, unit
 from tests.hosts.machines import Machine
+from tests.waiting import until
 
 A = "engine-a"
 ODD = {
@@ -35,7 +36,7 @@ def host(gpu_1: Machine):
 
 async def running(keeper, name=A):
     """The unit once it runs."""
-    seen = await until(keeper.list, lambda units: state(units, name) is UnitState.RUNNING, f"{name} runs")
+    seen = await until(keeper.list, f"{name} runs", holds=lambda units: state(units, name) is UnitState.RUNNING)
     return next(each for each in seen if each.name == name)
 
 
@@ -60,7 +61,7 @@ async def test_a_started_instance_listens_is_listed_and_says_what_it_is(hosts, h
         assert held.pids == set(inside(host, "a"))
         assert len(held.pids) >= 2
         assert held.ram_bytes > 2**20
-        [started] = await until(lambda: events, len, "an event")
+        [started] = await until(lambda: events, "an event", holds=len)
         assert (started.unit, started.kind, started.pid) == (A, EventKind.STARTED, seen.pid)
     assert host.run("stat", "-c", "%U %a", FOLDER, f"{FOLDER}/a.env") == "root 700\nroot 600\n"
     assert host.run("ps", "-o", "user=", "-p", str(seen.pid)).strip() == "ollama"
@@ -116,7 +117,7 @@ async def test_a_stopped_instance_leaves_no_process_and_no_file(hosts, host, tmp
         assert await keeper.list() == ()
         assert not list((host.files / FOLDER[1:]).iterdir())
         assert "ollama@" not in host.run("ls", "/etc/systemd/system/multi-user.target.wants")
-        await until(lambda: events, lambda seen: [each.kind for each in seen] == ["started", "stopped"], "its end")
+        await until(lambda: [each.kind for each in events], "its end", holds=["started", "stopped"].__eq__)
         await keeper.stop(A)  # once more is no matter
     host.run("rm", "-r", "/etc/systemd/system/ollama@.service.d")
 
@@ -130,7 +131,7 @@ async def test_an_instance_may_use_gpus_and_its_folders_and_nothing_else(hosts, 
     )
     async with kept(hosts, host, tmp_path) as keeper:
         await keeper.start(unit(host, TRY=" ".join(may + may_not)))
-        seen = await until(lambda: lines(keeper, 100, False), lambda seen: "listening" in seen, "its last line")
+        seen = await until(lambda: lines(keeper, 100, False), "its last line", holds=lambda seen: "listening" in seen)
     told = dict(each.split(" ", 1) for each in seen if each.startswith("/"))
     assert {path for path, how in told.items() if how == "opened"} == set(may)
     assert told.keys() == set(may) | set(may_not)
@@ -159,7 +160,7 @@ async def test_a_killed_instance_is_told_with_its_last_lines_and_started_again_w
         before = inside(host, "a")
         pid = (await running(keeper)).pid
         host.run("kill", "-9", str(pid))
-        await until(lambda: events, lambda seen: len(seen) == 3, "its end and its new start")
+        await until(lambda: events, "its end and its new start", holds=lambda seen: len(seen) == 3)
         _, ended, again = events
         assert (ended.kind, ended.exit, ended.pid, ended.retry_in_s) == (EventKind.EXITED, Exit(signal=9), pid, 2)
         assert ended.lines == ("starting", "listening")
@@ -173,7 +174,7 @@ async def test_an_instance_stopped_by_hand_is_seen_and_may_be_started_again(host
     async with kept(hosts, host, tmp_path) as keeper, heard(keeper) as events:
         await keeper.start(unit(host))
         host.run("systemctl", "stop", "ollama@a")
-        await until(lambda: events, lambda seen: seen and seen[-1].kind is EventKind.STOPPED, "its end")
+        await until(lambda: events, "its end", holds=lambda seen: seen and seen[-1].kind is EventKind.STOPPED)
         assert [(each.state, each.pid) for each in await keeper.list()] == [(UnitState.EXITED, None)]
         assert await keeper.marks() == {}
         await keeper.start(unit(host))
@@ -188,14 +189,14 @@ async def test_instances_run_again_after_the_power_failed_and_nobody_else_notice
             there = (await running(other)).pid
             async with heard(keeper) as events:
                 host.power_off()
-                await until(lambda: events, len, "the loss")
+                await until(lambda: events, "the loss", holds=len)
                 assert isinstance(events[0], HostError)
             with pytest.raises(HostError, match=r"^gpu-1: [^\n]*$"):
                 await keeper.list()
             assert keeper.problem.startswith("gpu-1: ")
             assert (await running(other)).pid == there
             await asyncio.to_thread(host.power_on)
-            await until(lambda: keeper.problem, lambda problem: not problem, "a connection")
+            await until(lambda: keeper.problem, "a connection", holds=lambda problem: not problem)
             await running(keeper)
             assert await keeper.marks() == {A: "{}"}
 
@@ -208,7 +209,7 @@ async def test_what_happened_while_the_cable_was_out_is_told_when_it_is_in_again
         pid = (await running(keeper)).pid
         async with heard(keeper) as events:
             host.cut()
-            await until(lambda: events, len, "the loss")
+            await until(lambda: events, "the loss", holds=len)
             assert str(events[0]) == "gpu-1: the host was silent for 2 s"
         async with asyncio.TaskGroup() as group:
             again = group.create_task(anext(aiter(keeper.events())))
@@ -322,14 +323,12 @@ async def test_what_is_no_instance_is_not_started(hosts, host, tmp_path):
 async def test_logs_are_the_instances_own_and_go_on_where_they_are_followed(hosts, host, tmp_path):
     async with kept(hosts, host, tmp_path) as keeper:
         await keeper.start(unit(host))
-        await until(lambda: lines(keeper, 100, False), lambda seen: "listening" in seen, "its last line")
+        await until(lambda: lines(keeper, 100, False), "its last line", holds=lambda seen: "listening" in seen)
         assert len(await lines(keeper, 2, False)) == 2
         following = asyncio.create_task(lines(keeper, 0, True, until="Stopped"))
-        async with asyncio.timeout(30):
-            while "--follow" not in host.run("ps", "-eo", "args"):
-                await asyncio.sleep(0.05)
-            await keeper.stop(A)
-            assert any("Stopped" in each for each in await following)
+        await until(lambda: "--follow" in host.run("ps", "-eo", "args"))
+        await keeper.stop(A)
+        assert any("Stopped" in each for each in await following)
 
 
 async def lines(keeper, count, follow, until=None):

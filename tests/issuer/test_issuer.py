@@ -33,6 +33,7 @@ from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.issuer.issuing import AUDIENCE, Provider, Signer, claims, providing, signer
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -72,9 +73,7 @@ class World:
         return await ask(self.url, path, "hi", model=model, stream=False, headers={"Authorization": f"Bearer {token}"})
 
     async def until_answered(self, token: str) -> None:
-        async with asyncio.timeout(30):
-            while (await self.ask(token)).status != 200:
-                await asyncio.sleep(0.05)
+        await until(lambda: self.ask(token), holds=lambda seen: seen.status == 200)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(follow_redirects=False, timeout=30)
@@ -130,18 +129,20 @@ async def test_an_issuers_token_is_answered_in_every_dialect_and_counted_as_its_
     assert (await world.ask(token, model="other")).status == 404
     seen = await get(world.url, "/status.json", headers={"Authorization": f"Bearer {token}"})
     assert (seen.status, "the token of company/robot may not do this" in seen.body.decode()) == (403, True)
-    async with asyncio.timeout(30):  # what is used is looked at every few seconds
-        while int((await world.ask(token)).headers["X-RateLimit-Remaining-Requests"]) > 1000 - len(PATHS):
-            await asyncio.sleep(0.1)
+    await until(
+        lambda: world.ask(token),
+        holds=lambda seen: int(seen.headers["X-RateLimit-Remaining-Requests"]) <= 1000 - len(PATHS),
+    )  # what is used is looked at every few seconds
     own = {"Authorization": f"Bearer {settings_in_use.asking_key(world.paths)}"}
-    async with asyncio.timeout(30):  # and who asked is told every few seconds
-        while "company/robot" not in (shown := await asyncio.to_thread(limits_shown, world)):
-            await asyncio.sleep(0.1)
+    shown = await until(  # who asked is told every few seconds
+        lambda: asyncio.to_thread(limits_shown, world), holds=lambda shown: "company/robot" in shown
+    )
     assert re.search(r"key:company/robot +requests a minute +[1-9]\d* / 1,000", shown)
-    async with asyncio.timeout(30):
-        while not (calls := (await get(world.url, "/status/calls?caller=company/robot", headers=own)).json()["calls"]):
-            await asyncio.sleep(0.1)
-    assert {each["tenant"] for each in calls} == {"acme"}
+    reply = await until(
+        lambda: get(world.url, "/status/calls?caller=company/robot", headers=own),
+        holds=lambda reply: reply.json()["calls"],
+    )
+    assert {each["tenant"] for each in reply.json()["calls"]} == {"acme"}
     metrics = (await get(world.url, "/metrics", headers=own)).body.decode()
     assert 'olm_access_tokens_total{issuer="company",outcome="taken"}' in metrics
     assert 'olm_issuer_up{issuer="company"} 1.0' in metrics

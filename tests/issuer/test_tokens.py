@@ -27,6 +27,7 @@ from orchestrator.gateway.tokens import MAX_BYTES, Tokens
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.access import IssuerSettings
 from tests.issuer.issuing import AUDIENCE, Signer, claims, encoded, signer
+from tests.waiting import until
 
 URL = "https://login.example.com/realms/main"
 GRANTS: dict[str, Any] = {
@@ -394,7 +395,5 @@ async def test_keys_are_asked_for_behind_all_calls_once_there_are_settings_for_i
     found.keys.start()
     issuers[publisher.url] = issuer(url=publisher.url)
     found.keys.stir()
-    async with asyncio.timeout(20):
-        while not publisher.asked:
-            await asyncio.sleep(0.01)
+    await until(lambda: publisher.asked)
     await found.keys.close()

@@ -31,10 +31,11 @@ from orchestrator.store import cluster
 from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server
 from tests.gateway.played import pool_of
-from tests.nginx.following import WITHIN_S, state, until
+from tests.nginx.following import WITHIN_S, state
 from tests.nginx.playing import NAME, ROOT, Front, fronted, listens, nginx_program, write_configuration
 from tests.nodes.simulators import free_port
 from tests.store.playing import Server
+from tests.waiting import until
 
 MODEL = "llama3.2:3b"
 

@@ -28,6 +28,7 @@ from tests.nginx.playing import (
     write_configuration,
 )
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 
 MODEL = "llama3.2:3b"
 
@@ -191,9 +192,7 @@ async def test_a_call_that_was_sent_is_not_sent_to_another_gateway(tmp_path):
 
 async def _log_with(front: Front, request_id: str) -> str:
     """nginx' access log, once the call of this id is in it: nginx writes it after the answer's end."""
-    async with asyncio.timeout(10):
-        while f'"id":"{request_id}"' not in front.access_log:
-            await asyncio.sleep(0.01)
+    await until(lambda: f'"id":"{request_id}"' in front.access_log)
     return front.access_log
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from orchestrator.nodes.keeper import EventKind, Keeper, Unit, UnitEvent
+from tests.waiting import until
 
 TIMEOUT_S = 30.0
 MARK = "UNIT_MARK"
@@ -47,14 +45,6 @@ def alive(mark: Path | str) -> list[int]:
 
 def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition, not for a while."""
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"never: {what}"
-        await asyncio.sleep(0.01)
 
 
 class Kept:

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from orchestrator.nodes import guardian
-from tests.nodes.keeping import IGNORES, IGNORES_WITH_CHILD, MARK, SLEEPS, TIMEOUT_S, WITH_CHILD, Kept, alive, until
+from tests.nodes.keeping import IGNORES, IGNORES_WITH_CHILD, MARK, SLEEPS, TIMEOUT_S, WITH_CHILD, Kept, alive
+from tests.waiting import until
 
 REPO = Path(__file__).parents[2]
 GRACE_S = 0.3

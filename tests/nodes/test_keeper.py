@@ -19,7 +19,8 @@ from orchestrator.nodes.keeper import EventKind, Unit, UnitEvent, UnitState
 from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.nodes.keeper_life import pause_s
 from orchestrator.nodes.keeper_process import ROTATE_BYTES
-from tests.nodes.keeping import IGNORES_WITH_CHILD, SLEEPS, WITH_CHILD, Kept, alive, is_alive, until
+from tests.nodes.keeping import IGNORES_WITH_CHILD, SLEEPS, WITH_CHILD, Kept, alive, is_alive
+from tests.waiting import until
 
 STARTED, READY, EXITED = EventKind.STARTED, EventKind.READY, EventKind.EXITED
 STOPPED, FAILED = EventKind.STOPPED, EventKind.FAILED

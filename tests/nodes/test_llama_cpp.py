@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import importlib.util
 import json
@@ -28,7 +27,8 @@ from orchestrator.core.model import Engine as Kind
 from orchestrator.core.model import Instance, InstanceId, NodeName, PoolName
 from orchestrator.nodes.engine_api import EngineApi
 from orchestrator.nodes.llama_cpp import EXIT_NO_ENGINE, EXIT_PORT_IN_USE, EXIT_UNUSABLE, bundled_weights
-from tests.nodes.keeping import TIMEOUT_S, Kept, until
+from tests.nodes.keeping import TIMEOUT_S, Kept
+from tests.waiting import until
 
 REPO = Path(__file__).parents[2]
 WEIGHTS = bundled_weights()
@@ -202,9 +202,7 @@ async def test_it_rests_once_nobody_is_answered(engine: Engine) -> None:
         async with http.post(f"http://127.0.0.1:{engine.port}/v1/chat/completions", json=body) as reply:
             await reply.content.readline()
             assert not await api.rests(at)
-        async with asyncio.timeout(TIMEOUT_S):
-            while not await api.rests(at):
-                await asyncio.sleep(0.01)
+        await until(lambda: api.rests(at))
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ from orchestrator.nodes.simulator.config import (
 from orchestrator.nodes.simulator.script import question
 from orchestrator.nodes.simulator.seats import CardSeats
 from tests.nodes.simulators import ROOT, free_port, running, started
+from tests.waiting import until
 from tests.wire_replay import Case, send
 
 SHAPE = ModelShape("llama", 8_030_261_248, 32, 32, 8, 128, 4096, 128_256, 131_072, 4_912_898_304, "Q4_K_M")
@@ -272,8 +273,7 @@ async def test_a_client_that_leaves_while_its_prompt_is_read_frees_the_slot_at_t
     file = tmp_path / "card.seats"
     base = start(speed=1.0, models=(replace(CHAT, slots=1, context=SHAPE.context_length),), seats_file=str(file))
     _, writer = await raw_request(base, {"model": "big:8b", "prompt": "word " * 500_000})
-    while not (file.exists() and any(file.read_bytes()[4:8])):  # slots at work on the first seat
-        await asyncio.sleep(0.02)
+    await until(lambda: file.exists() and any(file.read_bytes()[4:8]))  # slots at work on the first seat
     waiting = asyncio.create_task(generate(http, base, options={"num_predict": 1}))
     writer.close()
     # A step of 512 tokens takes 0.07 s, and the 65,538 that are left of this prompt 9 s.
@@ -310,8 +310,7 @@ async def test_a_model_goes_when_its_keep_alive_is_over(start, http):
     base = start()
     await generate(http, base, keep_alive="150ms")
     assert list(await loaded(http, base)) == ["big:8b"]
-    while await loaded(http, base):
-        await asyncio.sleep(0.02)
+    await until(lambda: loaded(http, base), holds=lambda models: not models)
     await generate(http, base, keep_alive=0)
     assert await loaded(http, base) == {}
 

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from tests.nodes.simulators import free_port, running
+from tests.waiting import until
 from tests.wire_replay import Case, Exchange, Scenario, compare, load_cases, replay_config, send, send_in_turn
 from tests.wire_scenarios import (
     WORDS,
@@ -350,9 +351,7 @@ async def test_a_model_goes_when_its_keep_alive_is_over(recording, start, http):
     asked, listed = recording.exchanges
     alike(asked, await send(asked, instance.url))
     assert [each["name"] for each in told(await send(listed, instance.url))["models"]] == ["smollm2:135m"]
-    async with asyncio.timeout(10):
-        while await ps_names(http, instance.url):
-            await asyncio.sleep(0.05)
+    await until(lambda: ps_names(http, instance.url), holds=lambda seen: not seen)
 
 
 @plays("unload_during_stream")

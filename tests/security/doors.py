@@ -18,6 +18,7 @@ from orchestrator.gateway.request import Request
 from orchestrator.gateway.visitors import Visitors
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import connected
+from tests.waiting import until
 
 PATIENCE_S = 20
 
@@ -46,9 +47,7 @@ class Door:
             each.look_at_time(asyncio.get_running_loop().time() + seconds)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not holds():
-                await asyncio.sleep(0.005)
+        await until(holds)
 
 
 @asynccontextmanager
@@ -78,9 +77,7 @@ async def door(answer: bytes = b"ok\n", within_s: float = 60.0, **more: Any) -> 
         server.close()
         for each in tuple(opened.visitors):
             each.transport.abort()
-        async with asyncio.timeout(PATIENCE_S):
-            while len(opened.visitors):
-                await asyncio.sleep(0.005)
+        await until(lambda: not len(opened.visitors))
 
 
 async def _tick(opened: Door) -> None:

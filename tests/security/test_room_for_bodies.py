@@ -23,6 +23,7 @@ from tests.gateway.asking import body_for, connected
 from tests.gateway.played import played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.security.doors import PATIENCE_S, limits, statuses
+from tests.waiting import until
 
 LARGEST = 256 * 1024
 ROOM = LARGEST_BODIES * LARGEST
@@ -67,14 +68,10 @@ class Queue:
 
     async def until(self, answered: int) -> None:
         """So many have been read or refused."""
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.waiting) + len(self.refused) < answered:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(self.waiting) + len(self.refused) >= answered)
 
     async def until_held(self, held: int) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while self.visitors.held_bytes != held:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.visitors.held_bytes == held)
 
 
 @asynccontextmanager
@@ -91,9 +88,7 @@ async def queue() -> AsyncIterator[Queue]:
         server.close()
         for each in tuple(opened.visitors):
             each.transport.abort()
-        async with asyncio.timeout(PATIENCE_S):
-            while len(opened.visitors) or opened.visitors.held_bytes:
-                await asyncio.sleep(0.005)
+        await until(lambda: not len(opened.visitors) and not opened.visitors.held_bytes)
         assert not opened.visitors._held_by
 
 
@@ -344,7 +339,4 @@ async def answered(url: str, sent: bytes) -> bytes:
 
 async def until_refused(url: str, sent: bytes) -> bytes:
     """What is not refused yet is no call: its body is no JSON."""
-    async with asyncio.timeout(PATIENCE_S):
-        while statuses(told := await answered(url, sent)) != [429]:
-            await asyncio.sleep(0.02)
-    return told
+    return await until(lambda: answered(url, sent), holds=lambda told: statuses(told) == [429])

@@ -16,6 +16,7 @@ from orchestrator.core.errors import SettingsError
 from orchestrator.settings import ClusterSettings, load
 from orchestrator.settings import watch as watch_module
 from orchestrator.settings.watch import SettingsWatch
+from tests.waiting import until
 
 Seen = ClusterSettings | SettingsError
 
@@ -208,6 +209,4 @@ async def test_a_watch_that_is_closed_leaves_no_task_and_no_watch_behind(path):
     async with following(SettingsWatch(path, load(path))) as follower:
         replace(path, text("second"))
         await follower.model("second")
-    async with asyncio.timeout(20):  # its thread closes it, a moment later; an earlier test's, too
-        while watches() > before:
-            await asyncio.sleep(0.01)
+    await until(lambda: watches() <= before)  # its thread closes it, a moment later; an earlier test's, too

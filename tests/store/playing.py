@@ -243,13 +243,6 @@ async def back(*connections: Connection) -> None:
                 break
 
 
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition that only Redis can tell."""
-    async with asyncio.timeout(30):
-        while not await holds():
-            await asyncio.sleep(0.01)
-
-
 @contextmanager
 def own_server() -> Iterator[Server]:
     """A server for one test, which may kill it and start it again."""

@@ -8,7 +8,7 @@ from orchestrator.store.answers import Answers, Counts
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import publish_pool
 from orchestrator.store.schema import pool_usage
-from tests.store.playing import until
+from tests.waiting import until
 
 
 async def test_an_answer_is_given_until_its_time_is_over_and_counted(store: Connection) -> None:

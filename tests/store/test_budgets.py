@@ -30,7 +30,8 @@ from orchestrator.store.budgets import Claim, Claimed, Ended
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import budget_keys, budget_record
 from orchestrator.store.scripts import Script
-from tests.store.playing import Connect, Server, all_keys, everywhere, until
+from tests.store.playing import Connect, Server, all_keys, everywhere
+from tests.waiting import until
 
 SCOPE = "tier:deep"
 CALL = Need(requests=1, tokens=100, nano=0, holds=True)

@@ -15,7 +15,8 @@ from orchestrator.store.embedded import find_server, server_command
 from orchestrator.store.leases import Leases
 from orchestrator.store.schema import pool_keys
 from tests.chaos.clock import Clock, needs_compiler
-from tests.store.playing import POOL, Connect, Server, look, offer, request, taken, until
+from tests.store.playing import POOL, Connect, Server, look, offer, request, taken
+from tests.waiting import until
 
 HOUR_S = 3600
 TTL_S = 12.0

@@ -24,7 +24,8 @@ from orchestrator.store import cluster
 from orchestrator.store.cluster import Leadership, lead, publish, read, resign, watch
 from orchestrator.store.connection import Connection
 from orchestrator.store.pools import in_flight
-from tests.store.playing import Connect, Server, back, everywhere, until
+from tests.store.playing import Connect, Server, back, everywhere
+from tests.waiting import until
 
 NODE = NodeName("local")
 

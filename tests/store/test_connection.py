@@ -17,7 +17,8 @@ from orchestrator.core.errors import SettingsError, StoreError
 from orchestrator.store.address import Address, parse_url
 from orchestrator.store.connection import Connection
 from orchestrator.store.scripts import INSPECT, Script
-from tests.store.playing import Connect, Server, back, free_port, playing, until
+from tests.store.playing import Connect, Server, back, free_port, playing
+from tests.waiting import until
 
 
 def script(source: str) -> Script:

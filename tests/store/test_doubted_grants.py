@@ -12,7 +12,8 @@ from orchestrator.core.model import LeaseId
 from orchestrator.store.admission import Leased, Outcome, Queued
 from orchestrator.store.batch import Held
 from orchestrator.store.leases import Leases
-from tests.store.playing import ONE, POOL, Connect, Server, look, offer, request, taken, until
+from tests.store.playing import ONE, POOL, Connect, Server, look, offer, request, taken
+from tests.waiting import until
 
 UNTOLD = LeaseId("untold")
 

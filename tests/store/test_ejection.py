@@ -8,7 +8,8 @@ from orchestrator.core.model import InstanceId
 from orchestrator.store.admission import Ejection, Leased, Outcome, Refused, Why
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
-from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request, until
+from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request
+from tests.waiting import until
 
 LONG = Ejection(after_failures=2, for_s=600, at_most_s=6000, dead_for_s=600)
 

@@ -12,7 +12,8 @@ from orchestrator.store.admission import AdmitRequest, Leased, Outcome, Queued, 
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import sweep
-from tests.store.playing import POOL, MakeGateway, look, offer, request, until
+from tests.store.playing import POOL, MakeGateway, look, offer, request
+from tests.waiting import until
 
 DAY = "2026-11-21"
 

@@ -9,7 +9,8 @@ import pytest
 from orchestrator.core.errors import StoreError
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
-from tests.store.playing import Connect, Server, offer, request, taken, until
+from tests.store.playing import Connect, Server, offer, request, taken
+from tests.waiting import until
 
 
 async def is_down(connection: Connection) -> bool:

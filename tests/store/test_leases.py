@@ -15,7 +15,8 @@ from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool, sweep
 from orchestrator.store.schema import grants
 from orchestrator.store.usage import fields, read
-from tests.store.playing import ONE, POOL, TWO, MakeGateway, all_keys, look, offer, request, taken, until
+from tests.store.playing import ONE, POOL, TWO, MakeGateway, all_keys, look, offer, request, taken
+from tests.waiting import until
 
 
 async def lease(leases: Leases, name: str = "", **more: object) -> Leased:

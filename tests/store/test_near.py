@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -17,16 +17,11 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.near import OVERHEAD_BYTES, Near
 from orchestrator.store.schema import route_answer
 from tests.store.playing import Connect, Server, back, everywhere, free_port, playing
+from tests.waiting import until
 
 KEY, OTHER = route_answer("auto", "one"), route_answer("auto", "two")
 ROOM = 2**20
 ABOUT = About("auto", True, "a")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def fetched(near: Near, key: str, answer: bytes = b"said") -> None:

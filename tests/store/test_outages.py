@@ -11,7 +11,8 @@ from orchestrator.store.admission import Leased, Outcome, Queued, Refused, Why
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool, sweep
-from tests.store.playing import ONE, POOL, Connect, Server, back, look, offer, request, taken, until
+from tests.store.playing import ONE, POOL, Connect, Server, back, look, offer, request, taken
+from tests.waiting import until
 
 
 async def hold(leases: Leases, n: int) -> list[Leased]:

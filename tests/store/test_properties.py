@@ -13,7 +13,8 @@ from orchestrator.store.admission import Cached, Ejection, Kept, Leased, Outcome
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import PoolLoad, publish_pool, sweep
-from tests.store.playing import POOL, look, request, until
+from tests.store.playing import POOL, look, request
+from tests.waiting import until
 
 SLOTS = {InstanceId("gpu-1"): 1, InstanceId("gpu-2"): 2, InstanceId("gpu-3"): 4}
 QUICK = Ejection(after_failures=2, for_s=0.02, at_most_s=0.1, dead_for_s=0.02)

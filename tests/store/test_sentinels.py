@@ -15,6 +15,7 @@ from orchestrator.store.address import parse_url
 from orchestrator.store.connection import Connection
 from orchestrator.store.sentinels import master_of
 from tests.store.playing import free_port, playing
+from tests.waiting import until
 
 
 class Sentinel:
@@ -54,9 +55,7 @@ class Sentinel:
 
     async def names(self, port: int) -> None:
         """Another master, from now on; who listens is told."""
-        async with asyncio.timeout(20):
-            while not self._hearing:
-                await asyncio.sleep(0.01)
+        await until(lambda: self._hearing)
         before, self.master, self.epoch = self.master, port, self.epoch + 1
         for each in self._hearing:
             each.write(_array(">", ["message", "+switch-master", f"main 127.0.0.1 {before} 127.0.0.1 {port}"]))
@@ -123,6 +122,4 @@ async def test_whom_they_name_while_it_is_no_master_is_not_believed(
     connection = Connection(_url(sentinel))
     stack.push_async_callback(connection.close)
     await connection.open(wait_s=0)
-    async with asyncio.timeout(20):
-        while "is no master" not in connection.problem:
-            await asyncio.sleep(0.01)
+    await until(lambda: "is no master" in connection.problem)

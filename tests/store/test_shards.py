@@ -19,7 +19,8 @@ from orchestrator.store.embedded import find_server
 from orchestrator.store.leases import Leases
 from orchestrator.store.schema import pool_keys
 from orchestrator.store.slots import SLOTS, Ranges, slot_of
-from tests.store.playing import POOL, Cluster, ask, back, free_port, look, offer, request, taken, until
+from tests.store.playing import POOL, Cluster, ask, back, free_port, look, offer, request, taken
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from orchestrator.core.model import InstanceId, LeaseId
 from orchestrator.store.admission import Ejection, Leased, Outcome, Queued, Refused, Why
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
-from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request, until
+from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request
+from tests.waiting import until
 
 SLOTS = "olm:pool:{llama3.2:3b}:slots"
 

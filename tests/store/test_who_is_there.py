@@ -14,7 +14,7 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.kept import Kept
 from orchestrator.store.members import gateways_of, leader, leaving, meet, who_is_there
 from orchestrator.store.schema import MEMBERS
-from tests.store.playing import until
+from tests.waiting import until
 
 ONE, TWO = Member("1f0c", "one:/srv/state folder", 2), Member("a77b", "two:/srv", 3, is_bound=True)
 

@@ -15,7 +15,8 @@ import pytest
 from orchestrator.app.listening import Listeners, reserve
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.keeper import EventKind, HandedOver, Keeper, Unit, UnitState
-from tests.nodes.keeping import MARK, Kept, alive, is_alive, python_unit, until
+from tests.nodes.keeping import MARK, Kept, alive, is_alive, python_unit
+from tests.waiting import until
 
 # Says that it is ready, and leaves (SIGUSR2) once a file is there.
 LEAVES = """
