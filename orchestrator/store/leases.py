@@ -33,17 +33,15 @@ from orchestrator.store.admission import (
 from orchestrator.store.batch import Count, Held, held_of, in_parts, terms
 from orchestrator.store.batches import Batches
 from orchestrator.store.connection import Connection
+from orchestrator.store.pulse import Pulse
 from orchestrator.store.schema import grants, pool_keys
 from orchestrator.store.tickets import Ticket
+from orchestrator.store.unwanted import Unwanted
 
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 1.0  # pub/sub may lose a grant's message; a ticket nobody asks for within a lease's time is dropped
 HOLD_OVER_S = 0.005  # behind the end of a hold, by Redis' clock
-UNWANTED_AT_MOST = 10_000  # of a pool, kept through an outage; Redis lets older ones expire by itself
-# A process that was paused may find leases of its own long given to others: what it is told within this time of waking
-# may be old news, and is asked for again.
-BEAT_S, OLD_NEWS_S = 1.0, 1.0
 
 
 class Leases:
@@ -77,12 +75,10 @@ class Leases:
         )
         self._batches = Batches(connection, by)  # what has not left yet
         self._tickets: dict[LeaseId, Ticket] = {}
-        self._unwanted: dict[PoolName, list[LeaseId]] = {}
-        self._has_unwanted = asyncio.Event()
+        self._unwanted = Unwanted(connection)
+        self._pulse = Pulse(lease_ttl_s / 2, self._note_up)
         self._came_up = (asyncio.Event(), asyncio.Event())  # for renewing, for asking again
         self._loops: list[asyncio.Task[None]] = []
-        self._beating: asyncio.TimerHandle | None = None
-        self._beat_s, self._woke_s = 0.0, float("-inf")
         self._is_in_doubt = False
         self.held: dict[LeaseId, Held] = {}
 
@@ -94,11 +90,10 @@ class Leases:
         work = (
             self._each(self._ttl_s / 3, self._came_up[0], self._renew, self._in_use),
             self._each(ASK_AGAIN_S, self._came_up[1], self._ask_again, self._in_line),
-            self._each(None, self._has_unwanted, self._give_back, lambda: "slots were not given back"),
+            self._each(None, self._unwanted.stirred, self._unwanted.give_back, lambda: "slots were not given back"),
         )
         self._loops = [asyncio.create_task(each, name="leases") for each in work]
-        self._beat_s = asyncio.get_running_loop().time()
-        self._beat()
+        self._pulse.start()
 
     async def admit(self, request: AdmitRequest, *, on_queued: Callable[[Queued], None] | None = None) -> Admission:
         """One round trip: a cached answer, a slot, a ticket (then `wait` for it), or why not. Raises StoreError.
@@ -107,7 +102,7 @@ class Leases:
         """
         try:
             admitted = await self._admit(request)
-            if isinstance(admitted, Leased) and self._was_paused():
+            if isinstance(admitted, Leased) and self._pulse.was_missed:
                 admitted = await self._admit(request)
             if isinstance(admitted, Leased) and self._is_in_doubt:
                 raise StoreError("Redis is back, and does not know yet of every slot in use")
@@ -242,8 +237,7 @@ class Leases:
     async def close(self) -> None:
         """Give everything back. Calls still under way must have been ended before."""
         self._batches.leave()
-        if self._beating is not None:
-            self._beating.cancel()
+        self._pulse.stop()
         for each in self._loops:
             each.cancel()
         if self._loops:
@@ -253,7 +247,7 @@ class Leases:
             self.give_up(ticket.request.pool, lease)
         for lease, held in list(self.held.items()):
             self.give_up(held.pool, lease)
-        await self._give_back()
+        await self._unwanted.give_back()
         try:
             await self._connection.unsubscribe(grants(self.holder))
         except StoreError as why:
@@ -272,24 +266,10 @@ class Leases:
             self.tell_now()
             return
         ticket = self._tickets.get(LeaseId(lease))
-        if self._was_paused() or (ticket is not None and ticket.is_doubted):
+        if self._pulse.was_missed or (ticket is not None and ticket.is_doubted):
             self._came_up[1].set()
             return
         self._resolve(LeaseId(lease), Leased(InstanceId(instance), LeaseId(lease)))
-
-    def _beat(self) -> None:
-        """Notice that this process did not run for so long that its leases may have ended."""
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        if now_s - self._beat_s > BEAT_S + self._ttl_s / 2:
-            self._woke_s = now_s
-            self._note_up()
-        self._beat_s = now_s
-        self._beating = loop.call_later(BEAT_S, self._beat)
-
-    def _was_paused(self) -> bool:
-        now_s = asyncio.get_running_loop().time()
-        return now_s - self._beat_s > BEAT_S + self._ttl_s / 2 or now_s - self._woke_s < OLD_NEWS_S
 
     def _resolve(self, lease: LeaseId, result: Leased | None) -> None:
         ticket = self._tickets.pop(lease, None)
@@ -375,8 +355,7 @@ class Leases:
     def _note_up(self) -> None:
         for each in self._came_up:
             each.set()
-        if self._unwanted:
-            self._has_unwanted.set()
+        self._unwanted.stir()
 
     async def _each(
         self,
@@ -414,21 +393,6 @@ class Leases:
         """
         self._forget(lease, hold_s)
         if hold_s > 0:
-            asyncio.get_running_loop().call_later(hold_s, self._no_longer_wanted, pool, lease)
+            asyncio.get_running_loop().call_later(hold_s, self._unwanted.add, pool, lease)
         else:
-            self._no_longer_wanted(pool, lease)
-
-    def _no_longer_wanted(self, pool: PoolName, lease: LeaseId) -> None:
-        self._unwanted.setdefault(pool, []).append(lease)
-        self._has_unwanted.set()
-
-    async def _give_back(self) -> None:
-        unwanted, self._unwanted = self._unwanted, {}
-        for pool, leases in unwanted.items():
-            try:
-                for some in in_parts(leases):
-                    await self._connection.script(scripts.CANCEL, pool_keys(pool), some, repeat=True)
-            except StoreError as why:
-                # Redis may keep them through an outage, and would grant slots to callers who are gone.
-                self._unwanted[pool] = [*leases, *self._unwanted.get(pool, ())][-UNWANTED_AT_MOST:]
-                log.warning("%s: %d leases or tickets, given up here, are given back later: %s", pool, len(leases), why)
+            self._unwanted.add(pool, lease)
