@@ -167,11 +167,6 @@ def bypass(policy: str, call: Call, headers_no_store: bool = False) -> Bypass | 
     return Bypass.TOOLS if _has_tools(call) else None
 
 
-def is_cacheable(policy: str, call: Call, headers_no_store: bool) -> bool:
-    """Whether the cache may be asked for this call's answer and keep it."""
-    return bypass(policy, call, headers_no_store) is None
-
-
 def target_of(name: str, digests: Iterable[str]) -> str:
     """What a key is made for: the pool or route that was asked, and the models that answer for it as they are now.
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.cachekey import answer_key, is_cacheable, is_deterministic, normalise
+from orchestrator.core.cachekey import Bypass, answer_key, bypass, is_deterministic, normalise
 from orchestrator.core.dialects.parse import parse_call
 from orchestrator.core.model import Call, Endpoint
 
@@ -269,8 +269,8 @@ def test_a_call_is_deterministic_by_what_its_own_dialect_reads(endpoint, body, i
 )
 def test_the_policy_decides_which_calls_may_be_kept(policy, is_certain, may):
     asked = call(V1_CHAT, HELLO | ({"temperature": 0} if is_certain else {}))
-    assert is_cacheable(policy, asked, headers_no_store=False) is may
-    assert is_cacheable(policy, asked, headers_no_store=True) is False
+    assert (bypass(policy, asked) is None) is may
+    assert bypass(policy, asked, headers_no_store=True) is Bypass.NO_STORE
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_the_policy_decides_which_calls_may_be_kept(policy, is_certain, may):
     ],
 )
 def test_vectors_loads_and_what_an_answer_does_not_hold_are_never_kept(endpoint, body):
-    assert is_cacheable("all", call(endpoint, body), headers_no_store=False) is False
+    assert bypass("all", call(endpoint, body)) in (Bypass.KIND, Bypass.FIELDS)
 
 
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
@@ -297,5 +297,5 @@ TOOL_RESULT = {"messages": [*HELLO["messages"], {"role": "tool", "content": "21 
 @pytest.mark.parametrize("with_tools", [TOOLS, TOOL_RESULT])
 def test_with_tools_only_a_deterministic_call_is_kept(with_tools):
     drawn, certain = call(CHAT, HELLO | with_tools), call(CHAT, HELLO | with_tools | {"options": {"temperature": 0}})
-    assert is_cacheable("all", drawn, headers_no_store=False) is False
-    assert is_cacheable("all", certain, headers_no_store=False) is True
+    assert bypass("all", drawn) is Bypass.TOOLS
+    assert bypass("all", certain) is None

@@ -15,7 +15,7 @@ from orchestrator.core.capacity.demand import Goals, Load, Mix, recorded_load, s
 from orchestrator.core.capacity.documents import PROMISES, figures, judge
 from orchestrator.core.capacity.planning import Wish, candidates, cheapest, fewest_cards, what_ifs
 from orchestrator.core.capacity.prices import HOURS_A_MONTH, Basis, Terms, monthly_usd, prices
-from orchestrator.core.capacity.queueing import Queue, closed_queue, erlang_c, open_queue, response_quantile_s
+from orchestrator.core.capacity.queueing import Queue, closed_queue, open_queue, response_quantile_s
 from orchestrator.core.capacity.service import answer_s, instance_bytes, instances_that_fit, service_times
 from orchestrator.core.cards import CARDS, find_card
 from orchestrator.core.sizing import GIB
@@ -37,13 +37,8 @@ def erlang_c_by_its_sum(servers: int, offered: float) -> float:
     return waiting / (sum(offered**busy / factorial(busy) for busy in range(servers)) + waiting)
 
 
-@given(servers=st.integers(1, 40), load=st.floats(0.01, 0.99))
-def test_the_chance_to_wait_is_erlangs_sum(servers, load):
-    assert erlang_c(servers, servers * load) == pytest.approx(erlang_c_by_its_sum(servers, servers * load), rel=1e-9)
-
-
 def test_two_servers_half_loaded_make_one_call_in_three_wait():
-    assert erlang_c(2, 1.0) == pytest.approx(1 / 3)
+    assert open_queue(1.0, [1.0, 1.0]).waits == pytest.approx(1 / 3)
 
 
 @given(servers=st.integers(1, 40), load=st.floats(0.01, 0.97), time_s=st.floats(0.01, 60))

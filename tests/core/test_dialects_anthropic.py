@@ -8,7 +8,7 @@ import orjson
 import pytest
 from dialects_recordings import answers, events, llama_events, recorded, without_passing
 
-from orchestrator.core.cachekey import answer_key, is_cacheable, is_deterministic
+from orchestrator.core.cachekey import Bypass, answer_key, bypass, is_deterministic
 from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import check_for_model
 from orchestrator.core.dialects.conversation import Turn, is_load_request, sampling, turns, wanted_thinking
@@ -380,12 +380,12 @@ def test_streaming_whose_call_it_is_and_blanks_nobody_sees_leave_the_key_alone()
 def test_only_certain_answers_and_no_counts_are_kept():
     assert is_deterministic(a_call(temperature=0))
     assert not is_deterministic(a_call())
-    assert is_cacheable("deterministic", a_call(temperature=0), headers_no_store=False)
-    assert not is_cacheable("all", a_call(COUNT, temperature=0), headers_no_store=False)
+    assert bypass("deterministic", a_call(temperature=0)) is None
+    assert bypass("all", a_call(COUNT, temperature=0)) is Bypass.KIND
     result = [{"type": "tool_result", "tool_use_id": "t", "content": "sunny"}]
     with_tools = [a_call(tools=[TOOL]), a_call(messages=[{"role": "user", "content": result}])]
-    assert is_cacheable("all", a_call(), headers_no_store=False)
-    assert not any(is_cacheable("all", call, headers_no_store=False) for call in with_tools)
+    assert bypass("all", a_call()) is None
+    assert {bypass("all", call) for call in with_tools} == {Bypass.TOOLS}
 
 
 def test_a_plain_question_may_be_answered_by_a_curated_answer():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.cachekey import answer_key, is_cacheable, is_deterministic
+from orchestrator.core.cachekey import Bypass, answer_key, bypass, is_deterministic
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.parse import is_load_request, is_unload_request, parse_call, sampling, turns
 from orchestrator.core.dialects.render import render
@@ -69,7 +69,7 @@ def test_any_body_is_a_call_that_can_be_used_or_a_callers_error(endpoint, body, 
     assert isinstance(sampling(got), dict)
     assert is_deterministic(got) in (True, False)
     assert len(answer_key(tenant="", target="m", call=got, secret=b"s")) == 48
-    assert is_cacheable("all", got, headers_no_store=False) in (True, False)
+    assert bypass("all", got) in (None, *Bypass)
     if not got.endpoint.is_embedding:
         assert render(got, "m", Answer("a", tool_calls=(ToolCall("c", "f", {}),)), NOW)[1]
     assert is_load_request(got) or not is_unload_request(got)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from dialects_recordings import answers, events, llama_events, recorded, without_passing
 
-from orchestrator.core.cachekey import answer_key, is_cacheable, is_deterministic
+from orchestrator.core.cachekey import Bypass, answer_key, bypass, is_deterministic
 from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import check_for_model
 from orchestrator.core.dialects.conversation import (
@@ -357,9 +357,9 @@ def test_only_certain_answers_are_kept_unless_all_are_and_there_are_no_tools():
     assert is_deterministic(a_call(temperature=0))
     assert not is_deterministic(a_call())
     result = [{"type": "function_call_output", "call_id": "c", "output": "sunny"}]
-    assert is_cacheable("all", a_call(), headers_no_store=False)
-    assert not is_cacheable("all", a_call(tools=[TOOL]), headers_no_store=False)
-    assert not is_cacheable("all", a_call(input=result), headers_no_store=False)
+    assert bypass("all", a_call()) is None
+    assert bypass("all", a_call(tools=[TOOL])) is Bypass.TOOLS
+    assert bypass("all", a_call(input=result)) is Bypass.TOOLS
 
 
 def test_a_plain_question_may_be_answered_by_a_curated_answer():

@@ -45,19 +45,6 @@ class Queue:
         return self.wait_s + self.answer_s
 
 
-def erlang_c(servers: int, offered: float) -> float:
-    """The chance to wait in M/M/c, `offered` being arrivals x service time; 1 from full load on.
-
-    Through Erlang's B by its recursion, which overflows for no number of servers.
-    """
-    if offered >= servers:
-        return 1.0
-    blocked = 1.0
-    for busy in range(1, servers + 1):
-        blocked = offered * blocked / (busy + offered * blocked)
-    return blocked / (1 - offered / servers * (1 - blocked))
-
-
 def open_queue(calls_s: float, times_s: Sequence[float], scv: float = 1.0, arrival_scv: float = 1.0) -> Queue:
     """Calls that come at `calls_s` whatever happens. `times_s`: mean seconds an answer, by slots at work (1, 2, …)."""
     servers = len(times_s)
