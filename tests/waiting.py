@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
-WITHIN_S = 60.0  # reached by what fails alone
+WITHIN_S = 90.0  # reached by what fails alone
 
 
 @overload
@@ -57,3 +58,15 @@ async def until(
         if not limit.expired():
             raise
         raise AssertionError(f"never: {what if isinstance(what, str) else what()}; last: {seen!r:.2000}") from why
+
+
+def wait_until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = WITHIN_S) -> T:
+    """The same where no loop runs: what `condition` saw, once that is something."""
+    began_s = time.monotonic()
+    deadline_s = began_s + timeout_s
+    while not (found := condition()):
+        now_s = time.monotonic()
+        assert now_s < deadline_s, f"never: {what if isinstance(what, str) else what()}"
+        time.sleep(min(0.2, max(0.02, now_s - began_s)))
+        began_s = time.monotonic()
+    return found

@@ -13,11 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -28,6 +27,7 @@ from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.nodes.weights import ollama_models_dir, pulled_weights
 from orchestrator.store.embedded import find_server
 from tests.nodes.simulators import NO_AUTHORITIES
+from tests.waiting import wait_until as until
 
 TIMEOUT_S = 90.0
 # Made once: one is made of all certificates of this machine, 30 ms of a core, and conditions are asked again and again.
@@ -35,7 +35,6 @@ TLS = httpx.create_ssl_context()
 CARDS = "3x RTX 4090, 1x A100-40GB"
 # What real engines serve in tests: the built-in one has it along, Ollama where it was pulled.
 REAL_MODEL = "smollm2:135m"
-T = TypeVar("T")
 
 
 def needs_redis() -> None:
@@ -81,18 +80,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
-    """Wait for a condition, not for a while. Looks leave at least half of a core to what is waited for."""
-    began_s = time.monotonic()
-    deadline_s = began_s + timeout_s
-    while not (found := condition()):
-        now_s = time.monotonic()
-        assert now_s < deadline_s, f"never: {what}"
-        time.sleep(min(0.2, max(0.02, now_s - began_s)))
-        began_s = time.monotonic()
-    return found
 
 
 def environment() -> dict[str, str]:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from tests.waiting import until
+
 STREAMS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions")
 
 
@@ -104,9 +106,10 @@ def request_bytes(path: str, body: Mapping[str, Any] | bytes, headers: Mapping[s
 
 async def until_queued(url: str, n: int) -> None:
     """Wait until so many calls stand in queues."""
-    async with asyncio.timeout(15), aiohttp.ClientSession() as http:
-        while True:
+    async with aiohttp.ClientSession() as http:
+
+        async def queued() -> int:
             async with http.get(f"{url}/status.json") as reply:
-                if sum(pool["queue_depth"] for pool in (await reply.json())["pools"]) == n:
-                    return
-            await asyncio.sleep(0.02)
+                return sum(pool["queue_depth"] for pool in (await reply.json())["pools"])
+
+        await until(queued, f"{n} wait", holds=lambda seen: seen == n)

@@ -93,11 +93,13 @@ class Played:
 
     async def until_idle(self, within_s: float = 15.0) -> None:
         """Wait until no slot is taken."""
-        async with asyncio.timeout(within_s):
-            while any((await self.in_flight()).values()):
-                for pool in self.pools:
-                    await pools.sweep(self.connection, pool.name)
-                await asyncio.sleep(0.05)
+
+        async def taken() -> int:
+            for pool in self.pools:
+                await pools.sweep(self.connection, pool.name)
+            return sum((await self.in_flight()).values())
+
+        await until(taken, "no slot is taken", holds=lambda count: count == 0, within_s=within_s)
 
 
 def pool_of(name: str, ports: Sequence[int], *, slots: int = 2, context: int = 4096, **more: Any) -> Pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tests.gateway.asking import ask, get
 from tests.gateway.judged import judged
 from tests.gateway.played import ROOT, played, pool_of
 from tests.nodes.simulators import free_port
+from tests.waiting import until
 
 PATHS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")
 
@@ -37,10 +37,9 @@ async def real_engine() -> AsyncIterator[int]:
     command += ["--alias", "small", "--port", str(port), "--slots", "2", "--context", "512"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(60), aiohttp.ClientSession() as http:
-            while not await _is_ready(http, port):
-                assert process.poll() is None
-                await asyncio.sleep(0.05)
+        async with aiohttp.ClientSession() as http:
+            await until(lambda: process.poll() is not None or _is_ready(http, port), "the engine is ready")
+            assert process.poll() is None
         yield port
     finally:
         process.terminate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
+from tests.waiting import until
 
 SECRET = "0123456789abcdef"
 TEAM = Caller("team")
@@ -236,9 +236,7 @@ async def test_what_a_tenants_keys_use_is_counted_together_and_stands_in_its_rec
     lines = {name: float(count) for name, _, count in counted}
     assert lines['olm_tenant_calls_total{outcome="ok",tenant="acme"}'] == 1
     assert lines['olm_tenant_tokens_total{kind="completion",tenant="acme"}'] == 3
-    async with asyncio.timeout(30):
-        while not (calls := await calls_of(guarded, "boss")):  # records are written a second later
-            await asyncio.sleep(0.1)
+    calls = await until(lambda: calls_of(guarded, "boss"))  # records are written a second later
     assert [each["tenant"] for each in calls] == ["acme"]
 
 

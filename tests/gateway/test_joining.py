@@ -25,6 +25,7 @@ from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, 
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
 from tests.store.playing import Server
+from tests.waiting import until
 
 TEXT = "".join(WORDS)
 CERTAIN: dict[str, Any] = {"temperature": 0, "options": {"temperature": 0}}
@@ -106,10 +107,13 @@ async def asker(stack: AsyncExitStack, world: Played, worker: int = 0) -> Asker:
 
 async def until_counted(world: Played, metric: str, n: int) -> None:
     """Wait until the workers' counts of a metric come to so many; some are counted once a second."""
-    async with asyncio.timeout(15):
-        while (found := sum([await counted(url, metric) for url in world.urls])) != n:
-            assert metric != JOINS or found < n, found
-            await asyncio.sleep(0.02)
+
+    async def found() -> float:
+        count = sum([await counted(url, metric) for url in world.urls])
+        assert metric != JOINS or count <= n, count
+        return count
+
+    await until(found, metric, holds=lambda count: count == n)
 
 
 async def counted(url: str, metric: str) -> int:

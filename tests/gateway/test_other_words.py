@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from tests.gateway.test_answer_cache import (
     status_of,
     until_kept,
 )
+from tests.waiting import until
 
 __all__ = ["start"]  # a fixture
 
@@ -36,12 +36,12 @@ OTHER = "What is the speed limit on a motorway?"
 
 async def learnt(world: Played, n: int = 1) -> list[bytes]:
     """The streams of questions, once they have so many entries."""
-    async with asyncio.timeout(10):
-        while True:
-            found = await world.connection.command("KEYS", "olm:questions:*")
-            if sum([await world.connection.command("XLEN", each) for each in found]) == n:
-                return list(found)
-            await asyncio.sleep(0.01)
+
+    async def lengths() -> dict[bytes, int]:
+        found = await world.connection.command("KEYS", "olm:questions:*")
+        return {each: await world.connection.command("XLEN", each) for each in found}
+
+    return list(await until(lengths, holds=lambda seen: sum(seen.values()) == n))
 
 
 async def taught(world: Played, text: str = LIMIT, **more: Any) -> Reply:

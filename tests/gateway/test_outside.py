@@ -5,7 +5,6 @@ The provider is played (`far_side`), strictly and over real TLS; the gateway is 
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -108,12 +107,12 @@ async def test_every_dialect_is_answered_streamed_and_whole_and_what_it_cost_is_
     assert f'olm_tokens_total{{kind="reasoning",tier="big"}} {4.0 * calls}' in metrics
     (dollars,) = (line for line in metrics.splitlines() if line.startswith('olm_usd_total{tier="big"}'))
     assert float(dollars.split()[1]) == pytest.approx(spent)
-    async with asyncio.timeout(10):
-        while True:
-            used = (await usage.read(world.connection, datetime.now(UTC).date().isoformat())).get("auto", {})
-            if used.get("tier:big:requests") == calls:
-                break
-            await asyncio.sleep(0.05)
+    day = datetime.now(UTC).date().isoformat()
+    used = await until(
+        lambda: usage.read(world.connection, day),
+        holds=lambda seen: seen.get("auto", {}).get("tier:big:requests") == calls,
+    )
+    used = used["auto"]
     assert used["tier:big:usd_nano"] == pytest.approx(spent * 1e9)
     assert used[f"instance:far/{MODEL}:completion_tokens"] == 9 * calls
 

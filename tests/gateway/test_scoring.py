@@ -122,10 +122,11 @@ async def test_what_judging_costs_is_counted_apart(start: Start) -> None:
 
 async def until_used(world: Played, scope: str, is_so: Callable[[Used], bool]) -> Used:
     """What all gateways counted under a scope, once it is so: what a call used is told behind its answer."""
-    async with asyncio.timeout(10):
-        while not is_so(seen := (await standings(world.connection, {scope: Budget()}))[scope].used):
-            await asyncio.sleep(0.02)
-    return seen
+
+    async def used() -> Used:
+        return (await standings(world.connection, {scope: Budget()}))[scope].used
+
+    return await until(used, scope, holds=is_so)
 
 
 KEY = {"name": "web", "secret": "0123456789abcdef", "admin": True}

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from orchestrator.nodes.keeper_client import KeeperClient
 from tests.hosts.machines import STAND_IN, Machine, Network
 from tests.hosts.reaching import known
 from tests.nginx.playing import fronted, listens
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SMALL, FULL, TINY = "llama3.2:3b", "llama3.1:8b", "qwen2.5:0.5b"
@@ -155,10 +155,7 @@ class Operator:
         return [each for pool in pools if pool["name"] == model for each in pool["instances"]]
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        deadline_s = time.monotonic() + TIMEOUT_S
-        while not holds():
-            assert time.monotonic() < deadline_s, f"never: {what}\n{self.log()}"
-            time.sleep(0.2)
+        wait_until(holds, lambda: f"{what}\n{self.log()}", TIMEOUT_S)
 
     def leave(self) -> None:
         """End what was started, and leave hosts as they were."""

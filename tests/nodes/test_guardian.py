@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 
 from orchestrator.nodes import guardian
 from tests.nodes.keeping import IGNORES, IGNORES_WITH_CHILD, MARK, SLEEPS, TIMEOUT_S, WITH_CHILD, Kept, alive
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 REPO = Path(__file__).parents[2]
 GRACE_S = 0.3
@@ -279,7 +278,7 @@ def test_children_whose_leader_is_gone_already_are_ended(group: Any, tmp_path: P
     leader.wait()
     assert len(alive(tmp_path)) == 1
     guardian.end({leader.pid: "12345"}, GRACE_S)
-    wait_until(lambda: not alive(tmp_path))
+    wait_until(lambda: not alive(tmp_path), "nothing of it is left")
 
 
 @pytest.mark.parametrize("has_pidfds", [True, False])
@@ -302,10 +301,3 @@ def test_a_group_that_is_gone_is_no_error(group: Any) -> None:
     gone = group("print('up', flush=True)")
     gone.wait()
     guardian.end({gone.pid: None}, GRACE_S)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)

@@ -22,6 +22,7 @@ from orchestrator.store.embedded import find_server, server_command, server_sock
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import PoolLoad, pool_load, publish_pool
 from orchestrator.store.slots import SLOTS
+from tests.waiting import wait_until
 
 POOL = PoolName("llama3.2:3b")
 ONE, TWO = InstanceId("gpu-1"), InstanceId("gpu-2")
@@ -129,10 +130,10 @@ class Cluster:
         for place, port in enumerate(self.masters):
             last = min(SLOTS, (place + 1) * share) - 1
             ask(port, "CLUSTER", "ADDSLOTSRANGE", str(place * share), str(last))
-        wait(lambda: all(self._knows_all(port) for port in self.ports), "the nodes know each other")
+        wait_until(lambda: all(self._knows_all(port) for port in self.ports), "the nodes know each other")
         for port, master in zip(self.ports[len(self.masters) :], self.masters, strict=False):
             ask(port, "CLUSTER", "REPLICATE", ask(master, "CLUSTER", "MYID").decode())
-        wait(lambda: all(self.is_ok(port) for port in self.ports), "the cluster is whole")
+        wait_until(lambda: all(self.is_ok(port) for port in self.ports), "the cluster is whole")
 
     def start_node(self, port: int) -> None:
         folder = self._folder / str(port)
@@ -151,7 +152,7 @@ class Cluster:
         words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
         process = subprocess.Popen([str(self._binary), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._processes[port] = process
-        wait(lambda: _answers_at(port) or process.poll() is not None, "the server answers")
+        wait_until(lambda: _answers_at(port) or process.poll() is not None, "the server answers")
         assert process.poll() is None, "the server ended at once"
 
     def kill_node(self, port: int) -> None:
@@ -182,13 +183,6 @@ def ask(port: int, *words: str) -> bytes:
         head = read.readline().rstrip()
         assert not head.startswith(b"-"), (words, head)
         return read.read(int(head[1:])) if head.startswith(b"$") else head[1:]
-
-
-def wait(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 _numbers = iter(range(10**9))
