@@ -9,9 +9,11 @@ import ipaddress
 from collections.abc import Callable, Iterator
 
 from orchestrator.core.providers import Known, named, table
+from orchestrator.core.routing import tiers_to_try
 from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.outside import ProviderSettings
 from orchestrator.settings.problems import Problem, unknown_name
+from orchestrator.settings.route_checks import tiers_of
 from orchestrator.settings.routing import BudgetSettings, TierSettings
 from orchestrator.settings.syntax import check_header_name, provider_address
 
@@ -49,6 +51,28 @@ def check_outside(settings: ClusterSettings, lacks: Lacks) -> Iterator[Problem]:
         if tier.provider is not None and not lacks("providers", tier.provider):
             yield from _outside_tier(name, tier, settings)
     yield from _dollars(settings, lacks)
+    if not (lacks("tiers") or lacks("providers") or lacks("routes")):
+        yield from _confidence(settings)
+
+
+def _confidence(settings: ClusterSettings) -> Iterator[Problem]:
+    """Somebody tells how likely the answers are that a route doubts for it."""
+    backups = {name: tier.backup for name, tier in settings.tiers.items()}
+    for name, route in settings.routes.items():
+        judged = {each for first in tiers_of(route).values() for each in tiers_to_try(first, backups)}
+        judged -= {route.escalate_to}
+        for index, doubt in enumerate(route.escalate_if):
+            if doubt.confidence_below is not None and judged and not any(_tells(each, settings) for each in judged):
+                why = f"no provider of {', '.join(sorted(judged))} tells log probabilities; leave it out"
+                yield Problem(("routes", name, "escalate_if", index, "confidence_below"), why)
+
+
+def _tells(name: str, settings: ClusterSettings) -> bool:
+    """Whether a tier's answers may come with log probabilities; one that is not there is another's problem."""
+    tier = settings.tiers.get(name)
+    provider = None if tier is None else settings.providers.get(tier.provider or "")
+    known = None if provider is None or tier is None else known_of(tier.provider or "", provider)
+    return known is None or "logprobs" not in known.manners.refuses
 
 
 def _catalogued(name: str, provider: ProviderSettings, lacks: Lacks) -> Iterator[Problem]:

@@ -127,6 +127,21 @@ def test_what_is_wrong_is_one_line_with_the_field_and_the_way_out(tree, told):
     assert KEY not in text
 
 
+def doubting(first: str, **tier: Any) -> dict[str, Any]:
+    """A route that doubts what `first` answers."""
+    tiers = {"small": {"model": "m"}, "full": {"provider": "groq", "model": "llama-3.3-70b-versatile", **tier}}
+    to = "small" if first == "full" else "full"
+    route = {"primary": first, "escalate_to": to, "escalate_if": [{"refusal": True}, {"confidence_below": 0.8}]}
+    return written(tiers=tiers | {"top": {"model": "m"}}, routes={"auto": route, "other": {"primary": "top"}})
+
+
+def test_a_confidence_that_nobody_tells_of_is_refused():
+    why = "routes.auto.escalate_if[1].confidence_below: no provider of full tells log probabilities"
+    assert why in refused(doubting("full"))
+    assert settings(doubting("small")).routes["auto"].escalate_if
+    assert settings(doubting("full", backup="top")).routes["auto"].escalate_if, "its backup tells them"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "10.0.0.5", "192.168.1.7:1234", "[::1]:8080"])
 def test_this_machine_and_its_private_network_may_be_asked_in_clear(host):
     settings(outside(url=f"http://{host}/v1"))
