@@ -11,6 +11,7 @@ from rich.table import Table
 
 from orchestrator.cli.output import console, draw, json_text, literal, table
 from orchestrator.cli.status import endpoint_of, fetch_status, key_of
+from orchestrator.core.limits import dollars
 
 GAUGE_CELLS: Final = 12
 # From which part of a limit a gauge is yellow, and red.
@@ -58,8 +59,8 @@ def _drawn(limits: list[dict[str, Any]]) -> Table:
 
 
 def _amounts(kind: str, amounts: dict[str, float]) -> str:
-    pattern = "{:,.2f} / {:,.2f}" if kind.startswith("usd") else "{:,.0f} / {:,.0f}"
-    return pattern.format(amounts["used"], amounts["allowed"])
+    told = dollars if kind.startswith("usd") else "{:,.0f}".format
+    return f"{told(amounts['used'])} / {told(amounts['allowed'])}"
 
 
 def _gauge(amounts: dict[str, float]) -> str:

@@ -59,8 +59,8 @@ _WORDS: Final = {
     Kind.CONCURRENT: "{:,.0f} requests at once",
     Kind.RPD: "{:,.0f} requests a day",
     Kind.TPD: "{:,.0f} tokens a day",
-    Kind.USD_DAY: "{:,.2f} dollars a day",
-    Kind.USD_MONTH: "{:,.2f} dollars a month",
+    Kind.USD_DAY: "{} dollars a day",
+    Kind.USD_MONTH: "{} dollars a month",
 }
 
 
@@ -126,7 +126,8 @@ class Exhausted(NamedTuple):
         whose = "API key" if kind == "key" else kind
         if self.limit == Kind.TOLD or self.allowed is None:
             return f"{whose} {name} is asked to wait by its provider"
-        return f"{whose} {name} has used its {_WORDS[Kind(self.limit)].format(self.allowed)} (`limits.{self.limit}`)"
+        amount = dollars(self.allowed) if self.limit in (Kind.USD_DAY, Kind.USD_MONTH) else self.allowed
+        return f"{whose} {name} has used its {_WORDS[Kind(self.limit)].format(amount)} (`limits.{self.limit}`)"
 
     def as_error(self) -> CapacityError:
         """What a caller is told whom nothing else can answer."""
@@ -180,6 +181,11 @@ def prompt_tokens(prompt_bytes: int) -> int:
 def usual_answer(before: float, tokens: int) -> float:
     """The moving mean of a tier's answers, one more counted."""
     return before + (tokens - before) * _WEIGHT
+
+
+def dollars(amount: float) -> str:
+    """Dollars and cents; of less than one cent two digits that tell something."""
+    return f"{amount:,.2f}" if amount >= 0.01 or not amount else f"{amount:.2g}"
 
 
 def nano_of(usd: float) -> int:

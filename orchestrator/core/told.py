@@ -1,7 +1,7 @@
 """What a provider says of its own limits in an answer's headers, whichever of the usual spellings it uses.
 
-OpenAI, Groq, Mistral: `x-ratelimit-remaining-requests` and `-tokens`, `x-ratelimit-reset-…` as "6m0s" or "340ms";
-OpenRouter: `x-ratelimit-remaining`, `x-ratelimit-reset` as a unix time in ms; Anthropic: `anthropic-ratelimit-…` with a
+OpenAI, Groq: `x-ratelimit-remaining-requests` and `-tokens`, `x-ratelimit-reset-…` as "6m0s" or "340ms"; Mistral:
+`x-ratelimit-remaining-req-minute` and `-tokens-minute`; OpenRouter: `x-ratelimit-remaining`, `x-ratelimit-reset` as a unix time in ms; Anthropic: `anthropic-ratelimit-…` with a
 date; all of them: `Retry-After`, in seconds or as a date, or `retry-after-ms`.
 """
 
@@ -21,7 +21,10 @@ USUAL_RESET_S: Final = 60.0
 
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|s|m|h|d)")
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_REQUESTS: Final = ("x-ratelimit-{}-requests", "anthropic-ratelimit-requests-{}", "x-ratelimit-{}", "ratelimit-{}")
+_REQUESTS: Final = (
+    *("x-ratelimit-{}-requests", "anthropic-ratelimit-requests-{}", "x-ratelimit-{}-req-minute"),
+    *("x-ratelimit-{}-requests-minute", "x-ratelimit-{}", "ratelimit-{}"),
+)
 _TOKENS: Final = ("x-ratelimit-{}-tokens", "anthropic-ratelimit-tokens-{}", "x-ratelimit-{}-tokens-minute")
 _MS_FROM: Final = 1e11  # a unix time above it is in milliseconds
 _NEAR_S: Final = 1.5e8  # a number so near to now is a time, not a wait: some five years

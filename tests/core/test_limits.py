@@ -214,6 +214,10 @@ NOW_S = 1_796_000_000.0
             {"anthropic-ratelimit-tokens-remaining": "90", "anthropic-ratelimit-tokens-reset": "2026-11-30T00:53:40Z"},
             Told(remaining_tokens=90, reset_tokens_s=20.0),
         ),
+        (
+            {"x-ratelimit-remaining-req-minute": "0", "x-ratelimit-remaining-tokens-minute": "47196"},
+            Told(remaining_requests=0, remaining_tokens=47_196),
+        ),
         ({"x-ratelimit-remaining-requests": "-1", "x-ratelimit-reset-requests": "0xff"}, Told()),
     ],
 )
@@ -292,6 +296,11 @@ def test_a_gateway_without_a_part_asks_nothing():
             Exhausted("provider:groq", "usd_month", 9.0, 12.5),
             503,
             "provider groq has used its 12.50 dollars a month (`limits.usd_month`)",
+        ),
+        (
+            Exhausted("key:web", "usd_day", 9.0, 0.0005),
+            429,
+            "API key web has used its 0.0005 dollars a day (`limits.usd_day`)",
         ),
         (Exhausted("target:groq:llama", "told", 9.0), 503, "target groq:llama is asked to wait by its provider"),
     ],
