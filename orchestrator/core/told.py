@@ -1,8 +1,9 @@
 """What a provider says of its own limits in an answer's headers, whichever of the usual spellings it uses.
 
 OpenAI, Groq: `x-ratelimit-remaining-requests` and `-tokens`, `x-ratelimit-reset-…` as "6m0s" or "340ms"; Mistral:
-`x-ratelimit-remaining-req-minute` and `-tokens-minute`; OpenRouter: `x-ratelimit-remaining`, `x-ratelimit-reset` as a unix time in ms; Anthropic: `anthropic-ratelimit-…` with a
-date; all of them: `Retry-After`, in seconds or as a date, or `retry-after-ms`.
+`x-ratelimit-remaining-req-minute` and `-tokens-minute`; OpenRouter: `x-ratelimit-remaining`, `x-ratelimit-reset` as a
+unix time in ms; Anthropic: `anthropic-ratelimit-…` with a date; all of them: `Retry-After`, in seconds or as a date, or
+`retry-after-ms`.
 """
 
 from __future__ import annotations
