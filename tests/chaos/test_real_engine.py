@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from orchestrator.core.model import Engine
 
 from tests.chaos import trial
 from tests.chaos.__main__ import engine_line
 from tests.chaos.faults_engine import EngineKilled
 from tests.chaos.schedule import SHORT_SIZE
 from tests.chaos.world import ENGINES, Plan, World, world_of
-from tests.cluster.running import needs_real_engine, needs_redis
+from tests.cluster.running import needs_real_engine, needs_redis, real_engine
 
 PLAN = Plan(sides=1, instances=2, engines=ENGINES, sentinels=0)
 
@@ -40,3 +43,14 @@ def test_a_run_says_in_one_line_that_no_real_engine_is_there_and_leaves_its_faul
     monkeypatch.setenv("OLM_CHAOS_ENGINE", "none")
     assert engine_line() == "no real engine: OLM_CHAOS_ENGINE=none"
     assert EngineKilled().lacks() == "OLM_CHAOS_ENGINE=none"
+
+
+def test_an_ollama_that_has_not_the_small_model_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "ollama"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    monkeypatch.delenv("OLM_CHAOS_ENGINE", raising=False)
+    found = real_engine()
+    assert "ollama has no smollm2:135m" in found if isinstance(found, str) else found.kind is Engine.LLAMA_CPP
