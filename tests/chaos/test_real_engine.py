@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.model import Engine
-
 from tests.chaos import trial
 from tests.chaos.__main__ import engine_line
 from tests.chaos.faults_engine import EngineKilled
