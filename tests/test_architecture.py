@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -63,6 +64,12 @@ def test_decisions_have_no_clock_no_socket_and_no_file():
         assert {name.split(".")[0] for name in imports_of(module)}.isdisjoint(NOT_IN_CORE), module
         tree = ast.parse(module.read_text(encoding="utf-8"))
         assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)), module
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by it: of two with the same, one cannot be collected."""
+    names = Counter(each.name for each in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_house_is_drawn_as_it_stands():
