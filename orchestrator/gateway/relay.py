@@ -15,12 +15,15 @@ from typing import Final, NamedTuple, Protocol
 
 from orchestrator.core.address import address_text
 from orchestrator.core.dialects.errors import ERROR_STARTS
+from orchestrator.core.dialects.frames import SSE_TYPE
+from orchestrator.core.dialects.framing import is_object
 from orchestrator.core.dialects.outcome import End, read_end
 from orchestrator.core.errors import CallerError, InstanceError
 from orchestrator.core.model import Call, Instance
 from orchestrator.core.told import told_from
 from orchestrator.gateway.client_stream import ClientStream
 from orchestrator.gateway.doubting import Escalated, Watching
+from orchestrator.gateway.framed import Framed
 from orchestrator.gateway.kept import Kept
 from orchestrator.gateway.making import Making
 from orchestrator.gateway.shown import CutShort, Shown
@@ -249,11 +252,22 @@ async def _whole(exchange: Exchange, order: Order) -> Relayed:
     await exchange.until(Stage.DONE)
     body = exchange.body()
     if order.translation is not None:
+        if exchange.head.content_type.startswith(SSE_TYPE):  # asked to stream, and put together here
+            body = _whole_frames(order, body)
         body = order.translation.feed(body) + order.translation.finish()
     end = read_end(order.call.endpoint, False, body)
     if not end.is_whole:
-        raise InstanceError(order.instance.id, "" if end.error else "its answer has no end", quoted=end.error or "")
+        said = "its answer has no end" if is_object(body) else "its answer is no JSON object"
+        raise InstanceError(order.instance.id, "" if end.error else said, quoted=end.error or "")
     return Relayed(end, body)
+
+
+def _whole_frames(order: Order, body: bytes) -> bytes:
+    """A stream that has come to its end. Raises InstanceError where a frame of it is none."""
+    framed, frames = _framed(order), list[bytes]()
+    framed.before(frames.extend)([body])
+    framed.finish(frames.extend)
+    return b"".join(frames)
 
 
 def _judged_whole(watching: Watching, relayed: Relayed) -> Relayed:
@@ -268,20 +282,23 @@ async def _stream(
     exchange: Exchange, order: Order, client: ClientStream, on_answer: Callable[[], None], making: Making | None
 ) -> Relayed:
     watching = order.watching
+    framed = _framed(order)
     if watching is None:
-        first = await _first_pieces(exchange, order)
+        first = await _first_pieces(exchange, order, framed)
         on_answer()
     else:
-        first = await _first_judged(exchange, order, watching, on_answer)
+        first = await _first_judged(exchange, order, framed, watching, on_answer)
     client.start(order.content_type)
     shown = order.behind or _shown_of(order, client, making)
     shown.hear(exchange)
     shown.show(first)
     show = shown.show if watching is None else _judged(watching, shown.show)
-    exchange.attach(show if order.translation is None else _translated(order.translation, show))
+    sink = show if order.translation is None else _translated(order.translation, show)
+    exchange.attach(framed.before(sink))
     exchange.allow_silence(order.between_bytes_s, lambda: shown.is_held_up)
     try:
         await exchange.until(Stage.DONE)
+        framed.finish(sink)
         if order.translation is not None and (rest := order.translation.finish()):
             show([rest])
     except (InstanceError, CallerError) as why:
@@ -331,6 +348,10 @@ def _broken(order: Order, shown: Shown, why: InstanceError | CallerError) -> Ins
     return broken
 
 
+def _framed(order: Order) -> Framed:
+    return Framed(order.instance.id, order.path, is_outside=order.outside is not None)
+
+
 def _translated(translation: Translation, show: Sink) -> Sink:
     def hand_on(pieces: list[bytes]) -> None:
         if told := [out for each in pieces if (out := translation.feed(each))]:
@@ -348,15 +369,16 @@ def _judged(watching: Watching, show: Sink) -> Sink:
 
 
 async def _first_judged(
-    exchange: Exchange, order: Order, watching: Watching, on_answer: Callable[[], None]
+    exchange: Exchange, order: Order, framed: Framed, watching: Watching, on_answer: Callable[[], None]
 ) -> list[bytes]:
     """Wait until the beginning of the answer has been judged, or was held back for long enough; what may be shown.
 
     A stream that breaks until then is an answer that never began. Raises Escalated where it is doubted.
     """
     pieces: list[bytes] = []
-    sink = _judged(watching, pieces.extend)
-    exchange.attach(sink if order.translation is None else _translated(order.translation, sink))
+    judged = _judged(watching, pieces.extend)
+    sink = judged if order.translation is None else _translated(order.translation, judged)
+    exchange.attach(framed.before(sink))
     await exchange.until(Stage.BODY)
     watching.began()
     on_answer()
@@ -373,8 +395,10 @@ async def _first_judged(
                 until_s = None
     finally:
         watching.on_held(now_s() - began_s)
+    if exchange.stage is Stage.DONE:
+        framed.finish(sink)
     if watching.is_holding and watching.doubt is None and order.translation is not None:
-        sink([order.translation.finish()])  # some say why they end, and then end without another word
+        judged([order.translation.finish()])  # some say why they end, and then end without another word
     if watching.is_holding and watching.doubt is None:
         raise _ended_too_soon(order, watching)
     if watching.doubt is not None:
@@ -389,16 +413,16 @@ def _ended_too_soon(order: Order, watching: Watching) -> InstanceError:
     return InstanceError(order.instance.id, "" if told else "its answer ended before it was whole", quoted=told)
 
 
-async def _first_pieces(exchange: Exchange, order: Order) -> list[bytes]:
+async def _first_pieces(exchange: Exchange, order: Order, framed: Framed) -> list[bytes]:
     """Wait for the first bytes that the caller is to see. An error in their place is raised: another may try."""
     pieces: list[bytes] = []
-    if order.translation is None:
-        await exchange.until(Stage.BODY)
-        exchange.attach(pieces.extend)
-    else:  # the instance's first bytes may be none for the caller
-        exchange.attach(_translated(order.translation, pieces.extend))
-        while not pieces and exchange.stage < Stage.DONE:
-            await exchange.more()
+    show: Sink = pieces.extend
+    sink = show if order.translation is None else _translated(order.translation, show)
+    exchange.attach(framed.before(sink))
+    while not pieces and exchange.stage < Stage.DONE:  # the instance's first bytes may be none for the caller
+        await exchange.more()
+    if exchange.stage is Stage.DONE:
+        framed.finish(sink)
     return _begun(order, pieces)
 
 

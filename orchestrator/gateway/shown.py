@@ -66,7 +66,7 @@ class Shown:
             self._pause()
 
     def show(self, pieces: list[bytes]) -> None:
-        if self._error and pieces[-1].startswith(self._error):
+        if self._error and (self.held or pieces[-1].startswith(self._error)):
             pieces = self._hold(pieces)
         self.kept.add(pieces)
         if self._making is not None and self._making.is_heard:
@@ -77,13 +77,9 @@ class Shown:
 
     def _hold(self, pieces: list[bytes]) -> list[bytes]:
         """Keep an error, and whatever comes behind it, from the client."""
-        self._also_hold(pieces[-1:])
-        if self._exchange is not None:
-            self._exchange.attach(self._also_hold)
-        return [*pieces[:-1], b""]
-
-    def _also_hold(self, pieces: list[bytes]) -> None:
-        self.held += b"".join(pieces)
+        told, held = (pieces[:-1], pieces[-1:]) if not self.held else ([], pieces)
+        self.held += b"".join(held)
+        return [*told, b""]
 
     def fail(self, text: str) -> None:
         """An error frame in the caller's dialect behind a broken stream, not glued to half a frame of the engine's."""

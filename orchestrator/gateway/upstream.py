@@ -198,7 +198,8 @@ class Exchange(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as why:
-            self._hand_on()
+            if self._came:
+                self._hand_on()
             self.fail("its answer is not HTTP", quoted=str(why.__context__ or why))
             self.close()
             return
@@ -215,6 +216,9 @@ class Exchange(asyncio.Protocol):
             self._came.clear()
             try:
                 sink(came)
+            except InstanceError as why:
+                self.fail(why.said, quoted=why.quoted)
+                self.close()
             except Exception as why:  # noqa: BLE001 - whatever it was, who waits for this answer is told
                 self.fail("its answer could not be handed on", quoted=str(why))
                 self.close()

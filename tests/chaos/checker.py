@@ -100,7 +100,7 @@ def ended_well(calls: Iterable[Called], disturbance: Disturbance) -> list[str]:
         End.REFUSED: allows.refused,
         End.WHOLE: True,
         End.LEFT: True,
-        End.GARBLED: allows.garbled,
+        End.GARBLED: False,
         End.BROKEN: False,
     }
     found = []

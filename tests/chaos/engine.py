@@ -75,6 +75,7 @@ class Served:
     goes_on: asyncio.Event
     frames: int = 0
     is_cut_short: bool = False
+    is_garbled: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     is_whole: bool = False
@@ -149,7 +150,7 @@ async def _serve(served: Served, request: web.Request, handler: Handler) -> web.
         if wrong.what == "garbage":
             return web.Response(status=200, body=GARBAGE, content_type="application/json")
         await _fall_silent(served)
-    served.is_whole = served.completion_tokens > 0 and not served.is_cut_short
+    served.is_whole = served.completion_tokens > 0 and not (served.is_cut_short or served.is_garbled)
     return response
 
 
@@ -178,6 +179,7 @@ class TroubledStream(GoStream):
                 served.is_cut_short = True
                 await self.write_eof()
             elif wrong.what == "garbage":
+                served.is_garbled = True
                 await super().send(GARBAGE)
             elif wrong.what in ("half", "torn"):
                 await super().send(frame[: len(frame) // 2])

@@ -23,15 +23,13 @@ class Allowed:
 
     `cut`: connections may end in the middle of an answer (their gateway process is gone). `error_frames`: a stream that
     had begun may end in an error frame. `refused`: 503 or 429 with a Retry-After, before anything was answered.
-    `garbled`: a stream may have in it what its instance said wrongly. `uncounted`: use may be missing from the books,
-    as Redis or the worker lost it; it is never counted twice. `again`: an instance may have answered a call where
-    nobody could hear it, and another one answers it again.
+    `uncounted`: use may be missing from the books, as Redis or the worker lost it; it is never counted twice. `again`:
+    an instance may have answered a call where nobody could hear it, and another one answers it again.
     """
 
     cut: bool = False
     error_frames: bool = False
     refused: bool = False
-    garbled: bool = False
     uncounted: bool = False
     again: bool = False
 

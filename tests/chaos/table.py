@@ -64,7 +64,7 @@ there while another one is made, and slots that it gave are waited for: two seco
 KNOWN = """
 ## Known, and not mended
 
-- A frame that is no JSON reaches its client as the instance sent it: streams are not parsed on their way.
+- A frame that is JSON and wrong inside, as with other letters in its text, reaches its client as the instance sent it.
 - Where a gateway that lost Redis does not come back to it within 2.5 s of the others, though it is alive, they wait for
   it no longer: an instance may then have a call more than it has slots until it is back.
 - A real engine's counters name no call: that none was answered by two of them is seen by clients and books alone. Where

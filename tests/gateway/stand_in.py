@@ -229,6 +229,67 @@ def _third(call: Call) -> bytes:
     return frames(call)[4 if call.endpoint is Endpoint.ANTHROPIC_MESSAGES else 2]
 
 
+def _garble(
+    wrong: Callable[[bytes], bytes], *, words: int = 2, cuts: int = 1, is_glued: bool = False, ends: bool = False
+) -> Callable[[StandIn, Asked], Awaitable[None]]:
+    """The frame behind so many words is not as it should be, and all others are.
+
+    It comes once `gate` is open, in so many chunks; `is_glued`: in one with the frame before it. `ends`: the stream is
+    over, and the connection goes on.
+    """
+
+    async def garble(here: StandIn, asked: Asked) -> None:
+        told = frames(asked.call)
+        if asked.call.endpoint is Endpoint.ANTHROPIC_MESSAGES and words:
+            told[:3] = [b"".join(told[:3])]  # events that say nothing yet
+        await _stream_head(asked)
+        for each in told[: words - is_glued]:
+            await _chunk(here, asked, each)
+        if words:
+            await here.gate.wait()
+        data = b"".join(told[words - is_glued : words]) + wrong(told[words])
+        size = -(-len(data) // cuts)
+        for at in range(0, len(data), size):
+            await _chunk(here, asked, data[at : at + size])
+            await asyncio.sleep(0.005 if cuts > 1 else 0)
+        for each in [] if ends else told[words + 1 :]:
+            await _chunk(here, asked, each)
+        asked.writer.write(b"0\r\n\r\n")
+        await asked.writer.drain()
+
+    return garble
+
+
+def _half(frame: bytes) -> bytes:
+    """Cut, and ended as if it were whole."""
+    end = frame[len(frame.rstrip()) :]
+    return frame[: len(frame) // 2] + end
+
+
+def _no_frame(frame: bytes) -> bytes:
+    return b"upstream request timeout" + frame[len(frame.rstrip()) :]
+
+
+def _bare_quote(frame: bytes) -> bytes:
+    return frame.replace(b"thr", b't"hr')
+
+
+def _no_utf8(frame: bytes) -> bytes:
+    return frame.replace(b"t", b"\xff")
+
+
+def _zeros(frame: bytes) -> bytes:
+    """As of a file that was never written."""
+    return bytes(len(frame.rstrip())) + frame[len(frame.rstrip()) :]
+
+
+def _garbled_body(body: bytes) -> Callable[[StandIn, Asked], Awaitable[None]]:
+    async def respond(here: StandIn, asked: Asked) -> None:
+        await _respond(asked, 200, body_type(asked.call.endpoint), body)
+
+    return respond
+
+
 async def _end_early(here: StandIn, asked: Asked) -> None:
     """As Ollama does where a model repeats itself, or its runner dies under /v1: a clean end without a last frame."""
     await _begin(here, asked)
@@ -351,6 +412,18 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "cut-within": _cut_within,
     "cut-between-lines": _cut_between_lines,
     "end": _end_early,
+    "garble": _garble(_half),
+    "garble-first": _garble(_half, words=0),
+    "garble-in-pieces": _garble(_half, cuts=7),
+    "garble-behind-one": _garble(_half, is_glued=True),
+    "garble-no-frame": _garble(_no_frame),
+    "garble-quotes": _garble(_bare_quote),
+    "garble-letters": _garble(_no_utf8),
+    "garble-zeros": _garble(_zeros),
+    "end-within": _garble(lambda frame: frame[: len(frame) // 2], ends=True),
+    "body-page": _garbled_body(b"<html><body>gateway timeout</body></html>"),
+    "body-cut": _garbled_body(b'{"model":"m","message":{"role":"assis'),
+    "body-list": _garbled_body(b'["m"]'),
     "hang": _hang,
     "hang-midway": _hang_midway,
     "wait-midway": _wait_midway,
