@@ -14,8 +14,13 @@ settings.load_profile("suite")
 
 
 def pytest_configure() -> None:
-    """Ended by SIGTERM, as by Ctrl-C: fixtures take down what they put up."""
+    """Ended by SIGTERM, as by Ctrl-C: fixtures take down what they put up.
+
+    What a suite in the background is told to ignore (`nohup`, `&`), programs under test would ignore, too.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
