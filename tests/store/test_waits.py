@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
 import pytest
 
@@ -14,51 +13,19 @@ from orchestrator.store.leases import Leases
 from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, offer, request
 from tests.waiting import until
 
-SLOTS, LOAD = "olm:pool:{llama3.2:3b}:slots", "olm:pool:{llama3.2:3b}:load"
+SLOTS = "olm:pool:{llama3.2:3b}:slots"
 
 
-async def as_if_measured(store: Connection, samples: int = 64, usual_s: float = 1.0, **seconds: float) -> None:
-    """Calls held their slots for so long: `gpu_1=2.0`; lately, whoever served them, for `usual_s`."""
-    usual = log_of(usual_s)
-    await store.command("HSET", LOAD, "\tu", usual)
+async def as_if_measured(store: Connection, samples: int = 64, **seconds: float) -> None:
+    """Calls held their slots for so long: `gpu_1=2.0`."""
     for name, each in seconds.items():
-        instance = name.replace("_", "-")
-        await store.command("HSET", SLOTS, f"\tp{instance}", round(each * 1e6) * 1024 + samples)
-        await store.command("HSET", LOAD, f"\tr{instance}", log_of(each) - usual)
-
-
-def log_of(seconds: float) -> int:
-    """As it is kept: thousandths of a logarithm, of microseconds and of what no instance is to blame for."""
-    return round(math.log(seconds * 1e6 + 5_000) * 1000)
+        await store.command("HSET", SLOTS, f"\tp{name.replace('_', '-')}", round(each * 1e6) * 1024 + samples)
 
 
 async def lease(leases: Leases, **more: object) -> Leased:
     admitted = await leases.admit(request(**more))
     assert isinstance(admitted, Leased), admitted
     return admitted
-
-
-async def kept_of(store: Connection, instance: InstanceId) -> int:
-    return int(await store.command("HGET", SLOTS, f"\tp{instance}"))
-
-
-async def samples_of(store: Connection, instance: InstanceId) -> int:
-    return await kept_of(store, instance) % 1024
-
-
-async def service_s_of(store: Connection, instance: InstanceId) -> float:
-    """The mean of what calls take there, as it is kept."""
-    return await kept_of(store, instance) // 1024 / 1e6
-
-
-async def chosen_of(leases: Leases, calls: int) -> set[InstanceId]:
-    """Which instances calls are given one after the other, all of them free."""
-    chosen = set[InstanceId]()
-    for _ in range(calls):
-        held = await lease(leases)
-        chosen.add(held.instance)
-        await leases.settle(POOL, held.lease, Outcome.GONE)
-    return chosen
 
 
 async def pass_time(store: Connection, ms: int) -> None:
@@ -119,9 +86,8 @@ async def test_measurements_of_instances_that_vanished_are_forgotten(store: Conn
     await offer(store, gpu_1=1, gpu_2=1)
     await as_if_measured(store, gpu_1=1.0, gpu_2=1.0)
     await offer(store, gpu_2=1)
-    for key, field in ((SLOTS, "\tp"), (LOAD, "\tr")):
-        assert await store.command("HEXISTS", key, f"{field}gpu-1") == 0
-        assert await store.command("HEXISTS", key, f"{field}gpu-2") == 1
+    assert await store.command("HEXISTS", SLOTS, "\tpgpu-1") == 0
+    assert await store.command("HEXISTS", SLOTS, "\tpgpu-2") == 1
 
 
 # --- choosing by it ---------------------------------------------------------------------------------------------------
@@ -156,69 +122,6 @@ async def test_instances_that_differ_by_chance_take_turns(store: Connection, gat
         got.append(held.instance)
         await leases.settle(POOL, held.lease, Outcome.GONE)
     assert len(set(got)) == 3
-
-
-async def test_a_few_long_calls_do_not_make_a_fast_instance_look_slow(store: Connection, gateway: MakeGateway) -> None:
-    """By the means of how long calls took it would be the slower one."""
-    await offer(store, gpu_1=1, gpu_2=1)
-    await as_if_measured(store, 60, 0.026, gpu_1=0.02, gpu_2=0.035)
-    leases = await gateway()
-    for _ in range(6):
-        held = await lease(leases, excluded=(TWO,))
-        await pass_time(store, 210)
-        await leases.settle(POOL, held.lease, Outcome.OK)
-    assert await service_s_of(store, ONE) > await service_s_of(store, TWO)
-    assert await chosen_of(leases, 2) == {ONE}
-
-
-async def test_when_calls_become_longer_the_instance_that_serves_more_of_them_does_not_look_slower(
-    store: Connection, gateway: MakeGateway
-) -> None:
-    await offer(store, gpu_1=1, gpu_2=1)
-    await as_if_measured(store, 64, 0.006, gpu_1=0.004, gpu_2=0.009)
-    leases = await gateway()
-    for _ in range(40):
-        held = await lease(leases, excluded=(TWO,))
-        await pass_time(store, 12)
-        await leases.settle(POOL, held.lease, Outcome.OK)
-    assert await service_s_of(store, ONE) > await service_s_of(store, TWO)
-    assert await chosen_of(leases, 2) == {ONE}
-
-
-async def test_each_call_of_a_pool_that_is_not_busy_is_measured(store: Connection, gateway: MakeGateway) -> None:
-    await offer(store, gpu_1=1)
-    await as_if_measured(store, 40, 0.01, gpu_1=0.01)
-    leases = await gateway()
-    for _ in range(10):
-        held = await lease(leases)
-        await pass_time(store, 7)
-        await leases.settle(POOL, held.lease, Outcome.OK)
-    assert await samples_of(store, ONE) == 50
-
-
-async def test_of_calls_that_take_nothing_few_are_kept_in_mind(store: Connection, gateway: MakeGateway) -> None:
-    """They take as long on a fast instance as on a slow one."""
-    await offer(store, gpu_1=1)
-    await as_if_measured(store, 100, 0.001, gpu_1=0.001)
-    leases = await gateway()
-
-    async def are_few() -> bool:
-        await leases.settle(POOL, (await lease(leases)).lease, Outcome.OK)
-        return await samples_of(store, ONE) <= 16
-
-    await until(are_few)
-
-
-async def test_measurements_of_a_large_pool_do_not_fade_faster_than_they_are_made(
-    store: Connection, gateway: MakeGateway
-) -> None:
-    many = {f"gpu_{number}": 1 for number in range(40)}
-    await offer(store, **many)
-    await as_if_measured(store, 32, **dict.fromkeys(many, 1.0))
-    leases = await gateway()
-    for _ in range(320):  # eight calls an instance
-        await leases.settle(POOL, (await lease(leases)).lease, Outcome.GONE)
-    assert {await samples_of(store, InstanceId(each.replace("_", "-"))) for each in many} == {32}
 
 
 async def test_a_slow_measurement_fades_while_the_instance_is_left_alone(

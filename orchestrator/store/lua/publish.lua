@@ -29,9 +29,7 @@ local load = call('HGETALL', LOAD)
 for at = 1, #load, 2 do
   local field = load[at]
   local is_instance = field ~= '' and sub(field, 1, 1) ~= '\t'
-  local lag_of = match(field, '^\tr(.*)$')
-  local is_over = (load[at + 1] == '0' and is_instance and not published[field]) or (lag_of and not published[lag_of])
-  if is_over then call('HDEL', LOAD, field) end
+  if load[at + 1] == '0' and is_instance and not published[field] then call('HDEL', LOAD, field) end
 end
 drop_expired(10)
 write()

@@ -2,27 +2,18 @@
 -- One that is asked for again has ended by its record: nothing is released, counted or judged twice. A lease that Redis
 -- lost or that expired is counted and judged all the same: the call did happen.
 
--- The moving means of how long calls hold their slot there, with one more, which counts as ten usual ones at most; of how
--- much longer that is than calls took everywhere lately; and of what calls are charged. What is asked changes: without
--- what is usual meanwhile, an instance that was measured more often since would look slower, or faster.
--- Short calls cost the same everywhere: few of them are kept in mind, so that longer ones soon tell which is fast.
--- Once there are enough, one of four will do where they come by the hundreds: who it is, the clock decides.
+-- The moving mean of how long calls hold their slot there, with one more, which counts as ten usual ones at most; and of
+-- what calls are charged. Once there are enough, one of four will do: who it is, the clock decides.
 -- What seems to have taken longer than LONGEST says nothing: mostly Redis' clock was set meanwhile, and by an hour in the
 -- mean every call would be sent away that has to wait.
 local LONGEST = 15 * 60 * 1000
 local function measure(instance, since, tokens)
   local kept = paces[instance] or 0
   local n = kept % 1024
-  if now - since > LONGEST or not place_of[instance] then return end
-  if n >= PRIOR and now - load_of('@') < BUSY_MS and now_us % 4 ~= 0 then return end
+  if now - since > LONGEST or not place_of[instance] or (n >= ENOUGH and now_us % 4 ~= 0) then return end
   local mean, held = (kept - n) / 1024, math.max(0, now - since) * 1000
-  local field = lags[place_of[instance]]
-  local usual, lag, log = load_of('\tu'), load_of(field), math.log(held + BESIDES_US) * 1000
-  if usual == 0 then usual = log end
-  set_load('\tu', math.floor(usual + (log - lag - usual) / USUAL + 0.5))
   if n >= PRIOR then held = math.min(held, 10 * mean) end
-  n = math.min(n + 1, usual < SHORT and ENOUGH or SAMPLES)
-  set_load(field, math.floor(lag + (log - usual - lag) / n + 0.5))
+  n = math.min(n + 1, SAMPLES)
   paces[instance] = math.floor(mean + (held - mean) / n + 0.5) * 1024 + n
   is_paced[instance], is_dirty = true, true
   if tokens >= 0 then

@@ -56,29 +56,26 @@ local function finish(id)
   is_dirty = true
 end
 
--- How long calls take on each instance, and how fast it is beside the others. One with few samples is taken for what
--- the others are; too small a difference is chance. Speeds are told by the means of logarithms: of answers as unlike as
--- they are, a tenth makes up most of the time, and a mean of times says which instance met those.
+-- How fast each instance is. One with few samples is taken for what the others are; too small a difference is chance.
 local function compare()
-  local sum, lag, fastest = 0, 0, nil
+  local sum, fastest = 0, nil
   for at = 1, count do
     local kept = paces[ids[at]]
     if kept then
       local n = kept % 1024
-      sum, lag, measured = sum + (kept - n) / 1024 * n, lag + load[lags[at]] * n, measured + n
+      sum, measured = sum + (kept - n) / 1024 * n, measured + n
     end
   end
   if measured == 0 then return end
-  local typical, typical_lag = sum / measured, lag / measured
+  local typical = sum / measured
   for at = 1, count do
     local kept = paces[ids[at]] or 0
     local n = kept % 1024
     took[at] = ((kept - n) / 1024 * n + typical * PRIOR) / (n + PRIOR)
-    slower[at] = (load[lags[at]] * n + typical_lag * PRIOR) / (n + PRIOR)
-    if not fastest or slower[at] < fastest then fastest = slower[at] end
+    if not fastest or took[at] < fastest then fastest = took[at] end
   end
   for at = 1, count do
-    local ratio = math.exp((slower[at] - fastest) / 1000)
+    local ratio = (took[at] + BESIDES_US) / (fastest + BESIDES_US)
     if ratio >= UNLIKE then dear[at] = dear[at] * ratio end
   end
 end
@@ -107,7 +104,7 @@ local function read(callers)
   write()
   count, known, is_open, paces, troubles, load, place_of = 0, false, true, {}, {}, {}, {}
   local slots = call('HGETALL', SLOTS)
-  local fields = {'', '\tv', '\tw', '\tu', '@'}
+  local fields = {'', '\tv', '\tw', '@'}
   for at = 1, #slots, 2 do
     local field = slots[at]
     if field == '' then
@@ -117,8 +114,7 @@ local function read(callers)
       paces[sub(field, 3)] = tonumber(slots[at + 1])
     else
       count = count + 1
-      ids[count], caps[count], place_of[field], lags[count] = field, tonumber(slots[at + 1]), count, '\tr' .. field
-      fields[2 * count + 4], fields[2 * count + 5] = field, lags[count]
+      ids[count], caps[count], place_of[field], fields[count + 4] = field, tonumber(slots[at + 1]), count, field
     end
   end
   for caller in pairs(callers) do fields[#fields + 1] = '\tk' .. caller end
@@ -177,7 +173,9 @@ local function take(id, holder, at, ttl, key, tokens, estimate)
   set_load('\tv', math.max(load['\tv'], tokens))
   set_load('\tk' .. key, tokens + charge)
   keep(id, 'L\n' .. instance .. '\n' .. holder .. '\n' .. now .. '\n' .. charge .. '\n' .. key, now + ttl)
-  if turn % 64 == 0 then queue().forget_ended(2) end
-  if turn % (FADING * count) == 0 then queue().fade() end
+  if turn % 64 == 0 then
+    queue().forget_ended(2)
+    queue().fade()
+  end
   return tokens + charge
 end

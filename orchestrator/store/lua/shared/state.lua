@@ -7,9 +7,7 @@
 -- KEYS[2] load     hash  instance -> slots taken; '' -> leases granted so far: it says whose turn it is among equals;
 --                        '@' -> when the pool was last in use, see drop_expired;
 --                        '\tk' API key -> tokens it was charged; '\tv' -> the count of the key served last;
---                        '\tw' -> tokens charged for one call, a moving mean;
---                        '\tu' -> how long calls take lately, whoever serves them: ln(us) * 1000, a moving mean;
---                        '\tr' instance -> how much longer they take there, a moving mean of that (ln * 1000)
+--                        '\tw' -> tokens charged for one call, a moving mean
 -- KEYS[3] health   hash  instance -> 'failures until times', only of instances in trouble: failures in a row; when its
 --                        ejection ends, or its last failure; ejections in a row. No failures: it is back, and
 --                        may have so many calls at once
@@ -33,12 +31,8 @@ local BACK_MS = 1000 -- a clock that is so far behind what it was has been set b
 local MADE_WITHIN_MS = 900000 -- an answer's maker is looked for so long; whether it lives, its lease says
 local FORGIVEN_MS = 30000 -- a failure longer ago says nothing of the next call
 local SAMPLES = 128 -- in a moving mean: calls are as unlike as their answers' lengths, this leaves some 8 % of chance
-local FADING = 16 -- leases an instance, on the average, by which measurements fade once: of however many instances
 local PRIOR = 8 -- an instance's mean counts as much as the pool's once it has so many samples
 local ENOUGH = 16 -- samples of a pool, before waits are foretold
-local USUAL = 16 -- samples in the moving mean of what calls take lately: it has to keep up with what is asked
-local SHORT = 1000 * math.log(10000) -- calls that take less, usually, say little of how fast instances are
-local BUSY_MS = 5 -- a pool that gave its last lease so lately measures some of its calls; any other each
 local UNLIKE = 1.25 -- instances nearer in speed than that are alike: the rest is chance
 local BESIDES_US = 5000 -- of a call's time that no instance is to blame for
 local CLASS = 2 ^ 49 -- more tokens than a key is ever charged; with ten classes still a whole number to a double
@@ -56,7 +50,6 @@ local now = math.floor(now_us / 1000)
 -- may be leased now, `dear` what a call there costs beside an idle instance of the fastest kind, `took` the us that one
 -- is expected to take.
 local ids, caps, room, dear, took, is_barred, is_failing, place_of = {}, {}, {}, {}, {}, {}, {}, {}
-local lags, slower = {}, {} -- the names of their '\tr' in LOAD; what stands there, with so few samples as there are
 local count, ejected, free, known, is_open, back_at, measured = 0, 0, 0, false, true, 0, 0
 -- Of Redis what this script has read, changed here first: SLOTS' means, HEALTH, and LOAD's fields as numbers. What of it
 -- has changed, and records with their ends, until `write`.
