@@ -49,11 +49,17 @@ class Asked(NamedTuple):
     wish: Wish = NO_WISH  # what its Cache-Control says
     making: Making | None = None  # who else waits for its answer
     void: str = ""  # the lease of a worker that should have made it, and does not
+    has_answer: bool = False  # another tier has answered, if badly: what this one refuses is nobody's answer
 
     @property
     def may_be_kept(self) -> bool:
         """The cache may have its answer already."""
         return bool(self.cache_key) and self.wish.may_read
+
+
+def names_tier(request: Request) -> bool:
+    """The call says itself which tier is to answer it. An empty header says nothing."""
+    return bool(request.headers.get(TIER))
 
 
 def client_of(request: Request, connection: Connection, call: Call, trace: Trace) -> ClientStream:

@@ -321,7 +321,7 @@ class Asking:
         trace = asked.trace
         if isinstance(relayed, Refused):
             self._admission.unused(grant)
-            if asked.making is not None:
+            if asked.making is not None and not asked.has_answer:
                 asked.making.refuse(Refusal(*relayed))
             count_call(trace, "refused")
             return

@@ -113,6 +113,11 @@ class Watching:
         self._held_bytes += sum(map(len, shown))
         return self.let_go() if self._may_go() else []
 
+    def rest(self) -> list[bytes]:
+        """The stream is over: its last frame, where that one's end alone is missing; as of `feed`."""
+        rest, self._rest = self._rest, b""
+        return self.feed([rest + self._end]) if rest else []
+
     def let_go(self) -> list[bytes]:
         """What was held back: from now on, what comes is shown."""
         held, self._held, self.is_holding = self._held, [], False

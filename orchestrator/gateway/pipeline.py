@@ -22,7 +22,7 @@ from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Call, Endpoint
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.answer_cache import AnswerCache, Given
-from orchestrator.gateway.asked import REPLAY, TIER, Asked, client_of
+from orchestrator.gateway.asked import REPLAY, Asked, client_of, names_tier
 from orchestrator.gateway.asking import Asking
 from orchestrator.gateway.bodies import parse
 from orchestrator.gateway.breakers import Breakers
@@ -111,7 +111,7 @@ class Pipeline:
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload)
             return whole(content_type, body, trace.fields())
         # What one tier says, by name, is no answer of its route's.
-        wish = wish_from("no-store" if TIER in request.headers else request.header(b"cache-control"))
+        wish = wish_from("no-store" if names_tier(request) else request.header(b"cache-control"))
         trace.has_class = PRIVACY in request.headers
         if trace.has_class:
             class_of(request.header(PRIVACY))  # one that is none is told at once, whoever would answer
@@ -177,7 +177,7 @@ class Pipeline:
     def _count_routed(self, asked: Asked) -> None:
         """What a tier has answered whole, of what users ask."""
         trace = asked.trace
-        is_users = not (REPLAY in asked.request.headers or TIER in asked.request.headers)
+        is_users = not (REPLAY in asked.request.headers or names_tier(asked.request))
         if trace.outcome == "ok" and trace.tier != "cache" and is_users:
             self._admission.count_routed(asked.name, trace.tier, trace.escalated)
 

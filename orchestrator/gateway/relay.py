@@ -299,6 +299,8 @@ async def _stream(
     try:
         await exchange.until(Stage.DONE)
         framed.finish(sink)
+        if watching is not None and (last := watching.rest()):
+            shown.show(last)
         if order.translation is not None and (rest := order.translation.finish()):
             show([rest])
     except (InstanceError, CallerError) as why:
@@ -397,6 +399,7 @@ async def _first_judged(
         watching.on_held(now_s() - began_s)
     if exchange.stage is Stage.DONE:
         framed.finish(sink)
+        pieces += watching.rest()
     if watching.is_holding and watching.doubt is None and order.translation is not None:
         judged([order.translation.finish()])  # some say why they end, and then end without another word
     if watching.is_holding and watching.doubt is None:

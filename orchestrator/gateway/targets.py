@@ -26,7 +26,7 @@ from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Engine, InstanceState, Pool
 from orchestrator.gateway import discretion
 from orchestrator.gateway.answer_cache import Given
-from orchestrator.gateway.asked import TIER, TRIES, Asked, wait_of
+from orchestrator.gateway.asked import TRIES, Asked, names_tier, wait_of
 from orchestrator.gateway.asking import Asking, GiveKept
 from orchestrator.gateway.breakers import UNCOUNTED, Breakers
 from orchestrator.gateway.budgets import Budgets, Reserved
@@ -201,7 +201,7 @@ class Targets:
         last: CapacityError | InstanceError | None = None
         doubted: _Doubted | None = None
         tiers = await discretion.allowed(asked, self._live.rules, asked.tiers)
-        doubts = None if TIER in asked.request.headers else route
+        doubts = None if names_tier(asked.request) else route
         ahead = deque(_Step(tier, _watch_of(tier, doubts)) for tier in tiers)
         has_backups = len(ahead) > 1
         while ahead:
@@ -213,7 +213,7 @@ class Targets:
             if doubted is not None and doubted.tier == step.tier.name:
                 asked.trace.escalated = ""  # nobody higher was there
             try:
-                reply = await self._ask(asked, step, way)
+                reply = await self._ask(asked._replace(has_answer=has_answer), step, way)
                 if not has_answer or reply is None or asked.trace.outcome != "refused":
                     return reply
                 gone.add(step.tier.name, "refused", FAILED_S)  # what another one has answered
@@ -225,7 +225,7 @@ class Targets:
                 gone.failed(step.tier.name, why)
                 last = why
             except CallerError:
-                if not has_answer or (asked.client is not None and asked.client.is_open):
+                if not has_answer or (asked.client is not None and asked.client.is_started):
                     raise
                 gone.add(step.tier.name, "refused", FAILED_S)
         if doubted is not None and doubted.answer is not None:

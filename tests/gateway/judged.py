@@ -56,13 +56,21 @@ PLANS = {
 
 @dataclass(slots=True)
 class Judged(StandIn):
-    """`plans`: what is said where the question begins with that word. `tells`: it knows what log probabilities are."""
+    """`plans`: what is said where the question begins with that word. `tells`: it knows what log probabilities are.
+
+    `refuses`: it answers 400. `ends_lines`: its last frame has its line's end.
+    """
 
     plans: dict[str, Plan] = field(default_factory=lambda: dict(PLANS))
     default: str = "sure"
     tells: bool = True
+    refuses: bool = False
+    ends_lines: bool = True
 
     async def _behave(self, asked: Asked) -> None:
+        if self.refuses:
+            await _respond(asked, 400, "application/json", b'{"error":"invalid image input"}')
+            return
         word = asked.text.split(" ")[0]
         plan = self.plans.get(word, self.plans[self.default])
         is_told = self.tells and bool(asked.body.get("logprobs"))
@@ -89,7 +97,8 @@ class Judged(StandIn):
         for n in range(plan.tools):
             for frame in stream.content(NOW, tool_calls=[_tool(n)]):
                 await _chunk(self, asked, frame)
-        for frame in stream.end(NOW, "stop" if plan.tools else plan.finish, COUNTS):
+        *ends, last = stream.end(NOW, "stop" if plan.tools else plan.finish, COUNTS)
+        for frame in (*ends, last if self.ends_lines else last.rstrip()):
             await _chunk(self, asked, frame)
         asked.writer.write(b"0\r\n\r\n")
         self.whole += 1

@@ -400,6 +400,14 @@ async def _long_context(here: StandIn, asked: Asked) -> None:
     await asked.writer.drain()
 
 
+_TOO_LONG = _whole(Answer("one two", Finish.LENGTH, prompt_tokens=7, completion_tokens=3))
+
+
+async def _too_long_when_told(here: StandIn, asked: Asked) -> None:
+    await here.gate.wait()
+    await _TOO_LONG(here, asked)
+
+
 _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "wait": _when_told,
     "close": _close_after,
@@ -438,7 +446,8 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "bulky": _bulky,
     "long-context": _long_context,
     "beyond-context": _beyond_context,
-    "too-long": _whole(Answer("one two", Finish.LENGTH, prompt_tokens=7, completion_tokens=3)),
+    "too-long": _TOO_LONG,
+    "too-long-later": _too_long_when_told,
     "call-tool": _whole(Answer("", Finish.TOOL_CALLS, "", (_TOOL_CALL,), prompt_tokens=7, completion_tokens=3)),
 }
 

@@ -15,8 +15,9 @@ import ollama
 import openai
 import pytest
 
-from orchestrator.core.model import Engine
+from orchestrator.core.model import Engine, PoolName
 from orchestrator.settings import ClusterSettings
+from orchestrator.store.pools import pool_load
 from tests.gateway.asking import Reply, ask, body_for, connected, get, request_bytes
 from tests.gateway.judged import Judged, judged, until_asked
 from tests.gateway.played import Played, played, pool_of
@@ -191,6 +192,35 @@ async def test_a_buffered_stream_is_judged_whole_before_any_of_it_is_shown(start
     plain = await ask(world.url, "/api/chat", "sure", model="plain", stream=True)
     assert reply.body == plain.body
     assert small.whole == 3
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_a_last_frame_whose_line_does_not_end_is_told(start, path):
+    world, small, _ = await start()
+    small.ends_lines = False
+    watched = await ask_route(world, path, "sure", stream=True)
+    plain = await ask(world.url, path, "sure", model="plain", stream=True)
+    assert (watched.is_whole, watched.headers["X-Tier"]) == (True, "low")
+    assert watched.frames() == plain.frames()
+    assert "instance" not in world.logs(), "it is not blamed"
+
+
+async def test_a_doubted_answer_is_given_to_who_was_told_of_the_queue_where_the_higher_tier_refuses(start):
+    world, small, big = await start(buffered=True)
+    big.refuses = True
+    busy = [asyncio.create_task(ask(world.url, "/api/chat", "slow", model="small", stream=False)) for _ in range(2)]
+    await until_asked(small, 2)
+    told = asyncio.create_task(
+        ask_route(world, "/v1/chat/completions", "unsure", stream=True, headers={"X-Queue-Updates": "1"})
+    )
+    await until(lambda: pool_load(world.connection, PoolName("small")), holds=lambda load: load.queued == 1)
+    small.gate.set()
+    reply = await told
+    assert b": " in reply.body
+    assert b"certain" in reply.body
+    assert b"invalid image input" not in reply.body
+    await asyncio.gather(*busy)
+    await world.until_idle()
 
 
 # --- what is doubted later --------------------------------------------------------------------------------------------

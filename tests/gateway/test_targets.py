@@ -24,6 +24,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.gateway.test_escalating import until_counted
 from tests.waiting import until
 
 FRESH = {"Cache-Control": "no-store"}
@@ -325,6 +326,27 @@ async def test_a_doubted_answer_is_better_than_the_higher_tiers_refusal(start):
     assert reply.headers["X-Route-Why"].endswith("full refused")
     assert len(big.asked) == 1
     await world.until_idle()
+
+
+async def test_a_higher_tiers_refusal_is_nobodys_answer_where_there_is_a_doubted_one(start):
+    world, (little, _, big) = await start(routes=ESCALATES, cache={"enabled": True})
+    little.does, big.does = "too-long-later", "callers-400"
+    sure = {"options": {"temperature": 0}}
+    asked = [
+        asyncio.create_task(ask(world.url, "/api/chat", EASY, model="auto", stream=False, **sure)) for _ in range(3)
+    ]
+    await until_counted(world, "olm_cache_followers", "", 2)
+    little.gate.set()
+    replies = await asyncio.gather(*asked)
+    assert [(each.status, each.text) for each in replies] == [(200, "one two")] * 3
+    await world.until_idle()
+
+
+async def test_an_empty_header_names_no_tier_and_passes_no_doubt_by(start):
+    world, (little, _, _) = await start(routes=ESCALATES, keys=KEYS)
+    little.does = "too-long"
+    mine = {"Authorization": f"Bearer {KEYS[0]['secret']}", "X-Tier": ""}
+    assert (await ask_auto(world, headers=mine)).headers["X-Tier"] == "full"
 
 
 async def test_a_picture_is_escalated_to_no_model_that_cannot_see(start):
