@@ -131,10 +131,11 @@ class Visitors(Generic[V]):
 
     def _make_room(self, newest: V) -> bool:
         """Close the connection that nobody has used for longest, for one that somebody may use."""
-        for each in islice(self._present, LOOKED_AT):
+        for each in tuple(islice(self._present, LOOKED_AT)):
             if each.is_unused and each is not newest:
                 each.close_unused()
                 return True
+            self.used(each)  # it is in use now: who rests is looked for among the others the next time
         return False
 
 

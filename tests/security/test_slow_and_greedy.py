@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.gateway import connection as http
-from orchestrator.gateway.visitors import Visitors
+from orchestrator.gateway.visitors import LOOKED_AT, Visitors
 from tests.gateway.asking import connected
 from tests.security.doors import Door, door, left, limits, statuses, thrown
 
@@ -262,6 +262,18 @@ def test_the_one_that_was_used_longest_ago_makes_room_not_the_one_whose_client_a
     visitors.used(asking)
     assert visitors.add(Guest("10.0.0.3")) is None
     assert (asking.is_closed, resting.is_closed) == (False, True)
+
+
+def test_long_streams_ahead_of_all_others_do_not_hide_those_that_rest():
+    visitors = guests()
+    visitors._room = LOOKED_AT + 10
+    streams = [Guest("10.0.0.1") for _ in range(LOOKED_AT)]
+    resting = [Guest("10.0.0.2", is_unused=True) for _ in range(10)]
+    assert [visitors.add(each) for each in (*streams, *resting)] == [None] * (LOOKED_AT + 10)
+    visitors.add(Guest("10.0.0.3"))  # looks at the streams, and at them no more
+    assert visitors.add(Guest("10.0.0.3")) is None
+    assert [each.is_closed for each in resting].count(True) == 1
+    assert not any(each.is_closed for each in streams)
 
 
 def test_who_has_left_while_it_was_answered_does_not_come_back():
