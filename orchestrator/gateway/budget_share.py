@@ -42,6 +42,10 @@ class BudgetShare:
         """What all gateways together have used by now."""
         self._seen[scope] = used, now_ms()
 
+    def forget(self, before_ms: int) -> None:
+        """Leave out what was not heard of since: callers by token come and go."""
+        self._seen = {scope: told for scope, told in self._seen.items() if told[1] >= before_ms}
+
     def seen(self, scope: str) -> Used:
         """The last that was heard of."""
         return self._seen[scope][0] if scope in self._seen else Used()

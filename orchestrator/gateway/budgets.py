@@ -245,7 +245,7 @@ class Budgets:
 
     async def look(self) -> None:
         """See what all gateways together have used, and say it as gauges. Raises StoreError."""
-        named, since_ms = self._live.rules.budgets, now_ms() - LOOKED_AT_S * 1000
+        named, since_ms = self._live.rules.budgets, now_ms() - int(LOOKED_AT_S * 1000)
         self._others = {scope: told for scope, told in self._others.items() if told[1] > since_ms}
         await callers.note(self._connection, self._others)
         if scopes := {**named, **{scope: budget for scope, (budget, _) in self._others.items()}}:
@@ -253,6 +253,7 @@ class Budgets:
                 self._share.saw(scope, standing.used)
                 if scope in named:  # how many others there are is for nobody here to say, so they are no series
                     set_gauges(scope, named[scope], standing.used)
+        self._share.forget(since_ms)  # not while Redis is away: what was seen last is what there is to go by
 
 
 def _exhausted(claims: Sequence[Claim], refusals: Sequence[Refusal | None]) -> Exhausted:
@@ -260,7 +261,13 @@ def _exhausted(claims: Sequence[Claim], refusals: Sequence[Refusal | None]) -> E
     refused = [(claim, each) for claim, each in zip(claims, refusals, strict=True) if each is not None]
     claim, refusal = max(refused, key=lambda each: each[1].wait_ms)
     kind = refusal.kind
-    label = claim.scope.rpartition(":")[0] if claim.scope.startswith("quota:") else claim.scope
-    telemetry.TALLY.count(telemetry.LIMIT_REFUSALS, (label, kind.value))
+    telemetry.TALLY.count(telemetry.LIMIT_REFUSALS, (_label(claim.scope), kind.value))
     limit = None if kind is Kind.TOLD else allowed(claim.budget, kind)
     return Exhausted(claim.scope, kind.value, refusal.wait_ms / 1000, limit)
+
+
+def _label(scope: str) -> str:
+    """A scope as a series: of quotas the route, of callers by token their issuer, who knows any number of them."""
+    if scope.startswith("quota:"):
+        return scope.rpartition(":")[0]
+    return scope.partition("/")[0] if scope.startswith("key:") else scope

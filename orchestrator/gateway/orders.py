@@ -128,8 +128,11 @@ def _llama_cpp_abilities(pool: Pool) -> frozenset[str]:
 
 
 def note_kept_from_reloading(caller: str, option: str, done: str) -> None:
-    """Count what was not passed on; `done`: "clamped" to the pool's own, "dropped", or "ignored" with the request."""
-    telemetry.TALLY.count(telemetry.KEPT_FROM_RELOADING, (caller, option, done))
+    """Count what was not passed on; `done`: "clamped" to the pool's own, "dropped", or "ignored" with the request.
+
+    Callers by token are counted under their issuer: it knows any number of them.
+    """
+    telemetry.TALLY.count(telemetry.KEPT_FROM_RELOADING, (caller.partition("/")[0], option, done))
 
 
 def _for_ollama(call: Call, instance: Instance, caller: str) -> Mapping[str, Any]:

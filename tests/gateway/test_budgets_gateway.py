@@ -20,12 +20,12 @@ from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
 from orchestrator.core.admission import Share
-from orchestrator.core.limits import Exhausted, Need, prompt_tokens
+from orchestrator.core.limits import Exhausted, Need, Used, prompt_tokens
 from orchestrator.core.model import Call, Endpoint
 from orchestrator.core.target import Budget
 from orchestrator.gateway.asked import Asked
-from orchestrator.gateway.budget_share import BudgetShare
-from orchestrator.gateway.budgets import Budgets, Reserved
+from orchestrator.gateway.budget_share import BudgetShare, now_ms
+from orchestrator.gateway.budgets import Budgets, Reserved, _label
 from orchestrator.gateway.identity import Caller
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.trace import Trace
@@ -500,6 +500,18 @@ async def test_what_is_used_while_redis_is_told_of_it_is_told_too(two):
     await telling
     await share.tell()
     assert (await standing(one)).used.rpd == 2
+
+
+async def test_callers_by_token_are_one_series_an_issuer_and_forgotten_when_they_stay_away(two):
+    assert {_label(f"key:company/{n}") for n in range(9)} == {"key:company"}
+    assert _label("key:guest") == "key:guest"
+    one, _ = await two({"rpd": 100})
+    share = BudgetShare(one.connection, lambda: Share(0, 1))
+    share.saw("key:company/1", Used(rpd=7))
+    share.forget(now_ms() - 60_000)
+    assert share.seen("key:company/1").rpd == 7
+    share.forget(now_ms() + 1)
+    assert share.seen("key:company/1") == Used()
 
 
 async def test_a_caller_who_left_while_redis_was_asked_uses_nothing(two):
