@@ -64,7 +64,8 @@ there while another one is made, and slots that it gave are waited for: two seco
 KNOWN = """
 ## Known, and not mended
 
-- A frame that is JSON and wrong inside, as with other letters in its text, reaches its client as the instance sent it.
+- A frame with other letters in it, but its quotation marks and brackets in their order, reaches its client as it was
+  sent.
 - Where a gateway that lost Redis does not come back to it within 2.5 s of the others, though it is alive, they wait for
   it no longer: an instance may then have a call more than it has slots until it is back.
 - A real engine's counters name no call: that none was answered by two of them is seen by clients and books alone. Where

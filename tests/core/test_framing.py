@@ -204,3 +204,17 @@ def test_forms_are_forgotten_before_they_are_too_many():
         line = b'{"a":%b}\n' % (b"[" * n + b"]" * n)
         assert passed(Frames(forms, is_events=False), [[line]]) == line
     assert len(forms) <= framing.FORMS_AT_MOST
+
+
+def test_a_long_beginning_is_nothing_to_remember():
+    forms = Forms()
+    event = b"event: %b\ndata: {}\n\n" % (b"x" * 2 * framing.LONGEST_FORM)
+    assert passed(Frames(forms, is_events=True), [[event]]) == event
+    assert len(forms) == 0
+
+
+def test_an_event_that_is_not_over_behind_a_word_for_nobody_is_cut_short():
+    frames = Frames(Forms(), is_events=True)
+    frames.feed([b": ping\ndata: {"])
+    frames.finish()
+    assert frames.fault

@@ -79,7 +79,7 @@ class Frames:
         """The stream has ended as its framing says; a last frame of which only the line's end is missing."""
         rest = bytes(self._held)
         self._held.clear()
-        if self.fault or not rest.strip() or rest.startswith(b":"):
+        if self.fault or not rest.strip() or (rest.startswith(b":") and b"\n" not in rest.rstrip()):
             return []
         if self._why_not(rest) or not rest.rstrip().endswith((b"}", b"[DONE]")):
             self.fault = "its stream ended within a frame"
@@ -169,7 +169,7 @@ class Frames:
         """Of what was parsed, what it looks like; unless its texts have marks in them, which then mean nothing."""
         start, form = frame[: frame.find(b"{") + 1], frame.translate(None, _PLAIN)
         inside = frame[len(start) : -len(self._end)]
-        is_usual = frame.endswith(self._end) and len(form) <= LONGEST_FORM and b"\n" not in inside
+        is_usual = frame.endswith(self._end) and len(start) + len(form) <= LONGEST_FORM and b"\n" not in inside
         if is_usual and b"\\" not in frame and _TEXT.sub(b'""', frame).translate(None, _PLAIN) == form:
             self._start, self._form = start, form
             self._forms.learn(start + form)
