@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -67,3 +68,31 @@ def files_of(leaf: trustme.LeafCert, folder: Path, name: str) -> dict[str, str]:
 def expired(authority: trustme.CA, name: str) -> trustme.LeafCert:
     """One that was good until 2001."""
     return authority.issue_cert(name, not_after=datetime(2001, 1, 1))
+
+
+def certificate_in(pem: str) -> str:
+    """Of a key and its certificate, the certificate."""
+    return pem[pem.index("-----BEGIN CERTIFICATE-----") :]
+
+
+def with_an_odd_version(pem: str) -> str:
+    """This certificate as one of version 8, said as 7; there are three."""
+    return _edited(pem, "a003020102", "a003020107")
+
+
+def with_a_doubled_extension(pem: str) -> str:
+    """This certificate with its basic constraints called a key usage, of which it has one."""
+    return _edited(pem, "0603551d13", "0603551d0f")
+
+
+def with_an_unknown_kind_of_name(pem: str, name: str) -> str:
+    """This certificate with a DNS name of its called the party of an electronic data interchange."""
+    was = bytes([len(name)]).hex() + name.encode().hex()
+    return _edited(pem, "82" + was, "a5" + was)
+
+
+def _edited(pem: str, was: str, now: str) -> str:
+    """Its signature is not good for that. Lengths stay."""
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    assert bytes.fromhex(was) in der
+    return ssl.DER_cert_to_PEM_cert(der.replace(bytes.fromhex(was), bytes.fromhex(now)))

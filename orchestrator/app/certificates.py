@@ -46,6 +46,7 @@ class Certificates:
         self._rotating = Rotating(paths, settings, leading, met)
         self._contexts = contexts_of(paths, settings)
         self._hosts: dict[str, int] = {}  # by name, until when what each was seen to show lasts
+        self._troubles: dict[str, str] = {}  # by host, what was said last
         self._gauges = EndGauges()
         self._stirred = asyncio.Event()
         self.papers = ""
@@ -108,18 +109,21 @@ class Certificates:
                 held, has = held_in(shown), read_certificate(shown)
                 if has is not None:
                     self._hosts[node.name] = has.until_unix_s
-                if held is None or not held.trusts & authorities.held.trusts:
-                    return True  # what was never deployed there, or to another authority, is the next deployment's
+                if not shown:
+                    return True  # what was never deployed there is the next deployment's
                 why, pem = renewed(authorities, node, shown)
-                if why or held.trusts != authorities.held.trusts:
+                if why or held is None or held.trusts != authorities.held.trusts:
                     self._leading.check()
                     await renew_certificate(host, self._owner(), authorities.trusted, pem or None)
                     log.info("%s: its certificate was renewed: %s", node.name, why or "others are trusted")
                 if pem:
                     self._hosts[node.name] = ends_in(pem.encode())[0]
         except HostError as error:
-            log.warning("%s", error)
+            if self._troubles.get(node.name) != str(error):  # while another authority comes, each three seconds
+                log.warning("%s", error)
+            self._troubles[node.name] = str(error)
             return False
+        self._troubles.pop(node.name, None)
         return True
 
     def _owner(self) -> Owner:

@@ -120,11 +120,15 @@ async def begin(paths: StatePaths) -> AsyncIterator[str]:
             put_authorities(paths, settings, now)
         await tell_controller(paths)
     while True:
-        yield in_words(now)
         if now.is_settled:
+            yield in_words(now)
             return
+        yield f"{in_words(now)} (`controller.log` names who is waited for)"
         before = now.pem
         while now.pem == before:
             await asyncio.sleep(WATCH_EVERY_S)  # a file is looked at: whoever leads may be on another machine
+            settings = await asyncio.to_thread(settings_in_use.read, paths)
             found = await asyncio.to_thread(authorities_of, paths, settings)
-            now = now if found is None else found
+            if found is None or not settings.deploy.tls:
+                raise HostError("it is not gone on with: `deploy.tls` was switched off, or `authority.sealed` removed")
+            now = found

@@ -109,10 +109,10 @@ async def make_base(
     """
     told = _Told(host.node, on_step)
     program = wanted.program
-    kept = (*_kept(wanted.unit, await _rules(host, wanted)), *await _tls(host, wanted.tls))
+    kept = _kept(wanted.unit, await _rules(host, wanted))
     first = [*_ground(wanted), *(() if program is None else (Step("program", "look", {"digest": program.digest}),))]
     if dry_run:
-        await told.all(host, [*first, *_own(wanted), *kept], is_dry=True)
+        await told.all(host, [*first, *_own(wanted), *kept, *await _tls(host, wanted.tls)], is_dry=True)
         return tuple(told.steps)
     (*_, last) = await told.all(host, first, untold="look")
     have: Sequence[Step] = _own(wanted)
@@ -121,6 +121,8 @@ async def make_base(
         brought = {} if has_it else await _bring(host, wanted, program, told, on_progress, sending)
         have = (_installed(wanted, program, brought),)
     await told.all(host, [held(wanted.owner), *have, *kept], untold="hold")
+    if tls := await _tls(host, wanted.tls):  # last: bytes took minutes, and another authority may have come meanwhile
+        await told.all(host, [held(wanted.owner), *tls], untold="hold")
     return tuple(told.steps)
 
 

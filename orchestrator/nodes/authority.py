@@ -26,6 +26,14 @@ from orchestrator.core.certificates import Certificate, Held, life_at, renewed_a
 
 YEARS: Final = 20
 _NAME: Final = "ollamactl cluster"
+# What a certificate of somebody else's may be read with: not all of these are ValueErrors.
+_UNREADABLE: Final = (
+    ValueError,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _LONGEST_NAME: Final = 64  # of a common name (RFC 5280, ub-common-name)
 
 
@@ -104,7 +112,7 @@ def read_certificate(pem: str) -> Certificate | None:
         read = x509.load_pem_x509_certificate(pem.encode())
         signed_by = read.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
         named = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except _UNREADABLE:
         return None
     names = {str(each) for each in (*named.get_values_for_type(x509.DNSName), *_addresses(named))}
     since, until = read.not_valid_before_utc, read.not_valid_after_utc
@@ -118,13 +126,16 @@ def held_in(pem: str) -> Held | None:
         own, *others = x509.load_pem_x509_certificates(pem.encode())
         signed_by = own.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
         return Held((signed_by or b"").hex(), frozenset(map(_key_id, others)))
-    except (ValueError, x509.ExtensionNotFound):
+    except _UNREADABLE:
         return None
 
 
 def ends_in(pem: bytes) -> tuple[int, ...]:
     """When each certificate in a text ends, in Unix seconds, in their order there. Raises ValueError: there is none."""
-    return tuple(int(each.not_valid_after_utc.timestamp()) for each in x509.load_pem_x509_certificates(pem))
+    try:
+        return tuple(int(each.not_valid_after_utc.timestamp()) for each in x509.load_pem_x509_certificates(pem))
+    except _UNREADABLE as why:
+        raise ValueError(f"no certificate that can be read: {why}") from why
 
 
 def _addresses(named: x509.SubjectAlternativeName) -> list[str]:

@@ -11,8 +11,14 @@ import pytest
 
 from orchestrator.core.certificates import life_at
 from orchestrator.nodes.authorities import Authorities
-from orchestrator.nodes.authority import Authority, held_in, read_certificate
+from orchestrator.nodes.authority import Authority, ends_in, held_in, read_certificate
 from orchestrator.nodes.tls import Contexts, Papers
+from tests.tls_front import (
+    certificate_in,
+    with_a_doubled_extension,
+    with_an_odd_version,
+    with_an_unknown_kind_of_name,
+)
 
 NOW = int(time.time())
 
@@ -88,6 +94,19 @@ def test_a_certificate_says_whose_it_is_and_for_how_long(authority: Authority) -
     assert (read.since_unix_s, read.until_unix_s) == life_at(NOW)
     assert read_certificate("") is None
     assert read_certificate("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n") is None
+
+
+def test_a_certificate_that_says_what_none_may_say_is_none_that_can_be_read(authority: Authority) -> None:
+    shown = certificate_in(authority.for_host(["gpu-1"], NOW))
+    odd, doubled = with_an_odd_version(shown), with_a_doubled_extension(shown)
+    for spoilt in (odd, doubled, with_an_unknown_kind_of_name(shown, "gpu-1")):
+        assert read_certificate(spoilt) is None
+    for spoilt in (odd, doubled):
+        assert held_in(spoilt + authority.certificate) is None
+    assert held_in(shown + with_an_odd_version(authority.certificate)) is None
+    assert held_in(shown + with_a_doubled_extension(authority.certificate)) is None
+    with pytest.raises(ValueError, match="no certificate that can be read: 7 is not"):
+        ends_in(odd.encode())
 
 
 def test_a_renewed_file_is_taken_by_the_next_connection_and_a_missing_one_is_named(tmp_path: Path) -> None:

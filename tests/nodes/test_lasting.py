@@ -18,7 +18,7 @@ from orchestrator.core.certificates import LIFE_DAYS, Lasting
 from orchestrator.nodes.authority import YEARS
 from orchestrator.nodes.tls import Contexts, Papers
 from orchestrator.settings import ClusterSettings
-from tests.tls_front import expired, files_of, fronts
+from tests.tls_front import expired, files_of, fronts, with_an_odd_version
 
 DAY_S = 86_400
 ENDED = int(datetime(2001, 1, 1).astimezone().timestamp())
@@ -58,6 +58,10 @@ def test_files_for_servers_of_others_are_read_and_one_that_cannot_be_is_named(tm
     assert of_files(StatePaths(tmp_path), given(tmp_path, ca=str(both)))[0].why == (
         f"{both}: there is no certificate in it"
     )
+    both.write_text(with_an_odd_version(now.cert_pem.bytes().decode()))
+    assert of_files(StatePaths(tmp_path), given(tmp_path, ca=str(both)))[0].why == (
+        f"{both}: there is no certificate in it"
+    )
     both.unlink()
     assert of_files(StatePaths(tmp_path), given(tmp_path, ca=str(both)))[0].why == f"{both}: No such file or directory"
 
@@ -77,6 +81,21 @@ async def test_what_a_server_shows_is_seen_whether_or_not_it_is_to_be_trusted(tm
     assert host == Lasting("host", "gpu-1", good.until_unix_s)
     (gone,) = await of_servers(contexts, asked[:1])
     assert (gone.until_unix_s, bool(gone.why)) == (None, True)
+
+
+async def test_a_certificate_that_cannot_be_read_hides_no_other_one(tmp_path: Path) -> None:
+    ours, others = trustme.CA(), trustme.CA()
+    good = others.issue_cert("127.0.0.1")
+    pem = good.cert_chain_pems[0].bytes().decode()
+    odd = trustme.LeafCert(good.private_key_pem.bytes(), with_an_odd_version(pem).encode(), [])
+    with fronts(1, {"odd": odd, "good": good}, ours, tmp_path) as ports:
+        asked = [("server", "127.0.0.1", ("127.0.0.1", port)) for port in ports.values()]
+        papers = Papers(**files_of(ours.issue_cert("gateway"), tmp_path, "gateway"))
+        contexts = Contexts(None, lambda: {address: papers for *_, address in asked})
+        unread, read = await of_servers(contexts, asked)
+    assert unread.until_unix_s is None
+    assert unread.why.startswith("no certificate that can be read")
+    assert (days(read) or 0) > 0
 
 
 def value(kind: str, whose: str) -> float:

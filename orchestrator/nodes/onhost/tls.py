@@ -22,13 +22,15 @@ INSTANCES = "ollama-tls@*.service"
 DROP_IN = kept.UNITS + "/" + kept.UNIT + ".d/tls.conf"
 WANTS = "[Unit]\nWants=ollama-tls@%i.service\n"
 AUTHORITY, HOST, CONF = FOLDER + "/authority.pem", FOLDER + "/host.pem", FOLDER + "/stunnel.conf"
+TO_READ = "/run/ollamactl-tls-read"  # there while what runs has not read what was written
 COMMENT = "TLS before Ollama instances, made by ollamactl"
 
 
 def look(work: Work) -> Told:
-    """The certificate that is shown now, and behind it whom it trusts; never the key."""
+    """The certificate that is shown now, and behind it whom it trusts; never the key. Nobody is trusted by what runs
+    and has not read that yet: whoever looks after it comes again."""
     host, begin = kept.text_of(work.at(HOST)) or "", "-----BEGIN CERTIFICATE-----"
-    trusted = kept.text_of(work.at(AUTHORITY)) or ""
+    trusted = "" if work.at(TO_READ).exists() else kept.text_of(work.at(AUTHORITY)) or ""
     work.more = {"certificate": begin + host.partition(begin)[2] + trusted if begin in host else ""}
     return False, "looked at"
 
@@ -52,9 +54,7 @@ def have(work: Work, authority: str, host: str | None) -> Told:
         work.at(DROP_IN).parent.mkdir(exist_ok=True)
     units = {kept.UNITS + "/" + UNIT: unit_text(program), DROP_IN: WANTS}
     made += written + [path for path, text in units.items() if kept.have_file(work, path, text, 0o644)]
-    is_reloaded = kept.reload(work)
-    if written:
-        read_anew(work)
+    is_reloaded = kept.reload(work) | read_anew(work)
     return bool(made) or is_reloaded, ", ".join(made) if made else UNIT
 
 
@@ -64,19 +64,23 @@ def renew(work: Work, authority: str, host: str | None) -> Told:
         return False, "none"
     texts = {AUTHORITY: authority, **({} if host is None else {HOST: host})}
     written = [path for path, text in texts.items() if _have_private(work, path, text)]
-    if written:
-        read_anew(work)
-    return bool(written), ", ".join(written) if written else HOST
+    is_read = read_anew(work)
+    return bool(written) or is_read, ", ".join(written) if written else HOST
 
 
-def read_anew(work: Work) -> None:
-    """Have those that run show what is there now, with no connection closed for it."""
+def read_anew(work: Work) -> bool:
+    """Have those that run show what is there now, if it was written since, with no connection closed for it; whether
+    they had to. Also where an earlier run was cut off, or one of them could not be told."""
+    if not work.at(TO_READ).exists():
+        return False
     running = ran("systemctl", "list-units", "--state=active", "--no-legend", "--plain", "--no-pager", INSTANCES)
     if work.is_dry:
-        return
+        return True
     for line in running.stdout.splitlines():
-        if line.strip():
-            ran("systemctl", "reload", line.split()[0])
+        if line.strip():  # one that was stopped meanwhile reads it when it starts
+            ran("systemctl", "try-reload-or-restart", line.split()[0])
+    work.at(TO_READ).unlink()
+    return True
 
 
 def drop(work: Work) -> bool:
@@ -92,6 +96,7 @@ def drop(work: Work) -> bool:
     if drop_in.parent.is_dir() and not os.listdir(str(drop_in.parent)):  # noqa: PTH208
         drop_in.parent.rmdir()
     kept.reload(work)
+    work.at(TO_READ).unlink(missing_ok=True)
     if is_ours:
         ran("systemctl", "stop", INSTANCES, check=False)
         ran("userdel", USER)
@@ -120,6 +125,7 @@ def _have_private(work: Work, path: str, text: str) -> bool:
         return False
     if not work.is_dry:
         assert known is not None
+        work.at(TO_READ).touch()
         write_whole(at, text, mode=0o600)
         os.chown(str(at), known.pw_uid, known.pw_gid)
     return True

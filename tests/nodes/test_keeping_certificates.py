@@ -1,0 +1,127 @@
+"""What a controller that leads does about the certificates of hosts: who lacks something is mended, or said once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.app import certificates
+from orchestrator.app.authority import put_authorities
+from orchestrator.app.certificates import Certificates
+from orchestrator.app.paths import StatePaths
+from orchestrator.core.errors import HostError
+from orchestrator.nodes.authorities import Authorities
+from orchestrator.settings import ClusterSettings
+from tests.tls_front import certificate_in, with_a_doubled_extension, with_an_odd_version
+
+NOW = int(time.time())
+OLD = Authorities.made(NOW)
+NEW = OLD.begun(NOW).followed().followed().followed()
+SETTINGS = ClusterSettings.model_validate(
+    {"nodes": [{"name": "gpu-1", "address": "10.0.0.1"}], "deploy": {"tls": True}}
+)
+SHOWN = certificate_in(NEW.signs.for_host(["gpu-1", "10.0.0.1"], NOW))
+
+
+class Leads:
+    term = 1
+
+    def check(self) -> None:
+        pass
+
+
+class Host:
+    """The far side: what it shows, or why it cannot be reached, and what it was given."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+        self.why = ""
+        self.given: list[tuple[str, str | None]] = []
+
+    @asynccontextmanager
+    async def connected(self, *_: object) -> AsyncIterator[Any]:
+        if self.why:
+            raise HostError(self.why)
+        yield SimpleNamespace(node="gpu-1")
+
+    async def shows(self, _: object) -> str:
+        return self.shown
+
+    async def is_given(self, _: object, owner: object, authority: str, pem: str | None) -> None:
+        self.given.append((authority, pem))
+        self.shown = (certificate_in(pem) if pem else SHOWN) + authority
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    played = Host()
+    monkeypatch.setattr(certificates, "connected", played.connected)
+    monkeypatch.setattr(certificates, "shown_certificate", played.shows)
+    monkeypatch.setattr(certificates, "renew_certificate", played.is_given)
+    return played
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Certificates:
+    """One that leads, with the new authority alone."""
+    paths = StatePaths(tmp_path)
+    put_authorities(paths, SETTINGS, NEW)
+
+    async def met() -> tuple[()]:
+        return ()
+
+    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met)
+
+
+@pytest.mark.parametrize("trusts", [OLD.trusted, "", NEW.trusted + OLD.trusted], ids=["the old one", "nobody", "both"])
+async def test_a_host_that_trusts_others_than_those_of_now_is_told_whom_to_trust(
+    host: Host, controller: Certificates, trusts: str
+) -> None:
+    host.shown = SHOWN + trusts
+    await controller.look()
+    assert host.given == [(NEW.trusted, None)]
+    await controller.look()
+    assert len(host.given) == 1, "then it has all"
+
+
+async def test_a_host_that_knows_only_the_authority_before_gets_all_of_the_one_of_now(
+    host: Host, controller: Certificates
+) -> None:
+    host.shown = certificate_in(OLD.signs.for_host(["gpu-1", "10.0.0.1"], NOW)) + OLD.trusted
+    await controller.look()
+    ((authority, pem),) = host.given
+    assert authority == NEW.trusted
+    assert pem
+
+
+@pytest.mark.parametrize("spoil", [with_an_odd_version, with_a_doubled_extension])
+async def test_a_host_whose_certificate_cannot_be_read_gets_another(
+    host: Host, controller: Certificates, spoil: Callable[[str], str]
+) -> None:
+    host.shown = spoil(SHOWN) + NEW.trusted
+    await controller.look()
+    ((_, pem),) = host.given
+    assert pem
+
+
+async def test_a_host_that_nothing_was_deployed_to_gets_nothing(host: Host, controller: Certificates) -> None:
+    await controller.look()
+    assert host.given == []
+
+
+async def test_trouble_with_a_host_is_said_once_and_again_when_it_is_another_or_comes_back(
+    host: Host, controller: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.shown = SHOWN + NEW.trusted
+    refused, silent = "gpu-1: connect: refused", "gpu-1: connect: no answer"
+    for host.why in (silent, silent, silent, refused, refused, "", refused):
+        await controller.look()
+    said = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert said == [silent, refused, refused]
