@@ -73,6 +73,7 @@ class Mirror:
         self._key = hashlib.blake2b(secret, digest_size=32, person=b"olm files").digest()
         self._base = paths.root / "mirror.json"
         self._version, self._agreed = self._read_base()
+        self._given: dict[str, Stamp] = {}  # by this process; the reply may have been lost
         self._refused: set[tuple[str, str]] = set()  # names and tags that were said to be older
         self._one_at_a_time = asyncio.Lock()
         self._stirred = asyncio.Event()
@@ -134,6 +135,9 @@ class Mirror:
             return
         there = await kept.read(self._connection) if version.epoch else {}
         self._check(here, there)
+        if own := {name: _stamp(each) for name, each in there.items() if _stamp(each) == self._given.get(name)}:
+            self._agreed = {**self._agreed, **own}
+            changed = (changed - own.keys()) | {name for name in own if self._is_changed(name, here.get(name))}
         await self._exchange(version, changed, here, there)
 
     def _is_changed(self, name: str, content: bytes | None) -> bool:
@@ -160,6 +164,7 @@ class Mirror:
                 case (Step.GIVEN | Step.TOLD_AGAIN) as found:
                     revision = agreed.get(name, NEVER).revision + (found is Step.GIVEN)
                     told = self._sealed(name, revision, ours)
+                    self._given[name] = _stamp(told)
                     # Where it was changed there meanwhile, it is looked at again.
                     if await kept.put(self._connection, name, theirs, told):
                         agreed[name], given = _stamp(told), given + 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from orchestrator.app import deployments, settings_in_use, wishes
 from orchestrator.app.mirroring import Mirror
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.deployment import Deployment
-from orchestrator.core.errors import HostError
+from orchestrator.core.errors import HostError, StoreError
 from orchestrator.store import kept
 from orchestrator.store.connection import Connection
 from orchestrator.store.schema import KEPT
@@ -196,6 +199,56 @@ async def test_of_two_who_change_a_file_at_once_the_first_stands_on_both(
     await one.leads()
     assert one.paths.known_hosts.read_text() == two.paths.known_hosts.read_text() == "gpu-1 ssh-ed25519 TWOS\n"
     assert "the other's stands" in caplog.text
+
+
+@contextmanager
+def no_reply(machine: Machine) -> Iterator[None]:
+    """What it asks Redis to change is changed, and it does not hear of that."""
+
+    async def script(*asked: Any, **how: Any) -> Any:
+        await Connection.script(machine.connection, *asked, **how)
+        raise StoreError("the connection broke before the reply")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine.connection, "script", script)
+        yield
+
+
+async def test_what_was_told_without_a_reply_is_no_other_machines_and_the_next_change_here_stands(
+    one: Machine, two: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    one.paths.known_hosts.write_text("gpu-1 ssh-ed25519 AAAA\n")
+    with no_reply(one), pytest.raises(StoreError):
+        await one.leads()
+    assert (await kept.read(one.connection))["known_hosts"].revision == 1
+    one.paths.known_hosts.write_text("gpu-1 ssh-ed25519 BBBB\n")
+    await one.leads()
+    await two.stands_by()
+    assert one.paths.known_hosts.read_text() == two.paths.known_hosts.read_text() == "gpu-1 ssh-ed25519 BBBB\n"
+    assert (await kept.read(one.connection))["known_hosts"].revision == 2
+    assert (one.taken, caplog.text) == (0, "")
+
+
+async def test_a_wish_that_was_told_without_a_reply_can_be_taken_back(one: Machine, two: Machine) -> None:
+    wishes.drain(one.paths, "gpu-1")
+    with no_reply(one), pytest.raises(StoreError):
+        await one.leads()
+    wishes.undrain(one.paths, "gpu-1")
+    await one.leads()
+    await two.stands_by()
+    assert not wishes.read(one.paths).drained
+    assert not wishes.read(two.paths).drained
+
+
+async def test_what_another_machine_changed_after_a_reply_was_lost_stands_on_both(one: Machine, two: Machine) -> None:
+    one.paths.known_hosts.write_text("gpu-1 ssh-ed25519 AAAA\n")
+    with no_reply(one), pytest.raises(StoreError):
+        await one.leads()
+    await two.stands_by()
+    two.paths.known_hosts.write_text("gpu-1 ssh-ed25519 TWOS\n")
+    await two.stands_by()
+    await one.leads()
+    assert one.paths.known_hosts.read_text() == two.paths.known_hosts.read_text() == "gpu-1 ssh-ed25519 TWOS\n"
 
 
 async def test_a_machine_brought_back_from_a_backup_has_the_newest_and_its_next_word_stands(
