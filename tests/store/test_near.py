@@ -59,7 +59,7 @@ async def other(shared_server: Server, connect: Connect) -> Connection:
 
 
 async def test_what_was_given_once_is_given_again_without_a_word_to_redis(store, near):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     assert near.get(KEY) is None
     await fetched(near, KEY)
     before = await calls(store)
@@ -70,7 +70,7 @@ async def test_what_was_given_once_is_given_again_without_a_word_to_redis(store,
 
 
 async def test_many_who_want_the_same_ask_once(store, near):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     before = await calls(store)
     for _ in range(100):
         near.want(KEY, 4)
@@ -79,7 +79,7 @@ async def test_many_who_want_the_same_ask_once(store, near):
 
 
 async def test_reads_for_others_are_not_tracked(store, near, other):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     await Answers(store).get("auto", "one")
     heard: list[Sequence[bytes] | None] = []
 
@@ -96,12 +96,12 @@ async def test_reads_for_others_are_not_tracked(store, near, other):
 
 @pytest.mark.parametrize(
     "change",
-    [("SET", KEY, b"other", "PX", 60_000), ("UNLINK", KEY), ("PEXPIRE", KEY, 1), ("FLUSHALL",)],
+    [("SET", KEY, b"other", "PX", 600_000), ("UNLINK", KEY), ("PEXPIRE", KEY, 1), ("FLUSHALL",)],
     ids=lambda each: each[0],
 )
 @pytest.mark.parametrize("by_itself", [False, True])
 async def test_a_change_by_anybody_is_followed(store, near, other, change, by_itself):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     await fetched(near, KEY)
     await (store if by_itself else other).command(*change)
     await until(lambda: near.get(KEY) is None)
@@ -110,21 +110,21 @@ async def test_a_change_by_anybody_is_followed(store, near, other, change, by_it
 
 async def test_after_a_change_the_new_answer_is_near_again(store, near, other):
     for answer in (b"one", b"two", b"three"):
-        await other.command("SET", KEY, answer, "PX", 60_000)
+        await other.command("SET", KEY, answer, "PX", 600_000)
         await until(lambda: near.get(KEY) is None)
         await fetched(near, KEY, answer)
 
 
 async def test_a_purge_of_the_route_is_followed(store, near, other):
     for key in (KEY, OTHER):
-        await store.command("SET", key, b"said", "PX", 60_000)
+        await store.command("SET", key, b"said", "PX", 600_000)
         await fetched(near, key)
     assert await Answers(other).purge_route("auto") == 2
     await until(lambda: len(near) == 0)
 
 
 async def test_an_answer_that_the_books_have_no_room_for_is_not_near_either(store, near, other):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     await fetched(near, KEY)
     books = await AnswerBooks(other).reckon([Noted(KEY, 4, 1, 2**42, ABOUT)], {}, {}, room_bytes=1)
     assert books.deleted == 1
@@ -153,7 +153,7 @@ async def test_an_answer_whose_time_is_over_is_not_given_though_redis_has_not_sa
 
 
 async def test_what_is_dropped_here_is_not_given_though_redis_has_it_yet(store, near):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     await fetched(near, KEY)
     near.drop(KEY)
     assert near.get(KEY) is None
@@ -175,7 +175,7 @@ async def test_no_more_is_near_than_there_is_room_for_and_those_given_last_stay(
     near.start()
     await settled(store)
     for key in keys:
-        await store.command("SET", key, b"x" * 100, "PX", 60_000)
+        await store.command("SET", key, b"x" * 100, "PX", 600_000)
         await fetched(near, key, b"x" * 100)
         near.get(keys[0])
     assert len(near) == 10
@@ -190,7 +190,7 @@ async def test_no_more_is_near_than_there_is_room_for_and_those_given_last_stay(
 async def test_without_room_redis_is_not_asked_to_tell_anything(store):
     near = Near(store, 0)
     near.start()
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     near.want(KEY, 4)
     await settled(store)
     assert near.get(KEY) is None
@@ -204,15 +204,15 @@ async def test_without_room_redis_is_not_asked_to_tell_anything(store):
 
 
 async def test_a_connection_that_is_cut_takes_all_along_and_all_is_true_again_on_the_next(store, near, other):
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     await fetched(near, KEY)
     own = await store.command("CLIENT", "ID")
     assert await other.command("CLIENT", "KILL", "ID", own) == 1
     await until(lambda: len(near) == 0)
-    await other.command("SET", KEY, b"other", "PX", 60_000)
+    await other.command("SET", KEY, b"other", "PX", 600_000)
     await back(store)
     await _until_near(near, KEY, b"other")
-    await other.command("SET", KEY, b"third", "PX", 60_000)
+    await other.command("SET", KEY, b"third", "PX", 600_000)
     await until(lambda: near.get(KEY) is None)
 
 
@@ -221,7 +221,7 @@ async def test_a_server_that_is_another_one_afterwards_is_followed(own_server, c
     near = Near(store, ROOM)
     near.start()
     await settled(store)
-    await store.command("SET", KEY, b"said", "PX", 60_000)
+    await store.command("SET", KEY, b"said", "PX", 600_000)
     await fetched(near, KEY)
     own_server.kill()
     await until(lambda: not store.is_up)
@@ -233,7 +233,7 @@ async def test_a_server_that_is_another_one_afterwards_is_followed(own_server, c
     near.want(KEY, 4)
     await settled(store)
     assert near.get(KEY) is None
-    await store.command("SET", KEY, b"new", "PX", 60_000)
+    await store.command("SET", KEY, b"new", "PX", 600_000)
     await _until_near(near, KEY, b"new")
 
 
@@ -267,7 +267,7 @@ async def test_where_redis_forbids_tracking_nothing_is_near_and_all_else_works(s
         await restricted.open(20)
         near = Near(restricted, ROOM)
         near.start()
-        await restricted.command("SET", KEY, b"said", "PX", 60_000)
+        await restricted.command("SET", KEY, b"said", "PX", 600_000)
         near.want(KEY, 4)
         await settled(restricted)
         assert near.get(KEY) is None
@@ -289,7 +289,7 @@ async def test_in_any_order_of_reads_and_writes_what_stays_near_is_what_redis_ha
             if act < 0.4:
                 near.want(key, 4)
             elif act < 0.8:
-                tasks.append(asyncio.ensure_future(writer.command("SET", key, rng.randbytes(4), "PX", 60_000)))
+                tasks.append(asyncio.ensure_future(writer.command("SET", key, rng.randbytes(4), "PX", 600_000)))
             elif act < 0.9:
                 tasks.append(asyncio.ensure_future(writer.command("UNLINK", key)))
             else:
@@ -306,9 +306,9 @@ async def test_a_change_that_comes_behind_the_read_takes_what_was_read(store, ne
     """The race that client-side caches are known for: read, changed by another, and only then put into the map."""
     for at in range(300):
         answer = str(at).encode()
-        await store.command("SET", KEY, b"old", "PX", 60_000)
+        await store.command("SET", KEY, b"old", "PX", 600_000)
         near.want(KEY, 3)
-        await other.command("SET", KEY, answer, "PX", 60_000)
+        await other.command("SET", KEY, answer, "PX", 600_000)
         await settled(store)
         assert near.get(KEY) in (None, answer)
 
