@@ -165,11 +165,13 @@ async def test_a_body_that_is_no_json_object_is_answered_by_another_instance(sta
 async def test_a_body_that_llama_cpp_streams_is_looked_at_frame_by_frame(start):
     world, (bad, good) = await start(engine=Engine.LLAMA_CPP)
     bad.does = "garble-no-frame"  # the words behind it would make an answer without its third one
+    bad.gate.set()
     for path in PATHS:
         reply = await ask(world.url, path, "hi", stream=False)
         assert read_answer(Endpoint(path), False, reply.body).text == TEXT
     assert bad.asked
     assert len(good.asked) == len(PATHS)
+    assert "its stream has a line that" in world.logs()
 
 
 async def test_an_instance_that_garbles_is_counted_against_and_left_alone(start):
@@ -182,11 +184,11 @@ async def test_an_instance_that_garbles_is_counted_against_and_left_alone(start)
     assert "its stream has a line that is no JSON object" in world.logs()
 
 
-async def test_where_every_instance_garbles_the_client_is_told_and_sees_none_of_it(start):
+@pytest.mark.parametrize("path", PATHS)
+async def test_where_every_instance_garbles_the_client_is_told_and_sees_none_of_it(start, path):
     world, instances = await start()
     for each in instances:
         each.does = "garble-first"
-    for path in PATHS:
-        reply = await ask(world.url, path, "hi", stream=True)
-        assert reply.status == 502, reply.body
-        assert "no JSON object" in reply.json()["error"] or "no JSON object" in reply.json()["error"]["message"]
+    reply = await ask(world.url, path, "hi", stream=True)
+    assert reply.status == 502, reply.body
+    assert "no JSON object" in reply.json()["error"] or "no JSON object" in reply.json()["error"]["message"]
