@@ -93,6 +93,6 @@ def test_doctor_has_looked_at_every_part_and_found_nothing(up: Up) -> None:
     findings = json.loads(told.stdout)
     unwell = {each["check"] for each in findings if each["severity"] != "ok"} - {"file limits"}
     assert unwell == {"version", "ollama settings", "certificates"}, "played engines have none of these"
-    assert len({each["check"] for each in findings}) == 15
+    assert len({each["check"] for each in findings}) == 16
     looked_at = {each["where"] for each in findings if each["check"] == "servers"}
     assert looked_at == {each["id"] for each in up.instances()}
