@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.app import settings_in_use
 from orchestrator.app.authority import authorities_of, put_authorities
 from orchestrator.core.certificates import Held
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.nodes.authority import held_in
 from orchestrator.settings import ClusterSettings
-from tests.hosts.fleets import fleet_of
-from tests.hosts.test_two_controllers import Sharing, server
+from tests.hosts.test_two_controllers import Sharing, server, two_machines
 from tests.store.playing import Server
 
 __all__ = ("server",)
@@ -55,14 +51,8 @@ class OverTls(Sharing):
 
 @pytest.fixture
 async def both(hosts, server: Server) -> AsyncIterator[tuple[OverTls, OverTls]]:
-    with tempfile.TemporaryDirectory(prefix="one-") as first, tempfile.TemporaryDirectory(prefix="two-") as second:
-        for each in (first, second):
-            (Path(each) / "cache.key").write_bytes(b"k" * settings_in_use.SECRET_BYTES)
-        async with (
-            fleet_of(hosts, Path(first), server, hosts.machines.values(), OverTls) as one,
-            OverTls(hosts, Path(second), server) as two,
-        ):
-            yield one, two
+    async with two_machines(hosts, server, OverTls) as both:
+        yield both
 
 
 async def test_a_step_waits_for_the_other_machine_which_may_have_begun_it(both: tuple[OverTls, OverTls]):

@@ -7,8 +7,9 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -18,6 +19,7 @@ from orchestrator.nodes.hoststeps import Owner, check_held
 from orchestrator.nodes.ssh import connected
 from orchestrator.settings import ClusterSettings
 from tests.hosts.fleets import OWNER, Fleet, fleet_of, pid_of
+from tests.hosts.machines import Network
 from tests.hosts.reaching import address
 from tests.store.playing import Server, own_server
 
@@ -44,6 +46,22 @@ class Sharing(Fleet):
         return bool(turns) and "leads, with token" in turns[-1]
 
 
+S = TypeVar("S", bound=Sharing)
+
+
+@asynccontextmanager
+async def two_machines(hosts: Network, server: Server, kind: type[S]) -> AsyncIterator[tuple[S, S]]:
+    """The first with hosts whose base is made, the second with nothing but the secret they have in common."""
+    with tempfile.TemporaryDirectory(prefix="one-") as first, tempfile.TemporaryDirectory(prefix="two-") as second:
+        for each in (first, second):
+            (Path(each) / "cache.key").write_bytes(b"k" * settings_in_use.SECRET_BYTES)
+        async with (
+            fleet_of(hosts, Path(first), server, hosts.machines.values(), kind) as one,
+            kind(hosts, Path(second), server) as two,
+        ):
+            yield one, two
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with own_server() as server:
@@ -52,16 +70,9 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 async def pair(hosts, server: Server) -> AsyncIterator[tuple[Sharing, Sharing]]:
-    """The first with hosts whose base is made, the second with nothing but the secret they have in common."""
-    with tempfile.TemporaryDirectory(prefix="one-") as first, tempfile.TemporaryDirectory(prefix="two-") as second:
-        for each in (first, second):
-            (Path(each) / "cache.key").write_bytes(b"k" * settings_in_use.SECRET_BYTES)
-        async with (
-            fleet_of(hosts, Path(first), server, hosts.machines.values(), Sharing) as one,
-            Sharing(hosts, Path(second), server) as two,
-        ):
-            two.paths.known_hosts.unlink()
-            yield one, two
+    async with two_machines(hosts, server, Sharing) as (one, two):
+        two.paths.known_hosts.unlink()
+        yield one, two
 
 
 async def test_the_other_machine_goes_on_with_the_deployment_and_the_paused_one_changes_nothing(
