@@ -6,6 +6,7 @@ With several gateway workers each process writes its own files under the state f
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left
 from collections import defaultdict
@@ -233,6 +234,13 @@ CERTIFICATE_END = Gauge(
     ("kind", "whose"),
     multiprocess_mode="livemostrecent",  # what a controller of before knew is nobody's word any more
 )
+AUTHORITY_HELD_UP = Gauge(
+    "olm_authority_held_up_since_timestamp_seconds",
+    "Since when a change of the cluster's own authority waits for a host or a machine, by whose it is; NaN once it "
+    "does not any more.",
+    ("whose",),
+    multiprocess_mode="livemostrecent",
+)
 INSTANCE_SLOTS = Gauge(
     "olm_instance_slots", "Slots an instance offers.", ("pool", "instance", "simulated"), multiprocess_mode="mostrecent"
 )
@@ -278,6 +286,22 @@ _BUCKETS: Mapping[Histogram, tuple[float, ...]] = {
     TOKEN_SECONDS: _TOKEN_SECONDS,
     OVERHEAD_SECONDS: _OVERHEAD_SECONDS,
 }
+
+
+class Series:
+    """Series of one gauge that are told together; one that was told before and is not any more is NaN."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._told: set[tuple[str, ...]] = set()
+
+    def tell(self, told: Mapping[tuple[str, ...], float]) -> None:
+        """Values by labels, in place of what was told before."""
+        for gone in self._told - told.keys():
+            self._gauge.labels(*gone).set(math.nan)  # in multi-process mode no series can be taken back
+        for labels, value in told.items():
+            self._gauge.labels(*labels).set(value)
+        self._told |= told.keys()
 
 
 class Tally:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from orchestrator.app import deployments, settings_in_use
 from orchestrator.app.authority import authorities_of, contexts_of, keep_client, papers_of, renewed
+from orchestrator.app.held_up import HeldUp
 from orchestrator.app.lasting import EndGauges, of_files, of_servers
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S, Rotating
@@ -29,10 +31,14 @@ from orchestrator.store.members import Met
 
 log = logging.getLogger(__name__)
 
+# After a look that failed as a whole: Redis was away, or a file of this machine cannot be read.
+AFTER_TROUBLE_S: Final = 30.0
+
 
 class Certificates:
     """Of one controller. `leads`: whether it is the one that acts on hosts; `leading` knows as which. `met`: who else
-    works with the same Redis. `papers`: what this machine's gateways have, for those."""
+    works with the same Redis; `held_up`: who tells them whom a change of the authority waits for. `papers`: what this
+    machine's gateways have, for those."""
 
     def __init__(
         self,
@@ -41,9 +47,11 @@ class Certificates:
         leads: Callable[[], bool],
         leading: Leading,
         met: Callable[[], Awaitable[tuple[Met, ...]]],
+        held_up: HeldUp,
     ) -> None:
         self._paths, self._settings, self._leads, self._leading = paths, settings, leads, leading
-        self._rotating = Rotating(paths, settings, leading, met)
+        self._held_up = held_up
+        self._rotating = Rotating(paths, settings, leading, met, held_up)
         self._contexts = contexts_of(paths, settings)
         self._hosts: dict[str, int] = {}  # by name, until when what each was seen to show lasts
         self._troubles: dict[str, str] = {}  # by host, what was said last
@@ -57,13 +65,17 @@ class Certificates:
 
     async def run(self) -> None:
         """Until cancelled."""
+        said = ""
         while True:
             self._stirred.clear()
-            again_s = LOOK_EVERY_S
+            again_s, problem = AFTER_TROUBLE_S, ""
             try:
                 again_s = await self.look()
             except OrchestratorError as why:
-                log.error("%s", why)
+                problem = str(why)
+                if problem != said:
+                    log.error("%s", problem)
+            said = problem
             try:
                 async with asyncio.timeout(again_s):
                     await self._stirred.wait()
@@ -82,17 +94,22 @@ class Certificates:
             await self._tell(settings)
 
     async def _keep_all(self, settings: ClusterSettings) -> float:
-        leads = self._leads() and settings.deploy.tls
+        is_leader = self._leads()
+        leads = is_leader and settings.deploy.tls
         hosts = settings.hosts if leads else ()
         self._hosts = {name: self._hosts[name] for name in {each.name for each in hosts} & self._hosts.keys()}
         authorities = await asyncio.to_thread(authorities_of, self._paths, settings)
+        if not is_leader:
+            self._held_up.let_go()
+        elif authorities is None or not leads:  # nothing is changed
+            await self._held_up.by({})
         if authorities is None:
             return LOOK_EVERY_S
         if why := await asyncio.to_thread(keep_client, self._paths, authorities):
             log.info("this machine's certificate was made: %s", why)
         self.papers = authorities.held.words
         kept = await asyncio.gather(*(self._keep(node, authorities) for node in hosts))
-        behind = [node.name for node, is_kept in zip(hosts, kept, strict=True) if not is_kept]
+        behind = {node.name: why for node, why in zip(hosts, kept, strict=True) if why}
         return await self._rotating.go_on(authorities, behind) if leads else LOOK_EVERY_S
 
     async def _tell(self, settings: ClusterSettings) -> None:
@@ -100,8 +117,8 @@ class Certificates:
         shown = await of_servers(self._contexts, [("server", each[0], each) for each in papers_of(settings)])
         self._gauges.tell([*files, *shown, *(Lasting("host", *each) for each in self._hosts.items())])
 
-    async def _keep(self, node: NodeSettings, authorities: Authorities) -> bool:
-        """Whether it has what it is to have, or is none that has any of it."""
+    async def _keep(self, node: NodeSettings, authorities: Authorities) -> str:
+        """Why it has not what it is to have; '': it has, or is none that has any of it."""
         settings, keys = self._settings(), HostKeys(self._paths.known_hosts)
         try:
             async with connected(address_of(node), keys, Reach(keys, settings.ssh).waits) as host:
@@ -110,7 +127,7 @@ class Certificates:
                 if has is not None:
                     self._hosts[node.name] = has.until_unix_s
                 if not shown:
-                    return True  # what was never deployed there is the next deployment's
+                    return ""  # what was never deployed there is the next deployment's
                 why, pem = renewed(authorities, node, shown)
                 if why or held is None or held.trusts != authorities.held.trusts:
                     self._leading.check()
@@ -122,9 +139,9 @@ class Certificates:
             if self._troubles.get(node.name) != str(error):  # while another authority comes, each three seconds
                 log.warning("%s", error)
             self._troubles[node.name] = str(error)
-            return False
+            return str(error)
         self._troubles.pop(node.name, None)
-        return True
+        return ""
 
     def _owner(self) -> Owner:
         current = deployments.current(self._paths)

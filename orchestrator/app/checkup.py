@@ -17,14 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.authority import contexts_of, papers_of
-from orchestrator.app.checkup_redis import look_at_redis
+from orchestrator.app.checkup_redis import RedisSeen, look_at_redis
 from orchestrator.app.checkup_servers import look_at_servers
 from orchestrator.app.keys import joined, place_of, read_keys
 from orchestrator.app.lasting import of_files, of_servers
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import reason
 from orchestrator.core.certificates import Lasting
-from orchestrator.core.doctor import Clock, Cluster, FileLimit, Host, OllamaProcess, Redis, Seen, Unseen
+from orchestrator.core.doctor import Cluster, FileLimit, Host, OllamaProcess, Seen, Unseen
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.model import Instance
 from orchestrator.fleet.inventory import LOCAL, Reach, look_at_all
@@ -87,6 +87,7 @@ async def look(ways: Ways) -> Seen:
         clocks=(*clocks, *redis.clocks),
         files=await asyncio.to_thread(_files, known.holder, settings, instances or ()),
         certificates=await _certificates(ways, settings, instances or (), contexts),
+        held_up=redis.held_up,
         now_unix_s=time.time(),
     )
 
@@ -212,20 +213,13 @@ def _ending(settings: ClusterSettings, now_s: float) -> dict[str, float]:
     return {name: left for name, left in days.items() if left < SOON_S / 86_400}
 
 
-@dataclass(frozen=True, slots=True)
-class _RedisSeen:
-    redis: Redis | Unseen
-    clocks: tuple[Clock, ...] = ()
-
-
-async def _redis(ways: Ways, known: _Known, settings: ClusterSettings) -> _RedisSeen:
+async def _redis(ways: Ways, known: _Known, settings: ClusterSettings) -> RedisSeen:
     if known.settings is None:
-        return _RedisSeen(Unseen(NO_SETTINGS))
+        return RedisSeen(Unseen(NO_SETTINGS))
     if settings.redis != "embedded":
         url = settings.redis
     elif known.holder is not None:
         url = server_url(ways.state.absolute())
     else:
-        return _RedisSeen(Unseen("it is embedded, and runs only while a cluster does"))
-    redis, clock = await look_at_redis(url, is_embedded=settings.redis == "embedded")
-    return _RedisSeen(redis, () if clock is None else (clock,))
+        return RedisSeen(Unseen("it is embedded, and runs only while a cluster does"))
+    return await look_at_redis(url, is_embedded=settings.redis == "embedded")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.app.held_up import held_up
 from orchestrator.core.doctor import Clock, Redis, Unseen
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.origins import is_loopback
@@ -14,23 +16,32 @@ from orchestrator.store.connection import Connection
 WAIT_S = 2.0
 
 
-async def look_at_redis(url: str, *, is_embedded: bool = False) -> tuple[Redis | Unseen, Clock | None]:
-    """What it says of itself, and its clock against ours. Changes nothing."""
+@dataclass(frozen=True, slots=True)
+class RedisSeen:
+    """What it says of itself, its clock against ours, and whom a change of the authority waits for ('' nobody)."""
+
+    redis: Redis | Unseen
+    clocks: tuple[Clock, ...] = ()
+    held_up: str = ""
+
+
+async def look_at_redis(url: str, *, is_embedded: bool = False) -> RedisSeen:
+    """Changes nothing."""
     try:
         address = parse_url(url)
         connection = Connection(url, name="doctor")
     except OrchestratorError as why:
-        return Unseen(str(why)), None
+        return RedisSeen(Unseen(str(why)))
     try:
         await connection.open(WAIT_S)
         return await _look(connection, address, is_embedded=is_embedded)
     except StoreError as why:
-        return Redis(str(address), problem=str(why), is_embedded=is_embedded), None
+        return RedisSeen(Redis(str(address), problem=str(why), is_embedded=is_embedded))
     finally:
         await connection.close()
 
 
-async def _look(connection: Connection, address: Address, *, is_embedded: bool) -> tuple[Redis, Clock]:
+async def _look(connection: Connection, address: Address, *, is_embedded: bool) -> RedisSeen:
     before_s = time.time()
     seconds, microseconds = await connection.command("TIME")
     after_s = time.time()
@@ -51,7 +62,8 @@ async def _look(connection: Connection, address: Address, *, is_embedded: bool) 
         is_write_failing=_is_write_failing(told),
         is_replica=told.get("role") == "slave",
     )
-    return redis, Clock(f"Redis at {address}", ahead_s, (after_s - before_s) / 2)
+    clock = Clock(f"Redis at {address}", ahead_s, (after_s - before_s) / 2)
+    return RedisSeen(redis, (clock,), await held_up(connection))
 
 
 def _pairs(info: Any) -> dict[str, str]:

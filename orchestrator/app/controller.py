@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +17,8 @@ from orchestrator.app import audit, settings_in_use
 from orchestrator.app.authority import contexts_of
 from orchestrator.app.certificates import Certificates
 from orchestrator.app.crewing import member_of
+from orchestrator.app.held_up import NAME as HELD_UP
+from orchestrator.app.held_up import HeldUp
 from orchestrator.app.loop import on_reload, run, until
 from orchestrator.app.measuring import Measuring
 from orchestrator.app.mirroring import Mirror, chores_key, secret_of
@@ -32,6 +35,7 @@ from orchestrator.fleet.tasks import raise_first
 from orchestrator.nodes.keeper_client import KeeperClient
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.chores import Chores
+from orchestrator.store.cluster import set_progress
 from orchestrator.store.connection import Connection
 from orchestrator.store.members import BEAT_S, Met, leaving, meet, who_is_there
 
@@ -71,8 +75,9 @@ class Controller:
         self._chores = Chores(self._connection, chores_key(paths, self._settings))  # it remembers what was done
         self._running: OwnFleet | GivenFleet | None = None  # while this controller leads
         self._mirror = self._mirror_of(self._settings)
+        held_up = HeldUp(partial(set_progress, self._connection, HELD_UP))
         self._certificates = Certificates(
-            paths, lambda: self._settings, lambda: self._store.lead.leads, self._store.lead, self._met
+            paths, lambda: self._settings, lambda: self._store.lead.leads, self._store.lead, self._met, held_up
         )
 
     async def run(self, stop: asyncio.Event) -> int:

@@ -6,7 +6,6 @@ Hosts are looked at by whoever keeps their certificates; what servers of others 
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -72,13 +71,9 @@ class EndGauges:
     """What is known, as metrics."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, str]] = set()
+        self._series = telemetry.Series(telemetry.CERTIFICATE_END)
 
     def tell(self, known: Iterable[Lasting]) -> None:
         """Put it there in place of what was told before."""
-        told = {(each.kind, each.whose): each.until_unix_s for each in known if each.until_unix_s is not None}
-        for gone in self._told - told.keys():
-            telemetry.CERTIFICATE_END.labels(*gone).set(math.nan)  # in multi-process mode no series can be taken back
-        for labels, until_unix_s in told.items():
-            telemetry.CERTIFICATE_END.labels(*labels).set(until_unix_s)
-        self._told |= told.keys()
+        ends = (((each.kind, each.whose), each.until_unix_s) for each in known)
+        self._series.tell({labels: until_unix_s for labels, until_unix_s in ends if until_unix_s is not None})

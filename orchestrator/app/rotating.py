@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.authority import authorities_of, put_authorities
 from orchestrator.app.deployments import deploying
+from orchestrator.app.held_up import CONTROLLER, HeldUp, held_up
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.running import holder_of, tell_controller
-from orchestrator.core.errors import HostError
+from orchestrator.app.running import holder_of, redis_of, tell_controller
+from orchestrator.core.errors import HostError, StoreError
 from orchestrator.fleet.fenced import Leading
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.settings import ClusterSettings
+from orchestrator.store.connection import Connection
 from orchestrator.store.members import Met
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ ROTATING_EVERY_S: Final = 3.0
 SETTLES_S: Final = 2.5
 WATCH_EVERY_S: Final = 0.5
 
+_SILENT: Final = "its controller has not said that it has what this step asks for"
+
 
 class Rotating:
     """Of one controller; asked while it leads. `met`: who works with the same Redis, itself included."""
@@ -42,33 +46,40 @@ class Rotating:
         settings: Callable[[], ClusterSettings],
         leading: Leading,
         met: Callable[[], Awaitable[tuple[Met, ...]]],
+        held_up: HeldUp,
     ) -> None:
         self._paths, self._settings, self._leading, self._met = paths, settings, leading, met
+        self._held_up = held_up
         self._said = ""
         self._whole: tuple[str, float] = "", 0.0  # what all have, and since when, by a clock of this process
 
-    async def go_on(self, authorities: Authorities, hosts: Sequence[str]) -> float:
-        """Take the next step where there is one and nobody is behind; `hosts`: which are. This machine is not.
+    async def go_on(self, authorities: Authorities, hosts: Mapping[str, str]) -> float:
+        """Take the next step where there is one and nobody is behind; `hosts`: which are, and why. This machine is not.
 
         Returns in how many seconds to look again. Raises StoreError, HostError.
         """
         if authorities.is_settled and time.time() < authorities.signs.renewed_unix_s:
+            await self._held_up.by({})
             return LOOK_EVERY_S
-        behind = [*hosts, *behind_in(await self._met(), authorities)]
+        behind = {**hosts, **dict.fromkeys(behind_in(await self._met(), authorities), _SILENT)}
         if behind:
             self._say(f"its authority is being replaced, and waits for {', '.join(behind)}")
             self._whole = "", 0.0
+            await self._held_up.by(behind)
             return ROTATING_EVERY_S
         if self._whole[0] != authorities.held.words:
             self._whole = authorities.held.words, time.monotonic()
         if (left_s := self._whole[1] + SETTLES_S - time.monotonic()) > 0:
+            await self._held_up.by({})
             return left_s
         try:
             step = await asyncio.to_thread(self._take_step, authorities)
         except HostError as why:  # somebody deploys, by what he read before
             self._say(str(why))
+            await self._held_up.by({CONTROLLER: str(why)})
             return ROTATING_EVERY_S
         self._say(step)
+        await self._held_up.by({})
         return 0.0
 
     def _take_step(self, before: Authorities) -> str:
@@ -106,9 +117,10 @@ def behind_in(met: Sequence[Met], authorities: Authorities) -> list[str]:
 
 
 async def begin(paths: StatePaths) -> AsyncIterator[str]:
-    """Have another authority take the place of the cluster's, or go on watching that; each step as it is taken.
+    """Have another authority take the place of the cluster's, or go on watching that; each step as it is taken, and
+    whom it waits for.
 
-    Raises HostError where there is none, or somebody deploys.
+    Raises HostError where there is none, or somebody deploys; StoreError where Redis does not answer to begin with.
     """
     holder_of(paths)  # somebody is there to do it
     settings = settings_in_use.read(paths)
@@ -119,16 +131,33 @@ async def begin(paths: StatePaths) -> AsyncIterator[str]:
             now = now.begun(int(time.time()))
             put_authorities(paths, settings, now)
         await tell_controller(paths)
+    async with redis_of(paths, settings) as connection:
+        async for step in _watched(paths, connection, now):
+            yield step
+
+
+async def _watched(paths: StatePaths, connection: Connection, now: Authorities) -> AsyncIterator[str]:
+    said = ""
     while True:
+        yield in_words(now)
         if now.is_settled:
-            yield in_words(now)
             return
-        yield f"{in_words(now)} (`controller.log` names who is waited for)"
         before = now.pem
         while now.pem == before:
             await asyncio.sleep(WATCH_EVERY_S)  # a file is looked at: whoever leads may be on another machine
+            if (told := await _waits_for(connection)) != said:
+                said = told
+                if told:
+                    yield told
             settings = await asyncio.to_thread(settings_in_use.read, paths)
             found = await asyncio.to_thread(authorities_of, paths, settings)
             if found is None or not settings.deploy.tls:
                 raise HostError("it is not gone on with: `deploy.tls` was switched off, or `authority.sealed` removed")
             now = found
+
+
+async def _waits_for(connection: Connection) -> str:
+    try:
+        return await held_up(connection)
+    except StoreError as why:  # the steps are seen without it
+        return f"whom it waits for is not known: {why}"

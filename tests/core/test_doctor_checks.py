@@ -162,6 +162,7 @@ NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
         (of_certificate("host", 20.4), "certificates", WARNING, "gateways ends in 20 days", "controller.log"),
         (of_certificate("gateway", -3.0), "certificates", ERROR, "has ended", "controller.log"),
         (of_certificate("authority", 20.0), "certificates", WARNING, "own authority ends in 20", "renew-authority"),
+        (replace(HEALTHY, held_up="it waits for gpu-1 (no answer)"), "certificates", WARNING, "gpu-1", "`nodes`"),
         (of_certificate("server", 3.0), "certificates", WARNING, "shows ends in 3", "owner"),
         (of_certificate("server-ca", 3.0), "certificates", WARNING, "checked by ends in 3", "instances"),
         (of_certificate("server-cert", 0.0), "certificates", ERROR, "is shown has ended", "instances"),

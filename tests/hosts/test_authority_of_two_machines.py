@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.app.authority import authorities_of, put_authorities
+from orchestrator.app.held_up import held_up
+from orchestrator.app.running import redis_of
 from orchestrator.core.certificates import Held
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.nodes.authority import held_in
@@ -43,6 +45,11 @@ class OverTls(Sharing):
         said = [each for each in self.said.splitlines() if "app.rotating" in each]
         return bool(said) and f"waits for {os.uname().nodename}:{other.paths.root}" in said[-1]
 
+    async def held_up(self) -> str:
+        """What this machine's status and doctor find in Redis of a change that waits."""
+        async with redis_of(self.paths, self.settings) as connection:
+            return await held_up(connection)
+
     def tell(self, signal_number: int = signal.SIGHUP) -> None:
         pid = self.controller_pid()
         assert pid is not None
@@ -70,6 +77,7 @@ async def test_a_step_waits_for_the_other_machine_which_may_have_begun_it(both: 
     two.tell(signal.SIGSTOP)
     try:
         await one.until(lambda: one.waits_for(two), "it is waited for")
+        assert f"{two.paths.root} (its controller has not said" in await two.held_up()
         assert one.authorities is not None
         assert not one.authorities.is_left
         assert two.held == begun.held
@@ -80,3 +88,4 @@ async def test_a_step_waits_for_the_other_machine_which_may_have_begun_it(both: 
         assert each.held is not None
         assert each.held == each.authorities.held
         assert each.held.trusts.isdisjoint(old.held.trusts)
+    assert await two.held_up() == ""

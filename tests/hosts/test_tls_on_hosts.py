@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -23,12 +24,13 @@ from orchestrator.nodes.hoststeps import Owner, renew_certificate
 from orchestrator.nodes.ssh import connected
 from orchestrator.settings import NodeSettings, load
 from tests.hosts.machines import Machine
-from tests.hosts.test_deploy import SMALL, Operator, operator, place
+from tests.hosts.test_deploy import SMALL, TIMEOUT_S, Operator, operator, place
 
 __all__ = ("operator", "place")
 
 WANTED = {SMALL: {"replicas": 2, "slots": 4, "hosts": 2}}
 HOSTS = {"gpu-1", "gpu-2"}
+HELD_UP = "olm_authority_held_up_since_timestamp_seconds"
 END = "olm_certificate_end_timestamp_seconds"
 REQUEST = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -164,6 +166,32 @@ def test_another_authority_takes_its_place_without_a_failed_call_and_the_old_one
     assert "nothing to do: 2 as they are" in operator("deploy", "--yes")
 
 
+def test_a_host_that_is_off_holds_another_authority_up_and_is_named_everywhere_until_it_is_back(
+    operator: Operator,
+) -> None:
+    deployed(operator, tls=True)
+    gpu_2 = operator.net.machines["gpu-2"]
+    gpu_2.power_off()
+    try:
+        renewing = operator.start("nodes", "renew-authority")
+        operator.until(lambda: set(waited_for(operator)) == {"gpu-2"}, "it is waited for")
+        (note,) = (each for each in told(operator)["notes"] if "authority waits" in each)
+        assert "for gpu-2 (gpu-2: " in note
+        assert note in " ".join(operator("status").split())
+        looked = json.loads(operator("doctor", "--json", code=2))
+        (found,) = (each for each in looked if each["where"] == "authority")
+        assert (found["check"], found["what"]) == ("certificates", note)
+        assert "taken out of `nodes`" in found["mends"]
+    finally:
+        gpu_2.power_on()
+    said, _ = renewing.communicate(timeout=TIMEOUT_S)
+    assert renewing.returncode == 0, said
+    assert "gpu-2 (gpu-2: " in " ".join(said.split())
+    operator.until(lambda: not waited_for(operator), "nobody is waited for")
+    assert not [each for each in told(operator)["notes"] if "authority waits" in each]
+    operator.until(lambda: {each["state"] for each in operator.instances(SMALL)} == {"serving"}, "it serves")
+
+
 def test_it_is_turned_off_again_and_goes_with_the_base(operator: Operator) -> None:
     deployed(operator, tls=True)
     instances = deployed(operator, tls=False)
@@ -200,6 +228,18 @@ def ends(operator: Operator) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{operator.endpoint}/metrics", timeout=20) as answer:
         told = [line for line in answer.read().decode().splitlines() if line.startswith(END)]
     return {each.partition('whose="')[2].partition('"')[0]: float(each.rpartition(" ")[2]) for each in told}
+
+
+def told(operator: Operator) -> dict[str, Any]:
+    return json.loads(operator("status", "--json"))
+
+
+def waited_for(operator: Operator) -> dict[str, float]:
+    """Since when, by whose they are, as metrics have it."""
+    with urllib.request.urlopen(f"http://{operator.endpoint}/metrics", timeout=20) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line.startswith(HELD_UP)]
+    values = {each.partition('whose="')[2].partition('"')[0]: float(each.rpartition(" ")[2]) for each in lines}
+    return {whose: since for whose, since in values.items() if not math.isnan(since)}
 
 
 async def shows(operator: Operator, node: NodeSettings, trusted: str, pem: str) -> None:

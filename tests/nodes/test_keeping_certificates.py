@@ -15,6 +15,7 @@ import pytest
 from orchestrator.app import certificates
 from orchestrator.app.authority import put_authorities
 from orchestrator.app.certificates import Certificates
+from orchestrator.app.held_up import HeldUp
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.authorities import Authorities
@@ -77,7 +78,10 @@ def controller(tmp_path: Path) -> Certificates:
     async def met() -> tuple[()]:
         return ()
 
-    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met)
+    async def tell(line: str | None) -> None:
+        pass
+
+    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met, HeldUp(tell))
 
 
 @pytest.mark.parametrize("trusts", [OLD.trusted, "", NEW.trusted + OLD.trusted], ids=["the old one", "nobody", "both"])

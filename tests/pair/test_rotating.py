@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator import telemetry
 from orchestrator.app import rotating
 from orchestrator.app.authority import authorities_of, put_authorities
 from orchestrator.app.deployments import deploying
+from orchestrator.app.held_up import CONTROLLER, HeldUp
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S, Rotating, behind_in
+from orchestrator.core.errors import StoreError
 from orchestrator.core.members import Member
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.nodes.authority import YEARS
@@ -36,11 +40,15 @@ class Place:
     def __init__(self, folder: Path, made_unix_s: int) -> None:
         self.paths = StatePaths(folder)
         self.met: tuple[Met, ...] = ()
-        self.rotating = Rotating(self.paths, lambda: SETTINGS, Leads(), self.heard)
+        self.line: str | None = "of a controller before"
+        self.rotating = Rotating(self.paths, lambda: SETTINGS, Leads(), self.heard, HeldUp(self.tell))
         put_authorities(self.paths, SETTINGS, Authorities.made(made_unix_s))
 
     async def heard(self) -> tuple[Met, ...]:
         return self.met
+
+    async def tell(self, line: str | None) -> None:
+        self.line = line
 
     @property
     def authorities(self) -> Authorities:
@@ -51,7 +59,7 @@ class Place:
     async def goes_on(self, *behind: str) -> bool:
         """Whether a step was taken."""
         before = self.authorities.pem
-        await self.rotating.go_on(self.authorities, behind)
+        await self.rotating.go_on(self.authorities, dict.fromkeys(behind, "no answer"))
         return self.authorities.pem != before
 
 
@@ -67,7 +75,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 async def test_each_step_waits_for_every_host_and_every_machine(place: Place) -> None:
     old = place.authorities.signs.id
-    assert await place.rotating.go_on(place.authorities, []) == LOOK_EVERY_S, "there is nothing to do"
+    assert await place.rotating.go_on(place.authorities, {}) == LOOK_EVERY_S, "there is nothing to do"
     put_authorities(place.paths, SETTINGS, place.authorities.begun(int(time.time())))
     for step in range(3):
         now = place.authorities.held.words
@@ -115,3 +123,57 @@ def test_machines_of_before_there_were_steps_are_waited_for() -> None:
     every: Any = Authorities.made(int(time.time()))
     old, new = met("controller", "one"), met("controller", "two", every.held.words)
     assert behind_in((old, new, met("gateways", "two")), every) == ["one:/state"]
+
+
+def since(whose: str) -> float:
+    """Since when the metric says that it is waited for; NaN: it is not."""
+    (metric,) = telemetry.AUTHORITY_HELD_UP.collect()
+    return next((each.value for each in metric.samples if each.labels == {"whose": whose}), math.nan)
+
+
+async def test_who_holds_it_up_is_named_with_the_reason_since_the_same_moment_until_it_does_not(place: Place) -> None:
+    await place.goes_on()
+    assert place.line is None, "what another one said before is taken away"
+    put_authorities(place.paths, SETTINGS, place.authorities.begun(int(time.time())))
+    began = time.time()
+    await place.goes_on("gpu-1")
+    first, line = since("gpu-1"), place.line
+    assert first >= began
+    assert line is not None
+    assert line.endswith("for gpu-1 (no answer)")
+    place.met = (met("gateways", "two"),)
+    await place.goes_on("gpu-1", "gpu-2")
+    assert since("gpu-1") == first <= since("gpu-2")
+    assert line.removesuffix("for gpu-1 (no answer)") in str(place.line), "the oldest moment counts"
+    assert "gpu-2 (no answer); two:/state (its controller has not said" in str(place.line)
+    await place.goes_on("gpu-2")
+    assert math.isnan(since("gpu-1"))
+    place.met = ()
+    with deploying(place.paths):
+        await place.goes_on()
+        first = since(CONTROLLER)
+        await place.goes_on()
+        assert since(CONTROLLER) == first
+        assert "is deploying from" in str(place.line)
+    assert await place.goes_on()
+    assert place.line is None
+    assert all(math.isnan(since(each)) for each in ("gpu-1", "gpu-2", "two:/state", CONTROLLER))
+
+
+async def test_a_line_that_redis_did_not_take_is_told_again(place: Place) -> None:
+    said: list[str | None] = []
+
+    async def tell(line: str | None) -> None:
+        said.append(line)
+        if len(said) == 1:
+            raise StoreError("away")
+
+    held_up = HeldUp(tell)
+    with pytest.raises(StoreError):
+        await held_up.by({})
+    for _ in range(2):
+        await held_up.by({})
+    assert said == [None, None]
+    held_up.let_go()
+    await held_up.by({})
+    assert said == [None, None, None], "another controller may have said something since"

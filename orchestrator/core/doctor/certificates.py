@@ -1,4 +1,5 @@
-"""Check of certificates that TLS to instances stands on: which ends soon, or has ended."""
+"""Check of certificates that TLS to instances stands on: which ends soon or has ended, and whom another authority
+of the cluster waits for."""
 
 from __future__ import annotations
 
@@ -12,6 +13,10 @@ from orchestrator.core.doctor.told import Finding, Says
 _DAY_S: Final = 86_400
 _RENEWS: Final = "it is renewed while a cluster runs that leads: `controller.log` says why this one was not"
 _FILE: Final = "put another into the file that `instances` names: it is read with the next connection"
+_HELD_UP: Final = (
+    "bring back who is named; a host that is gone for good is taken out of `nodes`, a machine is forgotten a minute "
+    "after its gateways have ended"
+)
 # By kind: how it is called, and what mends it.
 _KINDS: Final = {
     "authority": ("the cluster's own authority", "`ollamactl nodes renew-authority`, without an outage"),
@@ -26,6 +31,9 @@ _KINDS: Final = {
 def ending(seen: Seen) -> Iterator[Finding]:
     """Whether each lasts for a while."""
     says = Says("certificates")
+    if seen.held_up:
+        hurts = "until it is over, what the authority before it signed opens instances, too"
+        yield says.warning("authority", seen.held_up, hurts, _HELD_UP)
     for each in seen.certificates:
         what, mends = _KINDS[each.kind]
         if each.until_unix_s is None:

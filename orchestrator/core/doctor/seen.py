@@ -144,4 +144,5 @@ class Seen:
     clocks: tuple[Clock | Unseen, ...]
     files: tuple[FileLimit, ...]
     certificates: tuple[Lasting, ...] = ()
+    held_up: str = ""  # whom a change of the cluster's authority waits for, in the controller's words
     now_unix_s: float = 0.0  # when it was looked

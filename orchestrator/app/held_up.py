@@ -1,0 +1,55 @@
+"""Whom a change of the cluster's authority waits for: as a metric, and as one line in Redis for status, doctor and
+whoever watches the change, on every machine. The controller that leads says it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from orchestrator import telemetry
+from orchestrator.store.cluster import progress
+from orchestrator.store.connection import Connection
+
+NAME: Final = "authority"  # of the line, among those of Redis
+# Who waits, where it is no host or machine: somebody deploys, or the authority's file cannot be written.
+CONTROLLER: Final = "controller"
+
+
+class HeldUp:
+    """Of one controller. `tell` puts the line into Redis, None takes it away; both raise StoreError."""
+
+    def __init__(self, tell: Callable[[str | None], Awaitable[None]]) -> None:
+        self._tell = tell
+        self._since: dict[str, float] = {}  # unix time, by whom
+        self._series = telemetry.Series(telemetry.AUTHORITY_HELD_UP)
+        self._is_clear = False  # whether Redis has no line, as far as this one knows
+
+    async def by(self, whom: Mapping[str, str]) -> None:
+        """It waits for those, and why; for nobody where there are none. Raises StoreError: say it again then."""
+        now = time.time()
+        self._since = {name: self._since.get(name, now) for name in whom}
+        self._series.tell({(name,): since for name, since in self._since.items()})
+        if whom:
+            self._is_clear = False
+            await self._tell(in_words(whom, min(self._since.values())))
+        elif not self._is_clear:
+            await self._tell(None)
+            self._is_clear = True
+
+    def let_go(self) -> None:
+        """Another controller leads, and says it from now on."""
+        self._since, self._is_clear = {}, False
+        self._series.tell({})
+
+
+def in_words(whom: Mapping[str, str], since_unix_s: float) -> str:
+    """One line; `whom`: why, by name."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since_unix_s))
+    named = "; ".join(f"{name} ({' '.join(why.split())})" for name, why in whom.items())
+    return f"the change of the cluster's authority waits since {since} for {named}"
+
+
+async def held_up(connection: Connection) -> str:
+    """What the controller that leads said last; '' nothing. Raises StoreError."""
+    return (await progress(connection)).get(NAME, "")
