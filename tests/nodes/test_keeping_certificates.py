@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,8 @@ from orchestrator.app.authority import put_authorities
 from orchestrator.app.certificates import Certificates
 from orchestrator.app.held_up import HeldUp
 from orchestrator.app.paths import StatePaths
-from orchestrator.core.errors import HostError
+from orchestrator.app.rotating import LOOK_EVERY_S
+from orchestrator.core.errors import HostError, StoreError
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.settings import ClusterSettings
 from tests.tls_front import certificate_in, with_a_doubled_extension, with_an_odd_version
@@ -129,3 +131,26 @@ async def test_trouble_with_a_host_is_said_once_and_again_when_it_is_another_or_
         await controller.look()
     said = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert said == [silent, refused, refused]
+
+
+async def test_a_look_that_failed_as_a_whole_is_made_again_soon_and_its_reason_said_once(
+    host: Host, controller: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whys, is_whole = iter(["away", "away", "gone"]), asyncio.Event()
+
+    async def look() -> float:
+        if why := next(whys, ""):
+            raise StoreError(why)
+        is_whole.set()
+        return LOOK_EVERY_S
+
+    monkeypatch.setattr(certificates, "AFTER_TROUBLE_S", 0.01)
+    monkeypatch.setattr(controller, "look", look)
+    running = asyncio.create_task(controller.run())
+    try:
+        async with asyncio.timeout(20):
+            await is_whole.wait()
+    finally:
+        running.cancel()
+        await asyncio.wait((running,))
+    assert [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR] == ["away", "gone"]
