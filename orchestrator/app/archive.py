@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.core.errors import HostError
+from orchestrator.whole_file import have_last
 
 FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
@@ -138,6 +139,7 @@ def write(path: Path, members: Iterable[Member], about: Manifest, passphrase: by
                 os.link(name, path)
             finally:
                 Path(name).unlink()
+            have_last(path.parent)
     except FileExistsError as why:
         raise HostError(f"{path} is there already; name another, or remove it") from why
     except OSError as why:

@@ -26,6 +26,7 @@ from orchestrator.app import settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.call_record import TYPES
 from orchestrator.core.errors import HostError, OrchestratorError
+from orchestrator.whole_file import have_last
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +101,11 @@ def _fold(sources: Iterable[Path], target: Path) -> None:
             log.warning("%s: %d lines are no records, and are left out", target, lost)
         records = _records(database, sources).distinct().order("at_ms")
         records.write_parquet(str(unfinished), compression="zstd")
-    unfinished.chmod(0o600)
+    with unfinished.open("rb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        os.fsync(file.fileno())
     unfinished.replace(target)
+    have_last(target.parent)  # before the only other copy goes
     for each in sources:
         if each != target:
             each.unlink()
