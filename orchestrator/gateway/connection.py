@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._asked: Request | None = None  # the one that is being answered
         self._target = b""
+        self._headers: dict[bytes, bytes] = {}  # where those that come now belong
         self._raw_size = self._head_size = self._header_count = 0
         self._has_moved = False
         self._since_s = self._loop.time()
@@ -249,7 +250,7 @@ class Connection(asyncio.Protocol):
                 # stands around a body's chunks and behind them.
                 self._raw_size = 0 if self._has_moved else self._raw_size + len(data)
                 self._has_moved = False
-            if max(self._raw_size, self._head_size) > HEAD_BYTES_AT_MOST:
+            if self._raw_size > HEAD_BYTES_AT_MOST or self._head_size > HEAD_BYTES_AT_MOST:
                 self._garbled(_TOO_LARGE, status=431)
         if self._task is None and not self.is_full:
             self._go_on()
@@ -260,7 +261,8 @@ class Connection(asyncio.Protocol):
     # --- httptools callbacks ------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._parsed = Request(self)
+        self._parsed = request = Request(self)
+        self._headers = request.headers
         self._target = b""
         self._raw_size = self._head_size = self._header_count = 0
         self._has_moved = True
@@ -270,14 +272,11 @@ class Connection(asyncio.Protocol):
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        assert self._parsed is not None
-        headers, name = self._parsed.headers, name.lower()
         self._head_size += len(name) + len(value)
         self._header_count += 1
         if self._header_count > HEADERS_AT_MOST:
             raise _NotTakenError(431, _TOO_LARGE)
-        if self._parsed.method:
-            return  # behind the body: who looked at the head has not seen it, so it says nothing here
+        headers, name = self._headers, name.lower()
         headers[name] = value if name not in headers else headers[name] + b", " + value
 
     def on_headers_complete(self) -> None:
@@ -286,6 +285,7 @@ class Connection(asyncio.Protocol):
         self._head_size += len(self._target)
         if self._head_size > HEAD_BYTES_AT_MOST:
             raise _NotTakenError(431, _TOO_LARGE)
+        self._headers = {}  # behind the body: who looked at the head has not seen those, so they say nothing here
         version = self._parser.get_http_version()
         request.is_http_11 = version == "1.1"
         if not request.is_http_11 and version != "1.0":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from orchestrator.core.errors import CallerError
 from orchestrator.gateway.identity import AUTHENTICATION, Caller, digest_of, secret_in
 from orchestrator.gateway.live import Live
@@ -16,8 +18,11 @@ class Door:
     def __init__(self, live: Live, tokens: Tokens, logins: Logins) -> None:
         self._live, self.tokens, self.logins = live, tokens, logins
 
-    async def caller(self, request: Request) -> Caller:
-        """Who it is. Raises CallerError 401, 403; CapacityError where an issuer's keys are not known yet."""
+    def caller(self, request: Request) -> Caller | Awaitable[Caller]:
+        """Who it is; to be waited for where its token has to be looked at first.
+
+        Raises CallerError 401, 403; CapacityError where an issuer's keys are not known yet.
+        """
         rules = self._live.rules
         if not rules.issuers:
             return rules.keys.caller(request.header(b"authorization"), request.header(b"x-api-key"))
@@ -31,7 +36,7 @@ class Door:
             if known is not None:
                 return known
             if looks_like_one(secret):
-                return await self.tokens.caller(secret, digest)
+                return self.tokens.caller(secret, digest)
         names = " or ".join(rules.issuers[each].name for each in rules.issuers)
         raise CallerError(
             401, f"an API key, or a token of {names}, is needed: Authorization: Bearer <key or token>", AUTHENTICATION

@@ -83,7 +83,11 @@ class RequestLog:
         path = self._folder / f"{hour}-{self._writer}.jsonl"
         for folder in (self._folder, path.parent):  # each private: a parent that mkdir makes on the way would not be
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lines = b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in records)
+        # Added up one by one: thousands of lines kept for `join` are memory asked of the system anew each second, which
+        # costs ten times what making them does.
+        lines = bytearray()
+        for each in records:
+            lines += orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as out:
             before = out.tell()
             try:
@@ -103,12 +107,12 @@ class RequestLog:
 
 def _record(request: Request, trace: Trace, status: int) -> Record:
     """A `CallRecord` in the form in which it is written."""
-    total_s = time.perf_counter() - trace.began_s
+    total_s, caller = time.perf_counter() - trace.began_s, trace.caller
     prompt, completion = trace.tokens
     return {
         "at_ms": round((time.time() - total_s) * 1e3),
         "id": trace.request_id,
-        "caller": trace.caller.name,
+        "caller": caller.name,
         "agent": _name(request.header(b"user-agent")),
         "session": _name(request.header(b"x-session-id")),
         "path": request.path,
@@ -127,14 +131,14 @@ def _record(request: Request, trace: Trace, status: int) -> Record:
         "queue_ms": _ms(trace.queue_s),
         "wait_ms": _ms(trace.waited_s),
         "overhead_ms": _ms(trace.overhead_s),
-        "first_byte_ms": _ms(trace.queue_s + trace.waited_s + trace.overhead_s),
+        "first_byte_ms": _ms(trace.first_byte_s),
         "total_ms": _ms(total_s),
         "failures": trace.failures,
         "escalated": trace.escalated,
         "usd": trace.usd,
         "simulated": trace.is_simulated,
         "continued": trace.continued,
-        "tenant": trace.caller.tenant,
+        "tenant": caller.tenant,
     }
 
 
@@ -142,9 +146,10 @@ def _name(given: str) -> str:
     """What a caller said of itself, fit for a line of UTF-8 and for a terminal: it gives that no orders."""
     if not given:
         return ""
-    told = given[:LONGEST_NAME].encode("utf-8", "replace").decode()
+    told = given[:LONGEST_NAME]
     return told if told.isprintable() else "".join(each if each.isprintable() else "?" for each in told)
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
+    """To the microsecond, of what is not negative; `round` with digits costs three times as much."""
+    return int(seconds * 1e6 + 0.5) / 1e3

@@ -24,9 +24,9 @@ from orchestrator.gateway.bodies import show_name
 from orchestrator.gateway.connection import Connection
 from orchestrator.gateway.counted import count_overhead
 from orchestrator.gateway.door import Door
-from orchestrator.gateway.errors import dialect_of, http_error
+from orchestrator.gateway.errors import http_error
 from orchestrator.gateway.feedback import Feedback
-from orchestrator.gateway.identity import ADMIN, ANYBODY, INFER, MODELS, Caller, Keys, with_scope
+from orchestrator.gateway.identity import ADMIN, ANYBODY, INFER, MODELS, Caller, with_scope
 from orchestrator.gateway.listing import Listing, is_ready
 from orchestrator.gateway.live import Live
 from orchestrator.gateway.managing import BLOB_PATH, METHODS, Managing
@@ -82,6 +82,11 @@ class Access(Enum):
     MODELS = MODELS
     ADMIN = ADMIN
 
+    scope: str
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope  # asked for each call; `value` is looked up by Python code
+
 
 @dataclass(frozen=True, slots=True)
 class Path:
@@ -90,7 +95,7 @@ class Path:
     methods: tuple[str, ...]
     access: Access
     handler: Handler
-    is_logged: bool = False  # in the request log
+    endpoint: Endpoint | None = None  # of calls: those are told of in the request log
 
 
 class Server:
@@ -183,7 +188,7 @@ class Server:
 
         listing = self._listing
         return {
-            **{each.value: Path(("POST",), Access.INFER, self._inference(each), True) for each in Endpoint},
+            **{each.value: Path(("POST",), Access.INFER, self._inference(each), each) for each in Endpoint},
             "/": get(Access.ANYONE, _text(b"Ollama is running")),
             "/api/tags": get(Access.CALLER, _listed(listing.tags)),
             "/api/ps": get(Access.CALLER, _listed(listing.running)),
@@ -213,16 +218,16 @@ class Server:
     async def _serve(self, request: Request, connection: Connection) -> Reply | None:
         """Give the request its trace, its handler, and each of our errors its answer in the caller's dialect."""
         trace = Trace(request_id(request.header(b"x-request-id")), time.perf_counter(), ANYBODY)
-        trace.is_anthropics = dialect_of(request.path) is Dialect.ANTHROPIC
         path = self._path(request.path)
         refused = self._refusal(request, path)
         if refused is not None or path is None:
             reply: Reply | None = refused or not_found()
-        elif path.is_logged:
-            status = LEFT
-            if (traces := self._live.rules.traces) is not None:
-                self._tracing.begin(request, trace, traces)
-            connection.until_s = asyncio.get_running_loop().time() + self._live.rules.limits.whole_s
+        elif path.endpoint is not None:
+            status, rules = LEFT, self._live.rules
+            trace.is_anthropics = path.endpoint.dialect is Dialect.ANTHROPIC
+            if rules.traces is not None:
+                self._tracing.begin(request, trace, rules.traces)
+            connection.until_s = asyncio.get_running_loop().time() + rules.limits.whole_s
             try:
                 reply = await self._handled(request, connection, trace, path)
                 status = 200 if reply is None else reply.status
@@ -277,16 +282,20 @@ class Server:
 
     def _refusal(self, request: Request, path: Path | None) -> Reply | None:
         """What stops a request before its handler, in Ollama's order."""
-        host, origin = request.header(b"host"), request.header(b"origin")
         if "//" in request.path:
             return redirect(request, re.sub("/+", "/", request.path), 307)
-        if origin and not origins.is_origin_allowed(origin, host):
+        if origin := request.header(b"origin"):
+            if not origins.is_origin_allowed(origin, request.header(b"host")):
+                return Reply(403, "")
+            if request.method == "OPTIONS":
+                return preflight(origin, path.methods if path else ())
+        elif b"sec-fetch-site" in request.headers and _is_of_another_site(request):
             return Reply(403, "")
-        if b"sec-fetch-site" in request.headers and not origin and _is_of_another_site(request):
-            return Reply(403, "")
-        if origin and request.method == "OPTIONS":
-            return preflight(origin, path.methods if path else ())
-        if self._is_local and self._keys.is_open and not _is_host_allowed(host, self._own_name):
+        if (
+            self._is_local
+            and self._live.rules.keys.is_open
+            and not _is_host_allowed(request.header(b"host"), self._own_name)
+        ):
             return Reply(403, "")
         if path is not None:
             return None if request.method in path.methods else method_not_allowed(path.methods)
@@ -299,12 +308,10 @@ class Server:
         """Who asks. Raises CallerError 401, 403; CapacityError where it cannot be known yet."""
         if access is Access.ANYONE:
             return ANYBODY
-        caller = await self._door.caller(request)
-        return caller if access is Access.CALLER else with_scope(caller, access.value)
-
-    @property
-    def _keys(self) -> Keys:
-        return self._live.rules.keys
+        caller = self._door.caller(request)
+        if not isinstance(caller, Caller):
+            caller = await caller
+        return caller if access is Access.CALLER else with_scope(caller, access.scope)
 
     # --- inference and lists ------------------------------------------------------------------------------------------
 

@@ -81,27 +81,38 @@ class Trace:
     def fields(self) -> str:
         """The headers that say what answered, from where, and where the time went (Server-Timing, in ms)."""
         overhead_s = self.overhead_s = max(0.0, time.perf_counter() - self.began_s - self.queue_s - self.waited_s)
-        tier = f"X-Tier: {self.tier}\r\n" if self.tier else ""
-        instance = f"X-Instance: {self.instance}\r\n" if self.instance else ""
-        behind = f"X-Queue-Position: {self.queued_behind}\r\n" if self.queued_behind is not None else ""
-        simulated = "X-Simulated: true\r\n" if self.is_simulated else ""
-        faq = f"X-FAQ: {self.faq}\r\n" if self.faq else ""
-        privacy = f"X-Privacy: {self.discretion.privacy}\r\n" if self.discretion is not None else ""
-        more = self.cache_more or (
-            f"; reason={self.cache_why}" if self.cache != "off" and self.cache_why not in _PLAIN else ""
-        )
-        receipt = f"X-Cache-Key: {self.cache_receipt}\r\n" if self.cache_receipt else ""
-        if self.answer_receipt is not None and self.tier and not receipt and not faq:
-            receipt = f"X-Answer-Key: {self.answer_receipt()}\r\n"
-        route = self._route_fields() if self.route else ""
-        told_twice = f"Request-Id: {self.request_id}\r\n" if self.is_anthropics else ""
-        if self.story is not None and self.story.is_sampled:
-            told_twice += f"X-Trace-Id: {self.story.trace_id}\r\n"
-        return (
+        more = self.cache_more
+        if not more and self.cache_why not in _PLAIN and self.cache != "off":
+            more = f"; reason={self.cache_why}"
+        told = (
             f"X-Request-Id: {self.request_id}\r\nX-Cache: {self.cache}{more}\r\nServer-Timing: queue;dur="
             f"{self.queue_s * 1e3:.3f}, route;dur={self.route_s * 1e3:.3f}, overhead;dur={overhead_s * 1e3:.3f}\r\n"
-            f"{tier}{instance}{behind}{simulated}{faq}{privacy}{self.limits}{receipt}{route}{told_twice}"
         )
+        if self.tier:
+            told += f"X-Tier: {self.tier}\r\n"
+        if self.instance:
+            told += f"X-Instance: {self.instance}\r\n"
+        if self.queued_behind is not None:
+            told += f"X-Queue-Position: {self.queued_behind}\r\n"
+        if self.is_simulated:
+            told += "X-Simulated: true\r\n"
+        if self.faq:
+            told += f"X-FAQ: {self.faq}\r\n"
+        if self.discretion is not None:
+            told += f"X-Privacy: {self.discretion.privacy}\r\n"
+        if self.limits:
+            told += self.limits
+        if self.cache_receipt:
+            told += f"X-Cache-Key: {self.cache_receipt}\r\n"
+        elif self.answer_receipt is not None and self.tier and not self.faq:
+            told += f"X-Answer-Key: {self.answer_receipt()}\r\n"
+        if self.route:
+            told += self._route_fields()
+        if self.is_anthropics:
+            told += f"Request-Id: {self.request_id}\r\n"
+        if self.story is not None and self.story.is_sampled:
+            told += f"X-Trace-Id: {self.story.trace_id}\r\n"
+        return told
 
     def _route_fields(self) -> str:
         """Which route, which rule of it won, and what came of that."""
