@@ -1,4 +1,5 @@
-"""What a running supervisor does about new code when it is asked to: become it, and have its workers succeeded.
+"""What a running supervisor does about new code when it is asked to: become it, have its workers succeeded and its
+Redis exchanged.
 
 Asked over the keeper's socket, by `ollamactl upgrade`, which sees to the order of things.
 """
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.app.own_redis import start_anew
 from orchestrator.app.workers import Workers
 from orchestrator.core.errors import HostError
 from orchestrator.nodes.keeper_units import Request
@@ -34,6 +36,7 @@ class Renewing:
             "about": self._about,
             "renew": self._renew,
             "roll": self._roll,
+            "redis": self._exchange_redis,
         }
 
     def began(self, workers: Workers) -> None:
@@ -61,6 +64,13 @@ class Renewing:
                 await workers.roll(request.drain_s, self._tell)
             finally:
                 self._tell("")
+        return {}
+
+    async def _exchange_redis(self, _: Request) -> dict[str, Any]:
+        """Have Redis followed by the program on disk. Raises HostError."""
+        workers = self._ready()
+        async with self._alone():
+            await start_anew(workers.keeper, workers.paths.root)
         return {}
 
     def _ready(self) -> Workers:

@@ -156,6 +156,8 @@ class Supervisor:
             self._screen.step("starting Redis, the controller and the gateway …")
             await check_together(self._paths, settings)
             await self._start_redis(keeper, settings)
+        elif settings.redis == "embedded":
+            keeper.keep(redis_unit(self._paths.root))  # an exchange of before may have left none
         await self._start_controller(keeper, settings)
         if self._handed is None:
             await self._workers.start()

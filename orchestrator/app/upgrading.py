@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from orchestrator.app import settings_in_use
 from orchestrator.app.operating import restart
-from orchestrator.app.own_redis import start_anew
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.running_code import Kind, Running, check_hosts, look
 from orchestrator.core.errors import HostError
@@ -55,7 +54,7 @@ async def upgrade(paths: StatePaths, drain_s: float, tell: Callable[[str], None]
         done += [each.name for each in workers]
     for each in _of(old, Kind.STORE):
         tell("Redis starts anew on its data; until it is back, workers serve by themselves …")
-        await start_anew(client, paths.root, each.runs)
+        await client.exchange_redis()
         done.append(each.name)
     for each in _of(old, Kind.INSTANCE):
         if not each.problem:

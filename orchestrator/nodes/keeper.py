@@ -167,6 +167,12 @@ class Keeper:
                 return
             await self._replace(life, unit)
 
+    def keep(self, unit: Unit) -> None:
+        """Have `unit` run as soon as it does, tried again and again; nothing where one of its name is kept already."""
+        life = self._lives.get(unit.name)
+        if (life is None or life.is_over) and not self._is_closing:
+            self._adopt(Kept(unit, None, self._log_of(unit), log_from=0, restarts=0, since_unix_ms=0))
+
     async def restart(self, name: str) -> None:
         """Stop and start it. Raises HostError, also where there is no such unit."""
         async with self._locks[name]:

@@ -68,6 +68,10 @@ class KeeperClient:
         """Have every gateway worker succeeded by a new one; the old ones have ended when this returns."""
         await self._ask({"verb": "roll", "drain_s": drain_s})
 
+    async def exchange_redis(self) -> None:
+        """Have the cluster's own Redis followed by the program on disk, on its data; it serves when this returns."""
+        await self._ask({"verb": "redis"})
+
     async def shutdown(self) -> None:
         """Have the keeper end with all its units; they have ended when this returns."""
         async with self._connected() as (reader, writer):

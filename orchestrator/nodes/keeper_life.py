@@ -153,9 +153,10 @@ class Life:
 
     async def _go_on(self) -> None:
         """An adopted unit's life: it runs, or was about to be started again."""
-        process = self._process or await self._start_again()
-        if process is not None:
-            await self._run(process)
+        if self._process is not None:
+            await self._run(self._process)
+        elif (process := await self._start_again()) is not None:
+            await asyncio.gather(self._run(process), self._until_ready(process))
 
     async def _run(self, process: Process) -> None:
         """From a started process to the unit's last."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,21 @@ async def test_what_a_unit_says_is_in_a_log_that_only_its_owner_reads(kept: Kept
     assert log.read_text().splitlines() == ["out", "err", "up"]
     assert log.stat().st_mode & 0o777 == 0o600
     assert log.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_unit_that_is_to_be_kept_is_tried_until_it_serves_and_nobody_waits_for_it(kept: Kept) -> None:
+    socket, may = kept.state / "unit.sock", kept.state / "may"
+    code = f"import os, sys; os.path.exists({str(may)!r}) or sys.exit(1)\n{LISTENS}"
+    unit = Unit("unit", (sys.executable, "-S", "-c", code, str(socket)), ready=f"unix:{socket}")
+    kept.keeper.keep(unit)
+    await until(lambda: [each.kind for each in kept.events].count(EXITED) >= 2, "it has failed more than once")
+    may.touch()
+    await until(lambda: {each.state for each in kept.keeper.status()} == {UnitState.RUNNING}, "it is seen to serve")
+    pids = [each.pid for each in kept.keeper.status()]
+    kept.keeper.keep(unit)
+    await kept.keeper.start(unit)
+    assert [each.pid for each in kept.keeper.status()] == pids, "it is there"
+    socket.unlink()
 
 
 async def test_a_log_that_has_grown_is_put_aside_at_the_next_start(kept: Kept) -> None:

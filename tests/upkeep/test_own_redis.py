@@ -1,64 +1,173 @@
-"""The cluster's own Redis is followed by the program on disk, on its data; by a program that cannot, not at all."""
+"""The cluster's own Redis is followed by the program on disk, on its data; by a program that cannot, not at all. Who
+asked for it may be killed meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.app.own_redis import redis_unit, start_anew
+from orchestrator.app.own_redis import NAME, redis_unit
+from orchestrator.app.paths import StatePaths
+from orchestrator.app.renewing import Renewing
+from orchestrator.app.workers import Workers
 from orchestrator.core.errors import HostError
-from orchestrator.nodes.keeper import Keeper
+from orchestrator.nodes.keeper import EventKind, Keeper, UnitEvent
 from orchestrator.nodes.keeper_client import KeeperClient
+from orchestrator.nodes.keeper_units import Request
 from orchestrator.store import embedded
 from orchestrator.store.connection import Connection
 from tests.cluster.running import needs_redis
+from tests.waiting import until
+
+BACK_WITHIN_S = 30.0
+# What `ollamactl upgrade` does about Redis, alone.
+COMMAND = """
+import asyncio, sys
+from pathlib import Path
+from orchestrator.nodes.keeper_client import KeeperClient
+asyncio.run(KeeperClient(Path(sys.argv[1])).exchange_redis())
+"""
+# Does not start, and has whoever comes next not start either, until somebody mends it.
+SPOILS = """#!/bin/sh
+cd "$(dirname "$0")/redis/appendonlydir"
+mv appendonly.aof.manifest whole; echo nonsense > appendonly.aof.manifest
+exit 1
+"""
+
+
+class Supervisor:
+    """What keeps Redis and exchanges it, as `up` does; and a place where the program on disk lies."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.program = root, root / "server"
+        self.client = KeeperClient(root / "keeper.sock")
+        self.on: Callable[[str], None] = lambda step: None
+        self.is_at_work = False
+        self._renewing = Renewing("build", 0, lambda: None)
+        verbs = {**self._renewing.verbs, "redis": self._asked}
+        self.keeper = Keeper(root, self._saw, socket_path=root / "keeper.sock", verbs=verbs)
+        nobody: Any = None
+        self._renewing.began(Workers(self.keeper, nobody, StatePaths(root), 0, {}))
+
+    async def _asked(self, request: Request) -> dict[str, Any]:
+        self.is_at_work = True
+        self.on("asked")
+        try:
+            return await self._renewing.verbs["redis"](request)
+        finally:
+            self.is_at_work = False
+
+    def _saw(self, event: UnitEvent) -> None:
+        self.on(event.kind)
+
+    def install(self, content: bytes) -> None:
+        """From one moment to the next, as package managers do."""
+        fresh = self.program.with_suffix(".new")
+        fresh.write_bytes(content)
+        fresh.chmod(0o755)
+        fresh.replace(self.program)
+
+    @property
+    def pid(self) -> int | None:
+        return next((each.pid for each in self.keeper.status() if each.name == NAME), None)
+
+    async def says(self, *words: str) -> object:
+        connection = Connection(embedded.server_url(self.root), name="test")
+        await connection.open(BACK_WITHIN_S)
+        try:
+            return await connection.command(*words)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def supervised(root: Path) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(root)
+    await supervisor.keeper.open()
+    try:
+        yield supervisor
+    finally:
+        await supervisor.keeper.close()
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[KeeperClient]:
-    """Of a keeper that runs a Redis."""
+async def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
+    """Of a Redis that keeps something."""
     needs_redis()
-    keeper = Keeper(tmp_path, lambda _: None, socket_path=tmp_path / "keeper.sock")
-    await keeper.open()
-    try:
-        await keeper.start(redis_unit(tmp_path))
-        yield KeeperClient(tmp_path / "keeper.sock")
-    finally:
-        await keeper.close()
+    good = embedded.find_server()
+    async with supervised(tmp_path) as supervisor:
+        monkeypatch.setattr(embedded, "find_server", lambda: supervisor.program)
+        shutil.copy(good, supervisor.program)
+        await supervisor.keeper.start(redis_unit(tmp_path))
+        await supervisor.says("SET", "olm:test", "kept")
+        yield supervisor
 
 
-async def asked(root: Path, *words: str) -> object:
-    connection = Connection(embedded.server_url(root), name="test")
-    await connection.open(20)
-    try:
-        return await connection.command(*words)
-    finally:
-        await connection.close()
-
-
-async def pid_of(client: KeeperClient) -> int | None:
-    (redis,) = await client.list()
-    return redis.pid
-
-
-async def test_another_process_goes_on_with_its_data_each_time(client: KeeperClient, tmp_path: Path) -> None:
-    await asked(tmp_path, "SET", "olm:test", "kept")
-    pids = {await pid_of(client)}
+async def test_another_process_goes_on_with_its_data_each_time(supervisor: Supervisor) -> None:
+    pids = {supervisor.pid}
     for _ in range(2):
-        await start_anew(client, tmp_path, str(embedded.find_server()))
-        pids.add(await pid_of(client))
-        assert await asked(tmp_path, "GET", "olm:test") == b"kept"
+        await supervisor.client.exchange_redis()
+        pids.add(supervisor.pid)
+        assert await supervisor.says("GET", "olm:test") == b"kept"
     assert len(pids) == 3
 
 
-async def test_where_the_one_on_disk_does_not_start_the_one_before_goes_on(
-    client: KeeperClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await asked(tmp_path, "SET", "olm:test", "kept")
-    runs = str(embedded.find_server())
-    monkeypatch.setattr(embedded, "find_server", lambda: Path("/bin/false"))
+async def test_where_the_one_on_disk_does_not_start_the_one_before_goes_on(supervisor: Supervisor) -> None:
+    supervisor.install(Path("/bin/false").read_bytes())
+    runs = f"{supervisor.program} \\(deleted\\)"
     with pytest.raises(HostError, match=f"Redis goes on as {runs}, the one on disk did not start"):
-        await start_anew(client, tmp_path, runs)
-    assert await asked(tmp_path, "GET", "olm:test") == b"kept"
+        await supervisor.client.exchange_redis()
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+
+
+async def test_where_neither_starts_the_one_before_is_tried_until_it_does(supervisor: Supervisor) -> None:
+    supervisor.install(SPOILS.encode())
+    with pytest.raises(HostError, match="Redis is started again and again"):
+        await supervisor.client.exchange_redis()
+    folder = supervisor.root / "redis" / "appendonlydir"
+    (folder / "whole").replace(folder / "appendonly.aof.manifest")
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+    await until(lambda: {each.state for each in supervisor.keeper.status()} == {"running"}, "it is seen to serve")
+
+
+WORKS = ("asked", EventKind.STOPPED, EventKind.STARTED, EventKind.READY)
+FAILS = ("asked", EventKind.STOPPED, EventKind.STARTED, EventKind.EXITED, "started again", "ready again")
+
+
+@pytest.mark.parametrize(
+    ("is_good", "step"), [*((True, each) for each in WORKS), *((False, each) for each in FAILS)], ids=str
+)
+async def test_a_command_that_is_killed_at_any_step_leaves_a_redis_that_serves(
+    supervisor: Supervisor, is_good: bool, step: str
+) -> None:
+    before, good = supervisor.pid, supervisor.program.read_bytes()
+    supervisor.install(good if is_good else Path("/bin/false").read_bytes())
+    seen: list[str] = []
+    command = await asyncio.create_subprocess_exec(sys.executable, "-c", COMMAND, str(supervisor.root / "keeper.sock"))
+
+    def look(now: str) -> None:
+        name = f"{now} again" if now in seen or (now == EventKind.READY and not is_good) else now
+        seen.append(name)
+        if name == step:
+            os.kill(command.pid, signal.SIGKILL)
+
+    supervisor.on = look
+    assert await command.wait() == -signal.SIGKILL
+    last = WORKS[-1] if is_good else FAILS[-1]
+    await until(lambda: last in seen, "the exchange goes on to its end")
+    assert seen == [*(WORKS if is_good else FAILS)]
+    assert supervisor.pid not in (None, before)
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+    supervisor.install(good)
+    await until(lambda: not supervisor.is_at_work, "the next command is not told to wait")
+    await supervisor.client.exchange_redis()
+    assert await supervisor.says("GET", "olm:test") == b"kept"

@@ -119,6 +119,16 @@ def test_what_the_supervisor_keeps_is_kept_after_it_became_new_code(gateway):
     assert gateway.chat("still there?", MODEL).status_code == 200
 
 
+def test_a_redis_that_is_kept_by_nobody_is_brought_back_by_the_supervisors_next_code(gateway, folder):
+    asyncio.run(KeeperClient(gateway.state / "keeper.sock").stop("redis"))
+    change_the_code(folder, "7.7.8")
+    assert "started anew: supervisor, controller, gateway-0, gateway-1" in upgraded(gateway)
+    until(lambda: gateway.status()["store"] == "up", "Redis answers")
+    redis = unit_pid(gateway.state, "redis")
+    os.kill(redis, signal.SIGKILL)
+    until(lambda: is_back(gateway.state, "redis", redis), "and is kept from then on")
+
+
 def test_code_that_does_not_start_changes_nothing(gateway, folder):
     place = folder / "orchestrator" / "app" / "gateway.py"
     good, before, runs = place.read_text(), workers(gateway), about(gateway)
