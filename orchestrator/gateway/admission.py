@@ -166,7 +166,7 @@ class Admission:
             making=wanted.making,
             void=wanted.void,
         )
-        tell = self._telling(pool, on_queued)
+        tell = None if on_queued is None else self._telling(pool, on_queued)
         admitted = await self._leases.admit(request, on_queued=tell)
         if isinstance(admitted, Cached):
             return Hit(admitted.answer)
@@ -197,9 +197,7 @@ class Admission:
         """The pool may have been published anew while the call waited."""
         return self._live.pool(pool.name) or pool
 
-    def _telling(self, pool: Pool, on_queued: OnQueued | None) -> Callable[[Queued], None] | None:
-        if on_queued is None:
-            return None
+    def _telling(self, pool: Pool, on_queued: OnQueued) -> Callable[[Queued], None]:
         began_s = time.perf_counter()
 
         def tell(place: Queued) -> None:
@@ -211,9 +209,11 @@ class Admission:
         return tell
 
     def _grant(self, pool: Pool, lease: LeaseId, leased: Leased, queued_behind: int | None, began_s: float) -> Grant:
-        for each in (*self._newest(pool).instances, *pool.instances):
-            if each.id == leased.instance:
-                return Grant(pool.name, lease, each, time.perf_counter() - began_s, queued_behind)
+        newest, wanted = self._newest(pool), leased.instance
+        for known in (pool,) if newest is pool else (newest, pool):
+            for each in known.instances:
+                if each.id == wanted:
+                    return Grant(pool.name, lease, each, time.perf_counter() - began_s, queued_behind)
         self._leases.give_up(pool.name, lease)
         raise InstanceError(leased.instance, "leased, but not in the cluster as published")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import orjson
@@ -74,7 +76,7 @@ class Batch:
 
     def __init__(self, pool: PoolName, by: list[Any]) -> None:
         self._pool, self._by = pool, by
-        self._keys: dict[str | bytes, int] = {key: place for place, key in enumerate(pool_keys(pool), 1)}
+        self._keys = _places(pool).copy()
         self._ended: list[list[Any]] = []
         self._came: list[list[Any]] = []
         self._answers: list[bytes] = []
@@ -131,7 +133,7 @@ class Batch:
         if usage is None:
             op += (0, ())
         else:
-            op += (key(pool_usage(pool, usage.day)), [each for pair in usage.counts.items() for each in pair])
+            op += (key(pool_usage(pool, usage.day)), list(chain.from_iterable(usage.counts.items())))
         if answer is None:
             op += (0, 0, 0)
         else:
@@ -166,7 +168,14 @@ class Batch:
 
     def _key(self, key: str) -> int:
         """A key's place among those of the script."""
-        return self._keys.setdefault(key, len(self._keys) + 1)
+        keys = self._keys
+        return keys.setdefault(key, len(keys) + 1)
+
+
+@lru_cache(maxsize=4096)
+def _places(pool: PoolName) -> dict[str | bytes, int]:
+    """The places of the keys that every script of the pool takes; to be copied."""
+    return {key: place for place, key in enumerate(pool_keys(pool), 1)}
 
 
 def on_one_line(caller: str) -> str:

@@ -28,12 +28,13 @@ class Batches:
     the gateway, the more calls share a run, and where there are few none waits for that.
     """
 
-    __slots__ = ("_batches", "_by", "_connection", "_is_later", "_is_soon", "_under_way")
+    __slots__ = ("_batches", "_by", "_connection", "_is_soon", "_later", "_under_way")
 
     def __init__(self, connection: Connection, by: list[Any]) -> None:
         self._connection, self._by = connection, by
         self._batches: dict[PoolName, Batch] = {}
-        self._is_soon = self._is_later = False
+        self._is_soon = False
+        self._later: asyncio.TimerHandle | None = None
         self._under_way = 0  # runs that Redis has not answered
 
     def of(self, pool: PoolName, *, is_urgent: bool) -> Batch:
@@ -46,25 +47,23 @@ class Batches:
             if not self._is_soon:
                 self._is_soon = True
                 asyncio.get_running_loop().call_soon(self.leave)
-        elif not self._is_later:
-            self._is_later = True
-            asyncio.get_running_loop().call_later(LATER_S, self._leave_at_last)
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATER_S, self.leave)
         return batch
 
     def leave(self) -> None:
         """Let go of what is there."""
         self._is_soon = False
+        if self._later is not None:
+            self._later.cancel()  # what comes from now on has a time of its own, and need not leave alone
+            self._later = None
         batches, self._batches = self._batches, {}
         for each in batches.values():
             self._under_way += 1
             self._connection.send(scripts.CALLS, *each.asked(), partial(self._told, each))
 
-    def _leave_at_last(self) -> None:
-        self._is_later = False
-        self.leave()
-
     def _told(self, batch: Batch, replies: Any, why: StoreError | None) -> None:
         self._under_way -= 1
         batch.told(replies, why)
-        if not self._under_way:
+        if self._batches and not self._under_way:
             self.leave()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 from orchestrator.core.errors import StoreError
@@ -210,8 +211,8 @@ class Connection:
         if link is None:
             self._repeat(script, key, packed, told)
         else:
-            link.ask_for(_Sent(lambda: self._repeat(script, key, packed, told), told), packed)
-            link.flush()
+            again = partial(self._repeat, script, key, packed, told)
+            link.ask_for(_Sent(again, told), packed, at_once=True)
 
     def _repeat(self, script: Script | None, key: str | bytes | None, packed: bytes, told: Told) -> None:
         async def repeat() -> None:

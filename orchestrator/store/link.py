@@ -102,24 +102,27 @@ class Link(asyncio.Protocol):
         self.ask_for(future, packed)
         return future
 
-    def ask_for(self, waiter: Waiter, packed: bytes) -> None:
-        """`ask`, for one who is told in another way."""
+    def ask_for(self, waiter: Waiter, packed: bytes, *, at_once: bool = False) -> None:
+        """`ask`, for one who is told in another way. `at_once`: it has left when this returns, and all before it."""
         if self.lost.done():
             waiter.set_exception(self._lost_error())
             return
         self._last_sent = now = self._loop.time()
         self._waiting.append((waiter, now))
         self._out.append(packed)
-        if not self._is_leaving:
+        if at_once:
+            self.flush()
+        elif not self._is_leaving:
             self._is_leaving = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Send now what was asked; it leaves by itself at the end of this turn of the loop."""
         self._is_leaving = False
-        if self._out and not self._is_paused and self._transport is not None:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
+        out = self._out
+        if out and not self._is_paused and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
     def close(self, why: str = "closed") -> None:
         """Let go of the socket; everybody who waits is told why."""
