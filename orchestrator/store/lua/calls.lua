@@ -70,12 +70,11 @@ if made_no_more[1] then call('DEL', unpack(made_no_more)) end
 
 -- Tickets come first. What they leave free, they may not use: they were tried there before.
 waiting = call('ZCARD', QUEUE)
+weigh()
 if waiting > 0 then
   write()
   for key in pairs(callers) do queue().reorder(key, load_of('\tk' .. key)) end
   waiting = waiting - queue().grant_all()
-else
-  weigh()
 end
 
 local found = wanted[1] and call('MGET', unpack(wanted))

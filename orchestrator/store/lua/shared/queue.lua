@@ -139,9 +139,9 @@ function queue()
     end
   end
 
-  -- Gives free slots to the tickets whose turn it is, and tells their holders; answers how many it granted.
+  -- Gives free slots, by what was weighed, to the tickets whose turn it is, and tells their holders; answers how many it
+  -- granted.
   local function grant_all()
-    look()
     rise()
     local granted, from, passed = 0, 0, {}
     while free > 0 do
@@ -274,6 +274,7 @@ end
 local function grant()
   local depth = call('ZCARD', QUEUE)
   if depth == 0 then return 0, 0 end
+  look()
   local granted = queue().grant_all()
   return granted, depth - granted
 end
