@@ -77,7 +77,7 @@ async def test_an_instance_lost_with_all_its_calls_costs_none_of_them_though_the
 
 
 async def test_a_busy_instance_is_left_alone_for_as_long_as_it_says(start):
-    world, instances = await start(2)
+    world, instances = await start(2, queue_wait_s=1)  # for the first call: both tell it that they are busy
     for each in instances:
         each.does = "once-busy-for-600"
     for _ in range(6):
