@@ -19,7 +19,7 @@ HEAD_TURNS: Final = 2
 TAIL_TURNS: Final = 2
 END_CHARS: Final = 256
 
-_OF_THE_MODEL: Final = frozenset({"function_call", "reasoning"})
+_OF_THE_MODEL: Final = ("function_call", "reasoning")  # no set: a caller's `type` may be of a type that has no hash
 
 
 class Prefix(NamedTuple):
@@ -39,11 +39,13 @@ def prefix_of(call: Call) -> Prefix:
         return _NONE
     before_all, turns = _said(call)
     count = last = len(turns)
+    left = _name(before_all, turns, count)
+    if count == 1:
+        return Prefix(left, left)
     while last and not _is_of_the_model(turns[last - 1]):
         last -= 1
     while last and _is_of_the_model(turns[last - 1]):
         last -= 1
-    left = _name(before_all, turns, count)
     # A first question finds those who were asked the same; what a page greets its visitors with was never asked.
     has_exchange = last and _role(turns[last - 1]) != "system"
     return Prefix(_name(before_all, turns, last) if has_exchange else left, left)
@@ -76,7 +78,7 @@ def _line(turn: Any) -> str:
     if content is None:
         content = turn.get("output") or turn.get("arguments")
     text = content if isinstance(content, str) else _text(content)
-    return f"{_role(turn)} {text if len(text) <= 2 * END_CHARS else _ends(text)}"
+    return f"{turn.get('role') or turn.get('type')} {text if len(text) <= 2 * END_CHARS else _ends(text)}"
 
 
 def _is_of_the_model(turn: Any) -> bool:

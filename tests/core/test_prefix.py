@@ -98,7 +98,10 @@ def test_what_is_no_conversation_has_no_name(path):
     assert prefix_of(parse_call(Endpoint(path), body)) == ("", "")
 
 
-@pytest.mark.parametrize("turn", [{"role": "user", "content": "\ud800"}, {"role": "user"}, None])
-def test_odd_turns_have_names_too(turn):
-    raw = json.dumps({"model": "m", "messages": [turn]}).encode()
+@pytest.mark.parametrize(
+    "turn", [{"role": "user", "content": "\ud800"}, {"role": "user"}, {"type": ["x"], "content": "q"}, None]
+)
+@pytest.mark.parametrize("before", [[], [{"role": "user", "content": "q"}]])
+def test_odd_turns_have_names_too(turn, before):
+    raw = json.dumps({"model": "m", "messages": [*before, turn]}).encode()
     assert prefix_of(parse_call(Endpoint("/api/chat"), raw)).left
