@@ -21,6 +21,7 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.app.rules import rules_from
 from orchestrator.core.cache_entry import Entry, entry_from, told_of
 from orchestrator.core.cache_policy import NO_WISH, standing
+from orchestrator.core.dialects.conversation import each_turn
 from orchestrator.core.dialects.parse import parse_call, turns
 from orchestrator.core.errors import HostError, StoreError
 from orchestrator.core.faq import Faq, question_of
@@ -136,7 +137,7 @@ class Desk:
             return Step("faq", "off", (layer.why,))
         if name not in rules.routes:
             return Step("faq", "not asked", (f"{name} is a model: curated answers are given to routes alone",))
-        question = question_of(turns(call), call.body)
+        question = question_of(each_turn(call), call.body)
         if question is None:
             why = "not one plain question: there is a system's or an earlier turn, a picture, a tool or a format"
             return Step("faq", "miss", (why,))

@@ -197,35 +197,43 @@ def _answers(near: Neighbour) -> bool:
     return not near.compared.objections and near.compared.likeness >= LIKENESS_MIN
 
 
-def question_of(turns: Sequence[Turn], body: Mapping[str, Any] = MappingProxyType({})) -> str | None:
+def question_of(turns: Iterable[Turn], body: Mapping[str, Any] = MappingProxyType({})) -> str | None:
     """The one question that a curated answer may serve, or None.
 
     That is a user's only turn, with nothing around it: after an earlier turn the same words may ask something else,
     and a system prompt may want another language, form or role than the answer was written in. `body`: the call's, so
     that one which asks for tools, a format or anything unknown is not served a fixed text.
     """
-    said = [turn for turn in turns if turn.text.strip() or turn.has_images or turn.role != "system"]
-    if len(said) != 1 or said[0].role != "user" or said[0].has_images:
-        return None
-    # What is off or empty asks for nothing.
-    if any(value and name not in _PLAIN_FIELDS for name, value in body.items()):
+    question = ""
+    for turn in turns:
+        text = turn.text.strip()
+        if turn.role == "system" and not text and not turn.has_images:
+            continue
+        if question or not text or turn.role != "user" or turn.has_images:
+            return None
+        question = text
+    if not question or _asks_more(body, _PLAIN_FIELDS):
         return None
     messages = body.get("messages") or body.get("input")
     if isinstance(messages, list) and not all(map(_says_only_text, messages)):
         return None
-    return said[0].text.strip() or None
+    return question
+
+
+def _asks_more(given: Mapping[str, Any], known: frozenset[str]) -> bool:
+    """Whether there is a field beside those that are known. What is off or empty asks for nothing."""
+    return not known.issuperset(given) and any(given[name] for name in given.keys() - known)
 
 
 def _says_only_text(message: object) -> bool:
     """Whether a message has nothing besides its words: calls of tools, thoughts, sound or a document may ask more."""
     if message is None or isinstance(message, str):
         return True
-    if not isinstance(message, Mapping) or any(value and name not in _OF_MESSAGES for name, value in message.items()):
+    if not isinstance(message, dict) or _asks_more(message, _OF_MESSAGES):
         return False
     content = message.get("content")
     return not isinstance(content, list) or all(
-        isinstance(part, Mapping) and not any(value and name not in _OF_PARTS for name, value in part.items())
-        for part in content
+        isinstance(part, dict) and not _asks_more(part, _OF_PARTS) for part in content
     )
 
 

@@ -7,6 +7,7 @@ second, so that no call waits for it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -20,7 +21,7 @@ from orchestrator import telemetry
 from orchestrator.core.cache_entry import About, Entry, entry_bytes, entry_from, tags_from
 from orchestrator.core.cache_policy import Standing, Wish, is_worth_keeping, standing
 from orchestrator.core.cachekey import Bypass, answer_key, bypass, family_key, receipt, scope_key, target_of
-from orchestrator.core.dialects.parse import turns
+from orchestrator.core.dialects.conversation import each_turn
 from orchestrator.core.errors import StoreError
 from orchestrator.core.faq import question_of
 from orchestrator.core.model import Answer, Call
@@ -98,18 +99,19 @@ class AnswerCache:
     def key(self, call: Call, name: str, trace: Trace, wish: Wish, *, is_alone: bool) -> str:
         """The call's key; '' where the cache has no part in it. What `X-Cache` says of that is noted in `trace`."""
         rules = self._live.rules
-        policy = rules.routes[name].cache if name in rules.routes else rules.cache.models
-        why = bypass(policy, call, wish.no_store) if rules.cache.is_enabled else Bypass.OFF
+        route, is_on = rules.routes.get(name), rules.cache.is_enabled
+        policy = rules.cache.models if route is None else route.cache
+        why = bypass(policy, call, wish.no_store) if is_on else Bypass.OFF
         if is_alone:
             trace.cache, trace.cache_why = "off", AWAY
-        elif why is not None:
-            trace.cache, trace.cache_why = "off" if not rules.cache.is_enabled else "bypass", why.value
-        else:
+        elif why is None:
             trace.cache, trace.cache_why = "miss", ANEW if wish.no_cache else ABSENT
+        else:
+            trace.cache, trace.cache_why = "bypass" if is_on else "off", why.value
         if why is not None:
             return ""
         tenant, target = self._tenant(rules, name, trace, call), self._target(rules, name)
-        question, folds = question_of(turns(call), call.body) or "", rules.takes_spellings_as_one(name)
+        question, folds = question_of(each_turn(call), call.body) or "", route is not None and route.has_spellings
         return answer_key(tenant=tenant, target=target, call=call, secret=self._secret, question=question, folds=folds)
 
     def curated(self, call: Call, trace: Trace) -> Answer | None:
@@ -117,7 +119,7 @@ class AnswerCache:
         rules = self._live.rules
         if not rules.cache.is_enabled or not rules.faq or not call.endpoint.is_answered_in_words:
             return None
-        question = question_of(turns(call), call.body)
+        question = question_of(each_turn(call), call.body)
         found = rules.faq.find(question, datetime.now(UTC).date()) if question else None
         if found is None:
             self._count_miss("faq", "no_entry" if question else "no_plain_question")
@@ -165,7 +167,7 @@ class AnswerCache:
 
     def give(self, asked: Asked, entry: Entry, stands: Standing) -> Answer:
         """The answer, and in the trace how old it is and how it may be reported as wrong."""
-        trace, name = asked.trace, f"{'r' if asked.is_route else 'p'}.{asked.cache_key}.{quote(asked.name)}"
+        trace, name = asked.trace, f"{'r' if asked.is_route else 'p'}.{asked.cache_key}.{_quoted(asked.name)}"
         late = "" if stands is Standing.FRESH else f"; stale={'error' if stands is Standing.SPARE else 'revalidate'}"
         age_s = max(0.0, time.time() - entry.kept_at_s)
         trace.cache, trace.cache_why = "hit", stands.value
@@ -179,7 +181,7 @@ class AnswerCache:
     def wording(self, call: Call, name: str, trace: Trace, key: str) -> Wording | None:
         """The call's question, where it is plain enough to be answered as another one was that means the same."""
         rules = self._live.rules
-        question = question_of(turns(call), call.body)
+        question = question_of(each_turn(call), call.body)
         if question is None or len(question) > LETTERS_MAX:
             return None
         tenant, target, secret = self._tenant(rules, name, trace, call), self._target(rules, name), self._secret
@@ -256,15 +258,15 @@ class AnswerCache:
         kept = rules.cache.seal.close(entry_bytes(entry), place)
         if len(kept) > rules.cache.max_answer_bytes:
             return None
-        self._note(asked, entry, len(kept), rules)
+        about = self._about(asked, rules)
+        self._noted[place] = Noted(place, len(kept), int(entry.kept_at_s * 1e3), int(entry.ends_s * 1e3), about)
         self._near.drop(place)
         return Kept(asked.cache_key, kept, freshness.kept_s)
 
-    def _note(self, asked: Asked, entry: Entry, size: int, rules: Rules) -> None:
-        tenant = self._tenant(rules, asked.name, asked.trace, asked.call)
-        about = About(asked.name, asked.is_route, tenant, tags_from(asked.request.header(TAGS)))
-        place = _place(asked)
-        self._noted[place] = Noted(place, size, int(entry.kept_at_s * 1e3), int(entry.ends_s * 1e3), about)
+    def _about(self, asked: Asked, rules: Rules) -> About:
+        tenant, request = self._tenant(rules, asked.name, asked.trace, asked.call), asked.request
+        tags = tags_from(request.header(TAGS)) if TAGS in request.headers else ()
+        return About(asked.name, asked.is_route, tenant, tags)
 
     def count(self, trace: Trace) -> None:
         """A call has ended: what the cache was to it."""
@@ -304,9 +306,9 @@ class AnswerCache:
 
     def _target(self, rules: Rules, name: str) -> str:
         """What an answer of a pool or route depends on, found once for each publication and each change of settings."""
-        now = self._live.snapshot, rules
-        if now[0] is not self._targets_as_of[0] or rules is not self._targets_as_of[1]:
-            self._targets, self._targets_as_of = {}, now
+        snapshot, of_rules = self._targets_as_of
+        if self._live.snapshot is not snapshot or rules is not of_rules:
+            self._targets, self._targets_as_of = {}, (self._live.snapshot, rules)
         found = self._targets.get(name)
         if found is None:
             found = target_of(name, (self._digest(pool) for pool in rules.pools_of(name)))
@@ -374,6 +376,12 @@ class AnswerCache:
     def told(self) -> dict[str, Any]:
         """What the books say, for the status page."""
         return {**in_numbers(self.books), "warning": self.warning}
+
+
+@functools.lru_cache(maxsize=1024)
+def _quoted(name: str) -> str:
+    """The name of a pool or route, as a receipt has it."""
+    return quote(name)
 
 
 def _near_bytes(rules: Rules) -> int:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
+from orchestrator.core.dialects.conversation import may_have_images
 from orchestrator.core.dialects.errors import MalformedCall
 from orchestrator.core.dialects.parse import parse_call
 from orchestrator.core.dialects.pictures import check_pictures
@@ -29,9 +30,7 @@ async def parse(endpoint: Endpoint, raw: bytes, images: int) -> Call:
 
 def _parsed(endpoint: Endpoint, raw: bytes, images: int) -> Call:
     call = parse_call(endpoint, raw)
-    # Nearly no call has any, and to look for the word is quicker than to look at each message; it may be escaped, and
-    # Go reads it in any case.
-    if b"image" in raw.lower() or b"\\u00" in raw:
+    if may_have_images(call):
         check_pictures(call, images)
     return call
 

@@ -13,6 +13,7 @@ from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import check_for_model
 from orchestrator.core.dialects.conversation import (
     Turn,
+    has_images,
     is_load_request,
     sampling,
     turns,
@@ -367,6 +368,13 @@ def test_a_plain_question_may_be_answered_by_a_curated_answer():
     assert question_of(turns(plain), plain.body) == "Why?"
     for call in (a_call(tools=[TOOL]), a_call(text=JSON_FORMAT), a_call(instructions="In verse.")):
         assert question_of(turns(call), call.body) is None
+
+
+def test_pictures_that_a_tool_gave_are_pictures_of_the_call():
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,iVBO"}
+    result = {"type": "function_call_output", "call_id": "c1", "output": [picture]}
+    assert has_images(a_call(input=[result]))
+    assert not has_images(a_call(input=[result | {"output": [{"type": "input_text", "text": "none"}]}]))
 
 
 # --- llama.cpp's server -----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +33,18 @@ _ANTHROPIC_NAMES: Final = {
     "stop_sequences": "stop",
 }
 _OLLAMA_NAMES: Final = {name: name for name in _OPENAI_NAMES.values()}
+_YOUNGER_NAMES: Final[Mapping[Endpoint, Mapping[str, str]]] = {
+    **{each: _OPENAI_NAMES for each in Endpoint if each.dialect is Dialect.OPENAI},
+    **{each: _ANTHROPIC_NAMES for each in Endpoint if each.dialect is Dialect.ANTHROPIC},
+    Endpoint.OPENAI_RESPONSES: _RESPONSES_NAMES,
+}
+
+# The younger APIs have no messages as Ollama has them: they are made, as Ollama makes them.
+_MAKES_MESSAGES: Final[Mapping[Endpoint, Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]]]] = {
+    Endpoint.OPENAI_RESPONSES: responses.chat_messages,
+    Endpoint.ANTHROPIC_MESSAGES: anthropic.chat_messages,
+    Endpoint.ANTHROPIC_COUNT: anthropic.chat_messages,
+}
 
 
 class Turn(NamedTuple):
@@ -48,36 +60,40 @@ def turns(call: Call, at_most: int | None = None) -> tuple[Turn, ...]:
 
     An embedding call has one user turn for each text to embed.
     """
+    return tuple(islice(each_turn(call), at_most))
+
+
+def each_turn(call: Call) -> Iterator[Turn]:
+    """`turns`, one by one: for who may have read enough after the first."""
     if call.endpoint.is_chat:
-        return tuple(_turn(message or {}) for message in islice(chat_messages(call), at_most))
+        return map(_turn, chat_messages(call))
     if call.endpoint.is_embedding:
-        return tuple(Turn("user", text) for text in islice(embedding_inputs(call), at_most))
-    return tuple(islice(_generate_turns(call), at_most))
+        return (Turn("user", text) for text in embedding_inputs(call))
+    return _generate_turns(call)
 
 
 def has_images(call: Call) -> bool:
-    """Whether the call asks about pictures. Of one that has none, no message is taken apart."""
-    if call.endpoint is Endpoint.OLLAMA_GENERATE:
-        return bool(call.body.get("images"))
-    if not call.endpoint.is_chat:
-        return False
-    given = call.body.get("input" if call.endpoint is Endpoint.OPENAI_RESPONSES else "messages")
-    if not isinstance(given, list) or not any(map(_may_have_images, given)):
-        return False
-    return any(turn.has_images for turn in turns(call))
+    """Whether the call asks about pictures."""
+    return may_have_images(call) and (not call.endpoint.is_chat or any(turn.has_images for turn in turns(call)))
 
 
-def _may_have_images(message: object) -> bool:
-    return isinstance(message, dict) and (bool(message.get("images")) or isinstance(message.get("content"), list))
+def may_have_images(call: Call) -> bool:
+    """Whether the call has a place with pictures in it, or with parts of which some may be. No text is looked at."""
+    endpoint, body = call.endpoint, call.body
+    if not endpoint.is_chat:
+        return endpoint is Endpoint.OLLAMA_GENERATE and bool(body.get("images"))
+    given = body.get("input" if endpoint is Endpoint.OPENAI_RESPONSES else "messages")
+    if isinstance(given, list):
+        for each in given:
+            if each and ("images" in each or "output" in each or isinstance(each.get("content"), list)):
+                return True
+    return False
 
 
 def chat_messages(call: Call) -> Iterable[Mapping[str, Any] | None]:
     """The messages of a conversation: the caller's own, or what Ollama makes of those of a younger API."""
-    if call.endpoint is Endpoint.OPENAI_RESPONSES:
-        return responses.chat_messages(call.body)
-    if call.endpoint.dialect is Dialect.ANTHROPIC:
-        return anthropic.chat_messages(call.body)
-    return call.body.get("messages") or ()
+    make = _MAKES_MESSAGES.get(call.endpoint)
+    return make(call.body) if make is not None else call.body.get("messages") or ()
 
 
 def embedding_inputs(call: Call) -> tuple[str, ...]:
@@ -92,8 +108,8 @@ def embedding_inputs(call: Call) -> tuple[str, ...]:
 def is_load_request(call: Call) -> bool:
     """The call carries nothing to answer: Ollama loads the model and says so. (Or unloads it: `is_unload_request`.)"""
     if call.endpoint.is_chat:
-        messages = chat_messages(call)
-        return not messages if isinstance(messages, Sequence) else next(iter(messages), None) is None
+        make = _MAKES_MESSAGES.get(call.endpoint)
+        return not call.body.get("messages") if make is None else next(make(call.body), None) is None
     if call.endpoint.is_embedding:
         return not embedding_inputs(call)
     return not call.body.get("prompt")
@@ -104,9 +120,14 @@ def sampling(call: Call) -> dict[str, Any]:
 
     `stop` is always a list. Options that do not change the draw (threads, batch) are not here.
     """
-    stated_in = call.body if call.endpoint.dialect is not Dialect.OLLAMA else call.body.get("options") or {}
-    names = _names_of(call.endpoint).items() if stated_in else ()
-    stated = {ours: value for theirs, ours in names if (value := stated_in.get(theirs)) is not None}
+    endpoint = call.endpoint
+    is_ollama = endpoint.dialect is Dialect.OLLAMA
+    stated_in, names = (call.body.get("options"), _OLLAMA_NAMES) if is_ollama else (call.body, _YOUNGER_NAMES[endpoint])
+    if not stated_in:
+        return {}
+    stated = {names[theirs]: value for theirs, value in stated_in.items() if theirs in names and value is not None}
+    if "num_predict" in stated and stated_in.get(newer := "max_completion_tokens") is not None and newer in names:
+        stated["num_predict"] = stated_in[newer]  # of OpenAI's two names for it the newer one holds
     if "stop" in stated:
         stated |= _stops(stated.pop("stop"))
     return stated
@@ -114,19 +135,9 @@ def sampling(call: Call) -> dict[str, Any]:
 
 def is_told_by_sampling(call: Call, field: str) -> bool:
     """Whether `sampling` says all that a field of the call's body does."""
-    names = _names_of(call.endpoint)
     if call.endpoint.dialect is not Dialect.OLLAMA:
-        return field in names
-    return field == "options" and names.keys() >= (call.body.get("options") or {}).keys()
-
-
-def _names_of(endpoint: Endpoint) -> Mapping[str, str]:
-    """What a dialect calls Ollama's options."""
-    if endpoint.dialect is Dialect.OLLAMA:
-        return _OLLAMA_NAMES
-    if endpoint.dialect is Dialect.ANTHROPIC:
-        return _ANTHROPIC_NAMES
-    return _RESPONSES_NAMES if endpoint is Endpoint.OPENAI_RESPONSES else _OPENAI_NAMES
+        return field in _YOUNGER_NAMES[call.endpoint]
+    return field == "options" and _OLLAMA_NAMES.keys() >= (call.body.get("options") or {}).keys()
 
 
 def drawn_by(call: Call, name: str) -> Any:
@@ -168,11 +179,13 @@ def _generate_turns(call: Call) -> Iterator[Turn]:
         yield Turn("user", call.body.get("prompt") or "", has_images)
 
 
-def _turn(message: Mapping[str, Any]) -> Turn:
+def _turn(message: Mapping[str, Any] | None) -> Turn:
+    if not message:
+        return Turn("", "")
     role = str(message.get("role") or "").lower()
     content = message.get("content")
     if not isinstance(content, list):
-        return Turn(role, content or "", has_images=bool(message.get("images")))
+        return Turn(role, content or "", bool(message.get("images")))
     texts = (part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
     return Turn(role, "\n".join(texts), has_images=any(_is_image(part) for part in content))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
@@ -17,6 +18,15 @@ from orchestrator.core.dialects.errors import MalformedCall
 FOREVER_S: Final = (2**63 - 1) / 1e9  # Go's longest Duration: what a negative keep_alive means
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _THINK_LEVELS = ("high", "medium", "low", "max")
+_TAKEN: Final[Mapping[str, frozenset[type]]] = {
+    "string": frozenset({str}),
+    "bool": frozenset({bool}),
+    "int": frozenset({int}),
+    "number": frozenset({int, float}),
+    "object": frozenset({dict}),
+    "array": frozenset({list}),
+    "": frozenset(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,12 @@ class GoType:
     is_apart: bool = False
     takes_text: bool = False  # besides what it takes
     untyped: frozenset[str] = frozenset()  # fields that take anything
+    fitting: frozenset[type] = field(init=False)  # types of which every value fits; of others a look into it tells
+
+    def __post_init__(self) -> None:
+        is_whole = self.items is None and self.fields is None
+        taken = _TAKEN[self.takes] if is_whole else frozenset[type]()
+        object.__setattr__(self, "fitting", taken | {type(None)} if self.rule is None else frozenset())
 
 
 def keep_alive_s(value: object) -> float:
@@ -112,39 +128,24 @@ def as_read(wanted: GoType, given: Any) -> Any:
     return read
 
 
-_TAKEN: Final[Mapping[str, frozenset[type]]] = {
-    "string": frozenset({str}),
-    "bool": frozenset({bool}),
-    "int": frozenset({int}),
-    "number": frozenset({int, float}),
-    "object": frozenset({dict}),
-    "array": frozenset({list}),
-    "": frozenset(),
-}
-
-
 def fits(wanted: GoType, given: object) -> bool:
     """True only where `misfit` finds nothing and `as_read` changes nothing: a first look that costs a tenth, since
     nearly all calls are right."""
-    if wanted.rule is not None:
-        return False
-    if given is None:
+    if type(given) in wanted.fitting:
         return True
-    if type(given) not in _TAKEN[wanted.takes]:
+    items, fields = wanted.items, wanted.fields
+    if items is not None and isinstance(given, list):
+        return items.fitting.issuperset(map(type, given)) or all(map(fits, repeat(items), given))
+    if fields is None or not isinstance(given, dict):
         return False
-    if wanted.items is not None:
-        items = wanted.items
-        for each in given:  # type: ignore[attr-defined]  # a list, as just seen
-            if not fits(items, each):
+    untyped = wanted.untyped
+    for name, value in given.items():
+        within = fields.get(name)
+        if within is not None:
+            if type(value) not in within.fitting and not fits(within, value):
                 return False
-    elif wanted.fields is not None:
-        fields = wanted.fields
-        for name, value in given.items():  # type: ignore[attr-defined]  # a dict
-            if name in fields:
-                if not fits(fields[name], value):
-                    return False
-            elif name not in wanted.untyped and ((known := folded(name)) in fields or known in wanted.untyped):
-                return False
+        elif name not in untyped and ((known := folded(name)) in fields or known in untyped):
+            return False
     return True
 
 

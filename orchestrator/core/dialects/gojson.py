@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 import orjson
 
-_HTML_ESCAPES = ((b"<", rb"\u003c"), (b">", rb"\u003e"), (b"&", rb"\u0026"))
-_LINE_SEPARATORS = (("\u2028".encode(), rb"\u2028"), ("\u2029".encode(), rb"\u2029"))
+_SEPARATORS = (("\u2028".encode(), rb"\u2028"), ("\u2029".encode(), rb"\u2029"))
+_BOTH_SEPARATORS_BEGIN = b"\xe2\x80"
+_ESCAPES = ((b"<", rb"\u003c"), (b">", rb"\u003e"), (b"&", rb"\u0026"), *_SEPARATORS)
 _NAMED_ESCAPES = {7: r"\a", 8: r"\b", 9: r"\t", 10: r"\n", 11: r"\v", 12: r"\f", 13: r"\r", 92: r"\\", 39: r"\'"}
 _LITERALS = ("true", "false", "null")
 _SPACE = " \t\r\n"
@@ -42,11 +43,8 @@ def dumps(value: object) -> bytes:
         data = orjson.dumps(value)
     except TypeError:  # deeper than its 254 levels
         data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    for plain, escaped in _HTML_ESCAPES:
-        if plain in data:
-            data = data.replace(plain, escaped)
-    for plain, escaped in _LINE_SEPARATORS:
-        if plain in data:
+    if b"<" in data or b">" in data or b"&" in data or _BOTH_SEPARATORS_BEGIN in data:
+        for plain, escaped in _ESCAPES:
             data = data.replace(plain, escaped)
     return data
 
@@ -57,6 +55,17 @@ def loads(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return _loads_leniently(raw.decode("utf-8", "replace"))
+
+
+def may_be_deeper(raw: bytes, levels: int) -> bool:
+    """Whether a text has the brackets for more levels than that: of many texts it tells at a glance that they have not.
+
+    Brackets are taken out rather than counted, and no more of them than tell: that takes a tenth of the time.
+    """
+    if len(raw) <= 2 * levels:
+        return False
+    bare = raw.replace(b"[", b"", levels + 1)
+    return 2 * len(raw) - len(bare) - len(raw.replace(b"{", b"", levels + 1)) > levels
 
 
 def is_deeper(value: object, levels: int) -> bool:

@@ -195,14 +195,19 @@ def read_fields(endpoint: Endpoint, value: object) -> dict[str, Any]:
     body: dict[str, Any] = {}
     wrong: str | None = None
     for name, given in value.items():
-        known = name if name in fields else folded(name)
         if given is None:
             continue
-        if known in fields and not fits(fields[known], given):
-            given = as_read(fields[known], given)
-            wrong_here = misfit(fields[known], short_name(full_name), known, given)
+        wanted = fields.get(name)
+        if wanted is None:
+            known = folded(name)
+            wanted = fields.get(known)
+            if wanted is not None or known in _UNTYPED:
+                name = known
+        if wanted is not None and type(given) not in wanted.fitting and not fits(wanted, given):
+            given = as_read(wanted, given)
+            wrong_here = misfit(wanted, short_name(full_name), name, given)
             wrong = wrong or wrong_here
-        body[known if known in fields or known in _UNTYPED else name] = given
+        body[name] = given
     if wrong is not None:
         raise MalformedCall(wrong)
     return body

@@ -42,6 +42,7 @@ _SAY_MODEL_IS_REQUIRED: Final = frozenset({
     *(Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_EMBEDDINGS, Endpoint.OPENAI_CHAT, Endpoint.OPENAI_RESPONSES),
     *(Endpoint.ANTHROPIC_MESSAGES, Endpoint.ANTHROPIC_COUNT),
 })  # fmt: skip
+_HOLD_LOGPROBS: Final = frozenset({"logprobs", "top_logprobs"})
 _HAVE_TOP_LOGPROBS: Final = frozenset({Endpoint.OLLAMA_CHAT, Endpoint.OLLAMA_GENERATE, Endpoint.OPENAI_CHAT})
 _DEFAULT_PARTS: Final = ("registry.ollama.ai", "library")
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
@@ -66,19 +67,23 @@ def parse_call(endpoint: Endpoint, raw: bytes) -> Call:
     is_ollama = endpoint.dialect is Dialect.OLLAMA
     try:
         given = gojson.loads(raw)
-        if raw.count(b"[") + raw.count(b"{") > DEPTH_AT_MOST and gojson.is_deeper(given, DEPTH_AT_MOST):
+        if gojson.may_be_deeper(raw, DEPTH_AT_MOST) and gojson.is_deeper(given, DEPTH_AT_MOST):
             raise MalformedCall("exceeded max depth")
         body = read_fields(endpoint, given)
     except gojson.GoJsonError as error:
         raise MalformedCall("missing request body" if error.is_empty and is_ollama else str(error)) from error
-    _check_body(endpoint, body)
-    if not 0 <= _top_logprobs(endpoint, body) <= 20:
+    if not is_ollama:
+        _check_younger(endpoint, body)
+    if not _HOLD_LOGPROBS.isdisjoint(body) and not 0 <= _top_logprobs(endpoint, body) <= 20:
         raise caller_error(400, "top_logprobs must be between 0 and 20")
     model = body.get("model", "")
     _check_model_name(endpoint, model)
-    _check_embed_input(endpoint, body)
-    call = Call(endpoint, model, _asks_for_stream(endpoint, body), body)
-    return Call(endpoint, model, False, body) if is_ollama and call.is_stream and is_load_request(call) else call
+    if endpoint.is_embedding:
+        _check_embed_input(endpoint, body.get("input"))
+    # Vectors and counts are never told as a stream; Ollama's own paths tell all else as one unless asked otherwise.
+    is_stream = endpoint.is_answered_in_words and bool(body.get("stream", is_ollama))
+    call = Call(endpoint, model, is_stream, body)
+    return Call(endpoint, model, False, body) if is_ollama and is_stream and is_load_request(call) else call
 
 
 def is_unload_request(call: Call) -> bool:
@@ -105,20 +110,14 @@ def canonical_model_name(name: str) -> str:
     return "/".join([*place, model.removesuffix(":latest")])
 
 
-def _check_body(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+def _check_younger(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
     """What Ollama refuses before its own handlers see the call, on the paths that are not its own."""
     if endpoint.dialect is Dialect.ANTHROPIC:
         check_messages_body(body, is_count=endpoint is Endpoint.ANTHROPIC_COUNT)
     elif endpoint is Endpoint.OPENAI_RESPONSES:
         check_responses_body(body)
-    elif endpoint.dialect is Dialect.OPENAI:
+    else:
         check_openai_body(endpoint, body)
-
-
-def _asks_for_stream(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
-    if endpoint.is_embedding or endpoint is Endpoint.ANTHROPIC_COUNT:
-        return False
-    return bool(body.get("stream", endpoint.dialect is Dialect.OLLAMA))
 
 
 def _top_logprobs(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
@@ -129,24 +128,24 @@ def _top_logprobs(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
 
 
 def _check_model_name(endpoint: Endpoint, model: str) -> None:
-    name = model.strip()
-    if not name:
+    if len(model) <= _LONGEST_NAME and _is_model_name(model):
+        return
+    if not model.strip():
         if endpoint in _SAY_MODEL_IS_REQUIRED:
             raise caller_error(400, "model is required")
         raise caller_error(404, f"model '{model[:_LONGEST_NAME]}' not found")
-    if len(model) > _LONGEST_NAME or not _is_model_name(name):
-        raise caller_error(400, "invalid model name")
+    raise caller_error(400, "invalid model name")
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_model_name(name: str) -> bool:
+def _is_model_name(model: str) -> bool:
+    name = model.strip()
     base, _, suffix = name.rpartition(":")
     return _NAME.fullmatch(base if suffix.lower() in ("cloud", "local") else name) is not None
 
 
-def _check_embed_input(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
-    given = body.get("input")
-    if endpoint not in (Endpoint.OLLAMA_EMBED, Endpoint.OPENAI_EMBEDDINGS) or given is None or isinstance(given, str):
+def _check_embed_input(endpoint: Endpoint, given: object) -> None:
+    if endpoint is Endpoint.OLLAMA_EMBEDDINGS or given is None or isinstance(given, str):
         return
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         raise caller_error(400, "invalid input type")
