@@ -10,6 +10,7 @@ import orjson
 from orchestrator.core.model import Answer, Finish, ToolCall
 
 TAGS_MAX, TAG_LETTERS_MAX = 8, 64
+_FINISHES = {each.value: each for each in Finish}
 
 
 class Entry(NamedTuple):
@@ -44,9 +45,10 @@ def entry_from(kept: bytes) -> Entry:
 
 
 def answer_from(told: dict[str, Any]) -> Answer:
-    """An answer as JSON tells it."""
-    calls = tuple(ToolCall(each["id"], each["name"], each["arguments"]) for each in told.pop("tool_calls"))
-    return Answer(**{**told, "finish": Finish(told["finish"]), "tool_calls": calls})
+    """An answer as JSON tells it; `told` becomes part of it."""
+    told["tool_calls"] = tuple([ToolCall(each["id"], each["name"], each["arguments"]) for each in told["tool_calls"]])
+    told["finish"] = _FINISHES[told["finish"]]
+    return Answer(**told)
 
 
 def about_text(about: About) -> str:

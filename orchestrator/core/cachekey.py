@@ -45,6 +45,7 @@ _TEXTS_OF_CHATS = ("system", "instructions", "input")
 
 # Where a call has its question, and whether it is to be thought about.
 _ASKS = frozenset({"messages", "prompt", "input", "think", "reasoning_effort"})
+_NOT_TOLD_APART = _NOT_IN_KEY | _ASKS  # of a plain question: these are told in no dialect, or not at all
 
 _KEY_BYTES = 24
 _SECRET_BYTES_MAX = 64  # of blake2b
@@ -82,13 +83,13 @@ def answer_key(*, tenant: str, target: str, call: Call, secret: bytes, question:
 
 def _plainly(call: Call, question: str, *, folds: bool) -> tuple[Any, ...]:
     """A call as a question and how its answer is drawn, in no dialect; nothing where it says more than that."""
-    if not question or any(
-        value and name not in _ASKS and not is_told_by_sampling(call, name)
-        for name, value in call.body.items()
-        if name not in _NOT_IN_KEY
-    ):
+    if not question:
         return ()
-    drawn = {name: float(value) if _is_number(value) else value for name, value in sampling(call).items()}
+    body = call.body
+    for name in body.keys() - _NOT_TOLD_APART:
+        if body[name] and not is_told_by_sampling(call, name):
+            return ()
+    drawn = {name: float(value) if type(value) is int else value for name, value in sampling(call).items()}
     if "seed" in drawn and "temperature" not in drawn:
         return ()  # how far a seed's draw goes is each dialect's own default
     spelling = (folded(question) if folds else None) or normalise(question)
@@ -127,8 +128,9 @@ def scope_key(*, tenant: str, secret: bytes) -> str:
 
 def is_deterministic(call: Call) -> bool:
     """The caller asked for one certain answer: temperature 0, or a seed (a negative one means "draw one" to Ollama)."""
-    seed = drawn_by(call, "seed")
-    return _is_number(drawn_by(call, "temperature"), 0) or (_is_number(seed) and seed >= 0)
+    if _is_number(temperature := drawn_by(call, "temperature")) and temperature == 0:
+        return True
+    return _is_number(seed := drawn_by(call, "seed")) and bool(seed >= 0)
 
 
 class Bypass(StrEnum):
@@ -181,17 +183,16 @@ def receipt(*, tenant: str, key: str, secret: bytes) -> str:
     return hashlib.blake2b(told, digest_size=12, key=secret[:_SECRET_BYTES_MAX], person=b"receipt").hexdigest()
 
 
-def _is_number(value: object, wanted: float | None = None) -> bool:
+def _is_number(value: object) -> bool:
     """A JSON number, which true and false are not, though Python counts with them."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and (wanted is None or value == wanted)
+    return type(value) is int or type(value) is float
 
 
 def _has_tools(call: Call) -> bool:
     if call.body.get("tools") or call.body.get("functions"):
         return True
     return any(
-        isinstance(message, Mapping) and (message.get("tool_calls") or str(message.get("role")).lower() == "tool")
+        isinstance(message, dict) and (message.get("tool_calls") or str(message.get("role")).lower() == "tool")
         for message in (chat_messages(call) if call.endpoint.is_chat else ())
     )
 
@@ -211,10 +212,12 @@ def _asked(call: Call) -> dict[str, Any]:
 
 def _message(message: Any) -> Any:
     """Only what a user or the system says: an assistant's last words may be the start of the answer, blanks and all."""
-    if not isinstance(message, Mapping) or message.get("role") not in ("user", "system"):
+    if not isinstance(message, dict) or message.get("role") not in ("user", "system"):
         return message
     content = message.get("content")
-    return {**message, "content": normalise(content)} if isinstance(content, str) else message
+    if not isinstance(content, str) or (said := normalise(content)) == content:
+        return message
+    return {**message, "content": said}
 
 
 def _canonical(value: object) -> bytes:

@@ -140,28 +140,28 @@ def _for_ollama(call: Call, instance: Instance, caller: str) -> Mapping[str, Any
 
     A name in the caller's own spelling stays: the answer bears it.
     """
-    changes: dict[str, Any] = {}
-    if canonical_model_name(call.model) != canonical_model_name(instance.upstream_model):
-        changes["model"] = instance.upstream_model
-    if call.endpoint.dialect is Dialect.OLLAMA:
-        changes |= _without_reload(call, instance, caller)
-    dropped = "keep_alive" in call.body and call.endpoint.dialect is Dialect.OLLAMA
-    if not (changes or dropped):
-        return call.body
-    if dropped:
+    body, model = call.body, instance.upstream_model
+    if call.model != model and canonical_model_name(call.model) != canonical_model_name(model):
+        body = {**body, "model": model}
+    if call.endpoint.dialect is not Dialect.OLLAMA:
+        return body
+    options = body.get("options")
+    if isinstance(options, dict) and (kept := _without_reload(options, instance, caller)) is not options:
+        body = {**body, "options": kept}
+    if "keep_alive" in body:
         note_kept_from_reloading(caller, "keep_alive", "dropped")
-    return {name: value for name, value in {**call.body, **changes}.items() if not (dropped and name == "keep_alive")}
+        body = {name: value for name, value in body.items() if name != "keep_alive"}
+    return body
 
 
-def _without_reload(call: Call, instance: Instance, caller: str) -> dict[str, Any]:
-    """Changed `options`. The pool's context holds for every call; a wrong type is left for the instance to refuse."""
-    options = call.body.get("options")
-    if not isinstance(options, dict):
-        return {}
+def _without_reload(options: dict[str, Any], instance: Instance, caller: str) -> dict[str, Any]:
+    """The options, changed or not. The pool's context holds for all calls; a wrong type is the instance's to refuse."""
     # A fraction is a whole number to Ollama.
-    is_other_context = isinstance(options.get("num_ctx"), int | float) and options["num_ctx"] != instance.context
+    is_other_context = (
+        "num_ctx" in options and isinstance(options["num_ctx"], int | float) and options["num_ctx"] != instance.context
+    )
     if not is_other_context and _RELOADING_OPTIONS.isdisjoint(options):
-        return {}
+        return options
     kept = {name: value for name, value in options.items() if name not in _RELOADING_OPTIONS}
     for name in options.keys() & _RELOADING_OPTIONS:
         note_kept_from_reloading(caller, name, "dropped")
@@ -171,7 +171,7 @@ def _without_reload(call: Call, instance: Instance, caller: str) -> dict[str, An
     elif is_other_context:  # nobody has said yet what a server has that somebody else runs: that holds, unnamed
         del kept["num_ctx"]
         note_kept_from_reloading(caller, "num_ctx", "dropped")
-    return {"options": kept}
+    return kept
 
 
 def _told_model(call: Call, instance: Instance) -> str:

@@ -1,4 +1,4 @@
-"""What an instance is asked: the caller's own bytes where they may go, and an engine's refusals in Ollama's words."""
+"""What an instance is asked: the call as it was understood, and an engine's refusals in Ollama's words."""
 
 from __future__ import annotations
 

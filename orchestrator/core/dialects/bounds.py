@@ -56,7 +56,10 @@ def bounded(call: Call, context: int) -> Call:
     options = call.body.get("options")
     if not options:
         return call
-    _check_stops(options.get("stop"))
+    if "stop" in options:
+        _check_stops(options["stop"])
+    if _BOUNDED.isdisjoint(options):
+        return call
     changes = dict(_bounded(options, context))
     return replace(call, body={**call.body, "options": {**options, **changes}}) if changes else call
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import JSON_TYPE, OPENAI_JSON_TYPE
@@ -24,8 +24,7 @@ DONE_EVENT: Final = b"data: [DONE]\n\n"
 Fields = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """What an answer cost: nanoseconds and tokens. Zero is not said, as Ollama does not."""
 
     total_ns: int = 0
@@ -37,8 +36,7 @@ class Stats:
     cached_tokens: int = 0  # of the prompt, that nobody had to read: it was answered from the cache
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What all frames of one answer share. `number` names it in OpenAI's dialect; `asked` is the caller's body."""
 
     endpoint: Endpoint
@@ -46,7 +44,7 @@ class Head:
     started_at: datetime
     wants_usage: bool = False
     number: int = 0
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def answer_id(self) -> str:
@@ -66,7 +64,7 @@ def head_of(call: Call, model: str, started_at: datetime, number: int | None = N
     `number` None: one is taken from the time.
     """
     options = call.body.get("stream_options")
-    wants_usage = isinstance(options, Mapping) and bool(options.get("include_usage"))
+    wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     number = started_at.microsecond if number is None else number
     return Head(call.endpoint, model, started_at, wants_usage, number, call.body)
 
@@ -170,15 +168,14 @@ def whole_body(
 
 def go_time(moment: datetime) -> str:
     """RFC 3339 in UTC without trailing zeros, as Go's RFC3339Nano."""
-    text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
     return text.rstrip("0").rstrip(".") + "Z"
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     text: str = ""
     thinking: str = ""
     tool_calls: Sequence[ToolCall] = ()
@@ -235,16 +232,27 @@ def _without_empty(fields: Fields) -> Fields:
 
 
 def _chat_fields(head: Head, made_at: datetime, part: _Part, end: Fields, metrics: Fields) -> Fields:
-    message = {"role": "assistant", "content": part.text}
-    message |= _without_empty({"thinking": part.thinking, "tool_calls": _ollama_tool_calls(part)})
-    fields: Fields = {"model": head.model, "created_at": go_time(made_at), "message": message}
-    return fields | end | _without_empty({"logprobs": list(part.logprobs)}) | metrics
+    message: Fields = {"role": "assistant", "content": part.text}
+    if part.thinking:
+        message["thinking"] = part.thinking
+    if part.tool_calls:
+        message["tool_calls"] = _ollama_tool_calls(part)
+    fields: Fields = {"model": head.model, "created_at": go_time(made_at), "message": message} | end
+    if part.logprobs:
+        fields["logprobs"] = list(part.logprobs)
+    return fields | metrics
 
 
 def _generate_fields(head: Head, made_at: datetime, part: _Part, end: Fields) -> Fields:
     fields: Fields = {"model": head.model, "created_at": go_time(made_at), "response": part.text}
-    fields |= _without_empty({"thinking": part.thinking}) | end
-    return fields | _without_empty({"tool_calls": _ollama_tool_calls(part), "logprobs": list(part.logprobs)})
+    if part.thinking:
+        fields["thinking"] = part.thinking
+    fields |= end
+    if part.tool_calls:
+        fields["tool_calls"] = _ollama_tool_calls(part)
+    if part.logprobs:
+        fields["logprobs"] = list(part.logprobs)
+    return fields
 
 
 def _ollama_tool_calls(part: _Part) -> list[Fields]:
@@ -256,6 +264,8 @@ def _ollama_tool_calls(part: _Part) -> list[Fields]:
 
 
 def _openai_tool_calls(tool_calls: Sequence[ToolCall], first_index: int) -> Fields:
+    if not tool_calls:
+        return {}
     listed = [
         {
             "id": each.id,
@@ -265,11 +275,11 @@ def _openai_tool_calls(tool_calls: Sequence[ToolCall], first_index: int) -> Fiel
         }
         for index, each in enumerate(tool_calls, first_index)
     ]
-    return _without_empty({"tool_calls": listed})
+    return {"tool_calls": listed}
 
 
 def _reasoning(thinking: str) -> Fields:
-    return _without_empty({"reasoning": thinking})
+    return {"reasoning": thinking} if thinking else {}
 
 
 def _openai_logprobs(logprobs: Sequence[Mapping[str, Any]]) -> Fields:

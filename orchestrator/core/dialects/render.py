@@ -7,7 +7,6 @@ the bodies of embedding calls.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -86,4 +85,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _counted(answer: Answer, stats: Stats | None) -> Stats:
-    return replace(stats or Stats(), prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
+    asked, made = answer.prompt_tokens, answer.completion_tokens
+    if stats is None:
+        return Stats(prompt_tokens=asked, completion_tokens=made)
+    return stats._replace(prompt_tokens=asked, completion_tokens=made)

@@ -230,7 +230,7 @@ def _broken_off(head: Head) -> list[bytes]:
     if head.endpoint.dialect is Dialect.OLLAMA:
         return [error_frame(head.endpoint, RUNNER_DIED)]
     is_older = head.endpoint in (Endpoint.OPENAI_CHAT, Endpoint.OPENAI_COMPLETIONS)
-    return [content_frame(replace(head, model=""), _now())] if is_older else []
+    return [content_frame(head._replace(model=""), _now())] if is_older else []
 
 
 def _request_id() -> str:
