@@ -43,6 +43,7 @@ AHEAD: Final = 1
 # What is not offered is passed over: Java's client asks each plain connection for HTTP/2. The parser would take the
 # rest of such a connection for another protocol.
 _UPGRADE: Final = re.compile(rb"(\r\n)(?:Upgrade|HTTP2-Settings)[ \t]*:", re.IGNORECASE)
+_HEAD_END: Final = b"\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _TOO_LARGE: Final = "the request's head is too large"
@@ -118,6 +119,10 @@ class Connection(asyncio.Protocol):
     def is_last(self, request: Request) -> bool:
         """Whether the connection ends behind this request's answer."""
         return self._is_last or not request.keeps_alive
+
+    def end_within(self, seconds: float) -> None:
+        """From now on; otherwise the answer under way is ended, and said to be overdue."""
+        self.until_s = self._loop.time() + seconds
 
     def send_continue(self) -> None:
         self.transport.write(_CONTINUE)
@@ -233,8 +238,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        if self._parsed is None and b"pgrade" in data:
-            head, end, rest = data.partition(b"\r\n\r\n")
+        # In the head alone: a body is long. Of a head without an end all but one byte (-1), and a colon would follow.
+        if self._parsed is None and data.find(b"pgrade", 0, data.find(_HEAD_END)) >= 0:
+            head, end, rest = data.partition(_HEAD_END)
             data = _UPGRADE.sub(rb"\1X-Not-Offered:", head) + end + rest
         try:
             self._parser.feed_data(data)

@@ -73,19 +73,18 @@ Handler = Callable[[Request, Connection, Trace], Awaitable[Reply | None]]
 class Access(Enum):
     """Who may ask a path. A path says so itself, so that none is open by having been forgotten.
 
-    The others are the scope that a key must have.
+    `scope`: what a key must be good for; empty: for anything. Told once, since each call asks: an enumeration looks up
+    its members and their values by Python code.
     """
 
-    ANYONE = ""
-    CALLER = "a key"  # whatever it is good for
-    INFER = INFER
-    MODELS = MODELS
-    ADMIN = ADMIN
+    ANYONE = True, ""
+    CALLER = False, ""
+    INFER = False, INFER
+    MODELS = False, MODELS
+    ADMIN = False, ADMIN
 
-    scope: str
-
-    def __init__(self, scope: str) -> None:
-        self.scope = scope  # asked for each call; `value` is looked up by Python code
+    def __init__(self, is_for_anyone: bool, scope: str) -> None:
+        self.is_for_anyone, self.scope = is_for_anyone, scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,8 @@ class Path:
     methods: tuple[str, ...]
     access: Access
     handler: Handler
-    endpoint: Endpoint | None = None  # of calls: those are told of in the request log
+    is_logged: bool = False  # in the request log
+    is_anthropics: bool = False
 
 
 class Server:
@@ -188,7 +188,7 @@ class Server:
 
         listing = self._listing
         return {
-            **{each.value: Path(("POST",), Access.INFER, self._inference(each), each) for each in Endpoint},
+            **{each.value: self._call(each) for each in Endpoint},
             "/": get(Access.ANYONE, _text(b"Ollama is running")),
             "/api/tags": get(Access.CALLER, _listed(listing.tags)),
             "/api/ps": get(Access.CALLER, _listed(listing.running)),
@@ -222,12 +222,12 @@ class Server:
         refused = self._refusal(request, path)
         if refused is not None or path is None:
             reply: Reply | None = refused or not_found()
-        elif path.endpoint is not None:
+        elif path.is_logged:
             status, rules = LEFT, self._live.rules
-            trace.is_anthropics = path.endpoint.dialect is Dialect.ANTHROPIC
+            trace.is_anthropics = path.is_anthropics
             if rules.traces is not None:
                 self._tracing.begin(request, trace, rules.traces)
-            connection.until_s = asyncio.get_running_loop().time() + rules.limits.whole_s
+            connection.end_within(rules.limits.whole_s)
             try:
                 reply = await self._handled(request, connection, trace, path)
                 status = 200 if reply is None else reply.status
@@ -306,22 +306,23 @@ class Server:
 
     async def _authorised(self, request: Request, access: Access) -> Caller:
         """Who asks. Raises CallerError 401, 403; CapacityError where it cannot be known yet."""
-        if access is Access.ANYONE:
+        if access.is_for_anyone:
             return ANYBODY
         caller = self._door.caller(request)
         if not isinstance(caller, Caller):
             caller = await caller
-        return caller if access is Access.CALLER else with_scope(caller, access.scope)
+        return with_scope(caller, access.scope) if access.scope else caller
 
     # --- inference and lists ------------------------------------------------------------------------------------------
 
-    def _inference(self, endpoint: Endpoint) -> Handler:
+    def _call(self, endpoint: Endpoint) -> Path:
         answer = self._pipeline.answer
 
         def handler(request: Request, connection: Connection, trace: Trace) -> Awaitable[Reply | None]:
             return answer(request, connection, endpoint, trace)
 
-        return handler
+        is_anthropics = endpoint.dialect is Dialect.ANTHROPIC
+        return Path(("POST",), Access.INFER, handler, is_logged=True, is_anthropics=is_anthropics)
 
     async def _model(self, request: Request, _: Connection, trace: Trace) -> Reply:
         if request.method == "DELETE":
