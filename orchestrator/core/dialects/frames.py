@@ -36,6 +36,13 @@ class Stats(NamedTuple):
     cached_tokens: int = 0  # of the prompt, that nobody had to read: it was answered from the cache
 
 
+# What Ollama calls each of them; what was cached it never tells.
+_METRICS: Final = (
+    *("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration"),
+    *("eval_count", "eval_duration"),
+)
+
+
 class Head(NamedTuple):
     """What all frames of one answer share. `number` names it in OpenAI's dialect; `asked` is the caller's body."""
 
@@ -168,8 +175,8 @@ def whole_body(
 
 def go_time(moment: datetime) -> str:
     """RFC 3339 in UTC without trailing zeros, as Go's RFC3339Nano."""
-    text = moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
-    return text.rstrip("0").rstrip(".") + "Z"
+    text = moment.astimezone(UTC).isoformat()[: -len("+00:00")]
+    return (text.rstrip("0") if moment.microsecond else text) + "Z"
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -201,16 +208,7 @@ def _completion_reason(finish: Finish | str) -> str:
 
 
 def _metrics(stats: Stats) -> Fields:
-    return _without_empty(
-        {
-            "total_duration": stats.total_ns,
-            "load_duration": stats.load_ns,
-            "prompt_eval_count": stats.prompt_tokens,
-            "prompt_eval_duration": stats.prompt_ns,
-            "eval_count": stats.completion_tokens,
-            "eval_duration": stats.completion_ns,
-        }
-    )
+    return {name: amount for name, amount in zip(_METRICS, stats, strict=False) if amount}
 
 
 def _generate_end(stats: Stats, context: Sequence[int] | None) -> Fields:

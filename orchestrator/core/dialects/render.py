@@ -85,7 +85,5 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _counted(answer: Answer, stats: Stats | None) -> Stats:
-    asked, made = answer.prompt_tokens, answer.completion_tokens
-    if stats is None:
-        return Stats(prompt_tokens=asked, completion_tokens=made)
-    return stats._replace(prompt_tokens=asked, completion_tokens=made)
+    told, asked, made = stats or Stats(), answer.prompt_tokens, answer.completion_tokens
+    return Stats(told.total_ns, told.load_ns, asked, told.prompt_ns, made, told.completion_ns, told.cached_tokens)
