@@ -23,11 +23,12 @@ from orchestrator.app.questions import CONNECT_TIMEOUT_S, NobodyAnswersError, ow
 from orchestrator.core.errors import HostError
 from orchestrator.core.evaluation.grading import grade
 from orchestrator.core.evaluation.questions import Question, Scorer, SetError, read_set
-from orchestrator.core.evaluation.report import Outcome
+from orchestrator.core.evaluation.report import Outcome, Unasked
 
 LAST_IN_QUEUE = "9"  # of the classes 0 to 9
 REPLAY = "X-Replay"  # its calls say nothing of what users ask
 TIER = "X-Tier"  # the one that is to answer
+PRIVACY = "X-Privacy"  # the class that a call was found to have
 PATIENCE_S = 300.0  # a question that is told to come back comes back, for so long
 RESAMPLES, SEED = 400, 1
 
@@ -66,6 +67,14 @@ class Asking:
     judge: str = ""  # the model that grades what no rule can
 
 
+class PrivateError(HostError):
+    """The gateway keeps a call from everybody that could answer it, for what stands in it: of the class `privacy`."""
+
+    def __init__(self, privacy: str, words: str) -> None:
+        super().__init__(words)
+        self.privacy = privacy
+
+
 def questions_in(path: Path) -> tuple[Question, ...]:
     """Raises SetError."""
     try:
@@ -101,11 +110,13 @@ async def evaluate(
     targets: Sequence[Target],
     asking: Asking,
     out: Path,
-    on_outcome: Callable[[Outcome, int], None],
+    on_outcome: Callable[[Outcome | Unasked, int], None],
 ) -> list[Outcome]:
     """Ask what `out` has no outcome of. `on_outcome` gets each, and how many are still to come.
 
-    Raises SetError, HostError where a call is refused, NobodyAnswersError; what was answered is in `out` then.
+    What a target may not see is told to `on_outcome` alone: a further run tries it again, by the settings of then.
+    Raises SetError, HostError where a call is refused for another reason, NobodyAnswersError; what was answered is in
+    `out` then.
     """
     if not asking.judge and (judged := [each.id for each in questions if each.scorer is Scorer.JUDGE]):
         raise SetError(f"{judged[0]} needs a judge; name one with --judge MODEL")
@@ -127,9 +138,10 @@ async def evaluate(
             nonlocal left
             async with at_once:
                 outcome = await _outcome(http, asking, question, target)
-            with out.open("ab") as file:
-                file.write(orjson.dumps(asdict(outcome), option=orjson.OPT_APPEND_NEWLINE))
-            told.append(outcome)
+            if isinstance(outcome, Outcome):
+                with out.open("ab") as file:
+                    file.write(orjson.dumps(asdict(outcome), option=orjson.OPT_APPEND_NEWLINE))
+                told.append(outcome)
             left -= 1
             on_outcome(outcome, left)
 
@@ -142,7 +154,9 @@ async def evaluate(
     return told
 
 
-async def _outcome(http: aiohttp.ClientSession, asking: Asking, question: Question, target: Target) -> Outcome:
+async def _outcome(
+    http: aiohttp.ClientSession, asking: Asking, question: Question, target: Target
+) -> Outcome | Unasked:
     system = [{"role": "system", "content": question.system}] if question.system else []
     body: dict[str, Any] = {"messages": [*system, {"role": "user", "content": question.prompt}]}
     if question.scorer is Scorer.JSON_SCHEMA:
@@ -150,6 +164,8 @@ async def _outcome(http: aiohttp.ClientSession, asking: Asking, question: Questi
     began_s = time.perf_counter()
     try:
         told, headers, waited_s = await _chat(http, asking, target, body, asking.tokens)
+    except PrivateError as why:
+        return Unasked(question.id, target.name, why.privacy, str(why))
     except HostError as why:
         raise type(why)(f"{question.id}, asked of {target.name}: {why}") from why
     seconds = time.perf_counter() - began_s - waited_s
@@ -203,6 +219,8 @@ async def _chat(
                 if reply.status == 200:
                     told: dict[str, Any] = orjson.loads(raw)
                     return told, reply.headers, waited_s
+                if reply.status == 403 and (privacy := reply.headers.get(PRIVACY)):
+                    raise PrivateError(privacy, own_words(raw))
                 later_s = _later_s(reply)
                 if later_s is None or waited_s + later_s > PATIENCE_S:
                     raise HostError(f"{asking.endpoint} answered {reply.status}: {own_words(raw)}")

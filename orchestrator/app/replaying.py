@@ -18,7 +18,8 @@ from orchestrator.app.evaluating import Asking, evaluate, questions_in, resample
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.targets_by_name import target_of
 from orchestrator.core.errors import OrchestratorError, StoreError
-from orchestrator.core.evaluation.report import Outcome, Report, Told, report
+from orchestrator.core.evaluation.questions import SetError
+from orchestrator.core.evaluation.report import Outcome, Report, Told, Unasked, report
 from orchestrator.nodes.state_lock import read_holder
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.measuring import EvalSettings
@@ -85,13 +86,20 @@ class Replaying:
         self._paths.replays.mkdir(mode=0o700, exist_ok=True)
         under_way = self._paths.replays / "under-way.jsonl"
         log.info("evaluation: %d questions for %s", len(questions), ", ".join(told.targets))
-        outcomes = await evaluate(questions, targets, asking, under_way, _nobody_looks)
+        unasked: list[Unasked] = []
+
+        def on_outcome(outcome: Outcome | Unasked, _: int) -> None:
+            if isinstance(outcome, Unasked):
+                unasked.append(outcome)
+
+        outcomes = await evaluate(questions, targets, asking, under_way, on_outcome)
+        found = report(outcomes, [each.name for each in targets], {}, {}, resamples, unasked)
+        for remark in found.remarks():
+            log.warning("evaluation: %s", remark)
+        if found.silent:
+            raise SetError(f"{found.silent[0]} may see no question of {told.set}; take it out of `eval.targets`")
         under_way.replace(self._paths.replays / "last.jsonl")
-        return report(outcomes, [each.name for each in targets], {}, {}, resamples)
-
-
-def _nobody_looks(_: Outcome, __: int) -> None:
-    """A run of the controller's shows no progress."""
+        return found
 
 
 def _kept(before: Mapping[str, Any], told: Told, found: Report, at_unix: float) -> dict[str, Any]:

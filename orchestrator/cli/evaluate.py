@@ -21,7 +21,7 @@ from orchestrator.cli.status import endpoint_of
 from orchestrator.core.dialects.parse import Turn
 from orchestrator.core.difficulty import score
 from orchestrator.core.evaluation.questions import Question, read_set
-from orchestrator.core.evaluation.report import Outcome, Price, Report, TradeOff, report
+from orchestrator.core.evaluation.report import Outcome, Price, Report, TradeOff, Unasked, report
 from orchestrator.whole_file import write_whole
 
 SAMPLE = "data/eval-sample.jsonl"
@@ -43,7 +43,7 @@ def run_evaluation(
     key: str,
     as_json: bool,
 ) -> int:
-    """Ask, grade, print. Raises OrchestratorError."""
+    """Ask, grade, print; 1 where a target may see none of the questions. Raises OrchestratorError."""
     asked = read_questions(questions)
     settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
     wanted = [target_of(each.strip(), settings) for each in targets.split(",") if each.strip()]
@@ -51,17 +51,19 @@ def run_evaluation(
     if unknown := [each for each in priced if each not in {one.name for one in wanted}]:
         raise click.BadParameter(f"--price {unknown[0]}: is none of the targets")
     asking = Asking(endpoint_of(state, endpoint), key, at_once, tokens, judge)
-    outcomes = asyncio.run(_asked(asked, wanted, asking, out))
+    outcomes, unasked = asyncio.run(_asked(asked, wanted, asking, out))
     points = {each.id: score((Turn("user", each.prompt),)).points for each in asked}
     known = prices_of(wanted, settings)
-    found = report(outcomes, [each.name for each in wanted], points, known | priced, resamples)
+    found = report(outcomes, [each.name for each in wanted], points, known | priced, resamples, unasked)
     if html is not None:
         write_whole(html, page(found))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:
         _draw(found)
-    return 0
+    for remark in found.remarks():
+        errors.print(f"[yellow]note:[/yellow] {literal(remark)}", soft_wrap=True)
+    return 1 if found.silent else 0
 
 
 def read_questions(path: Path | None) -> tuple[Question, ...]:
@@ -81,14 +83,19 @@ def _price(given: str) -> tuple[str, Price]:
     return name, Price(read, written)
 
 
-async def _asked(questions: Sequence[Question], targets: Sequence[Target], asking: Asking, out: Path) -> list[Outcome]:
+async def _asked(
+    questions: Sequence[Question], targets: Sequence[Target], asking: Asking, out: Path
+) -> tuple[list[Outcome], list[Unasked]]:
+    unasked: list[Unasked] = []
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("asking", total=len(questions) * len(targets))
 
-        def on_outcome(outcome: Outcome, left: int) -> None:
+        def on_outcome(outcome: Outcome | Unasked, left: int) -> None:
+            if isinstance(outcome, Unasked):
+                unasked.append(outcome)
             progress.update(task, completed=len(questions) * len(targets) - left)
 
-        return await evaluate(questions, targets, asking, out, on_outcome)
+        return await evaluate(questions, targets, asking, out, on_outcome), unasked
 
 
 def _draw(found: Report) -> None:

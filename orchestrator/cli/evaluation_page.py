@@ -21,11 +21,12 @@ def page(found: Report) -> str:
     marked = '<p class="mark"><b>SIMULATED</b>: texts are played; accuracy says nothing here.</p>'
     rows = "".join(_row(each) for each in found.targets)
     head = "".join(f'<th scope="col">{each}</th>' for each in COLUMNS)
+    remarks = "".join(f"<p>{escape(each)}</p>" for each in found.remarks())
     curve = _curve(found.trade_off) if found.trade_off is not None else ""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Evaluation</title><style>{_STYLE}</style><h1>Evaluation</h1>{marked if found.is_simulated else ''}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{curve}</html>\n"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}{curve}</html>\n"
     )
 
 

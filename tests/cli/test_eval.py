@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from click.testing import CliRunner, Result
 
 from orchestrator.app.evaluating import Asking, Target, evaluate
 from orchestrator.app.targets_by_name import prices_of, target_of
+from orchestrator.cli.main import main
 from orchestrator.core.errors import HostError
 from orchestrator.core.evaluation.questions import Question, Scorer, SetError, read_set
-from orchestrator.core.evaluation.report import Outcome, Price
+from orchestrator.core.evaluation.report import Outcome, Price, Unasked
 from orchestrator.settings import parse
 
 QUESTIONS = tuple(Question(f"q{each}", f"What is {each}+1?", Scorer.NUMERIC, (str(each + 1),)) for each in range(4))
@@ -22,7 +25,10 @@ SMALL, FULL = Target("small", "m:small"), Target("full", "m:full")
 
 
 class Endpoint:
-    """Right at `m:full`, wrong at `m:small`; refuses from the call `refuses_from` on."""
+    """Right at `m:full`, wrong at `m:small`; refuses from the call `refuses_from` on.
+
+    `auto` answers outside: it is kept from questions that name an IBAN.
+    """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -41,6 +47,10 @@ class Endpoint:
         if self.refuses_from is not None and len(self.asked) > self.refuses_from:
             return web.json_response({"error": "no room"}, status=503)
         prompt = body["messages"][-1]["content"]
+        if body["model"] == "auto" and "IBAN" in prompt:
+            return web.json_response({"error": "this call is local (iban)"}, status=403, headers={"X-Privacy": "local"})
+        if body["model"] == "m:locked":
+            return web.json_response({"error": "this key may not ask for m:locked"}, status=403)
         if prompt.startswith("You grade"):
             text = json.dumps({"right": "kind" in prompt})
         else:
@@ -66,7 +76,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
         await runner.cleanup()
 
 
-def nothing(_: Outcome, __: int) -> None:
+def nothing(_: Outcome | Unasked, __: int) -> None:
     """Progress is nobody's here."""
 
 
@@ -138,6 +148,74 @@ async def test_a_providers_tier_is_asked_by_name_on_a_route_that_leads_there(
     await evaluate(QUESTIONS[:1], targets, Asking(endpoint.address, at_once=1), tmp_path / "o", nothing)
     asked = [(body["model"], told.get("X-Tier")) for body, told in zip(endpoint.asked, endpoint.headers, strict=True)]
     assert asked == [("m", None), ("auto", "far"), ("auto", None)]
+
+
+PRIVATE = Question("p", "What is 1+1, and whose is this IBAN?", Scorer.NUMERIC, ("2",))
+
+
+async def test_a_question_that_a_target_may_not_see_is_not_asked_of_it_and_the_rest_go_on(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    heard: list[Outcome | Unasked] = []
+    left: list[int] = []
+
+    def hear(outcome: Outcome | Unasked, count: int) -> None:
+        heard.append(outcome)
+        left.append(count)
+
+    out, far = tmp_path / "o", Target("far", "auto", tier="far")
+    told = await evaluate((PRIVATE, *QUESTIONS), (FULL, far), Asking(endpoint.address), out, hear)
+    assert len(told) == 9
+    assert left == list(range(9, -1, -1))
+    (unasked,) = (each for each in heard if isinstance(each, Unasked))
+    assert unasked == Unasked("p", "far", "local", "this call is local (iban)")
+    assert len(out.read_text().splitlines()) == 9
+    endpoint.asked = []
+    await evaluate((PRIVATE, *QUESTIONS), (FULL, far), Asking(endpoint.address), out, hear)
+    assert [body["model"] for body in endpoint.asked] == ["auto"], "it is tried again: the settings may have changed"
+
+
+async def test_a_target_that_the_key_may_not_ask_still_ends_the_run(endpoint: Endpoint, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"asked of locked: .* answered 403: this key may not ask"):
+        await evaluate(QUESTIONS, (Target("locked", "m:locked"),), Asking(endpoint.address), tmp_path / "o", nothing)
+
+
+async def eval_run(endpoint: Endpoint, folder: Path, questions: tuple[Question, ...], *more: str) -> Result:
+    lines = [
+        {"id": each.id, "prompt": each.prompt, "scorer": each.scorer, "answer": each.answer[0]} for each in questions
+    ]
+    (folder / "set.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    (folder / "cluster.yaml").write_text(PROVIDED)
+    (folder / "cluster.yaml").chmod(0o600)
+    given = {"--set": "set.jsonl", "--out": "out.jsonl", "--config": "cluster.yaml", "--state": "state"}
+    paths = [word for name, file in given.items() for word in (name, str(folder / file))]
+    run = ("eval", "run", *paths, "--endpoint", endpoint.address, *more)
+    return await asyncio.to_thread(CliRunner().invoke, main, run)
+
+
+async def test_the_command_says_what_was_not_asked_in_its_table_its_json_and_its_page(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    page, told = tmp_path / "eval.html", "far: 1 of 5 questions not asked, refused by privacy class (local 1)"
+    done = await eval_run(
+        endpoint, tmp_path, (PRIVATE, *QUESTIONS), "--targets", "small,far", "--json", "--html", str(page)
+    )
+    assert done.exit_code == 0, done.output
+    assert f"{told}; its figures are of the other 4" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["unasked"] == {"far": {"local": 1}}
+    assert {each["target"]: each["questions"] for each in found["targets"]} == {"small": 5, "far": 4}
+    assert found["trade_off"]["questions"] == 4
+    assert told in page.read_text()
+
+
+async def test_the_command_ends_with_1_where_a_target_may_see_nothing_at_all(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    done = await eval_run(endpoint, tmp_path, (PRIVATE,), "--targets", "small,far")
+    assert done.exit_code == 1
+    assert "far: 1 of 1 questions not asked, refused by privacy class (local 1), and it has no figures" in done.stderr
+    assert "small" in done.stdout
 
 
 async def test_a_question_that_was_changed_is_asked_anew(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from orchestrator.app.replaying import Replaying
 from orchestrator.cli.drift import lines, replayed_lines
 from orchestrator.cli.main import main
 from orchestrator.core.errors import HostError
+from orchestrator.core.evaluation.questions import SetError
 from orchestrator.nodes.state_lock import StateLock
 from orchestrator.settings import ClusterSettings
 from orchestrator.store import routed, usage
@@ -203,11 +204,14 @@ class Endpoint:
         self.asked: list[tuple[dict[str, Any], dict[str, str]]] = []
         self.refuses_from: int | None = None
         self.answer = "5"
+        self.private: set[tuple[str, str]] = set()  # which model may not see which question
 
     async def chat(self, request: web.Request) -> web.Response:
         body = await request.json()
         if self.refuses_from is not None and len(self.asked) >= self.refuses_from:
             return web.json_response({"error": "no room"}, status=503)
+        if (body["model"], body["messages"][-1]["content"]) in self.private:
+            return web.json_response({"error": "this call is local"}, status=403, headers={"X-Privacy": "local"})
         self.asked.append((body, dict(request.headers)))
         return web.json_response({"message": {"role": "assistant", "content": self.answer}, "model": body["model"]})
 
@@ -278,6 +282,22 @@ async def test_an_evaluation_that_broke_off_asks_only_what_is_missing(redis: Con
         endpoint.refuses_from = None
         assert await replaying.look(datetime.now(UTC).timestamp())
     assert len(endpoint.asked) == 4
+
+
+async def test_a_question_that_a_target_may_not_see_breaks_nothing_off_and_is_said(
+    redis: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, state = evaluated(tmp_path), tmp_path / "state"
+    replaying = Replaying(StatePaths(state), redis, lambda: settings, lambda: True)
+    async with answering(state) as endpoint:
+        endpoint.private = {("auto", "4+1?")}
+        assert await replaying.look(datetime.now(UTC).timestamp())
+        assert "auto: 1 of 2 questions not asked, refused by privacy class (local 1)" in caplog.text
+        kept = await routed.replayed(redis)
+        assert {name: each["questions"] for name, each in kept.items()} == {"small": 2, "auto": 1}
+        endpoint.private = {("auto", "4+1?"), ("auto", "5+1?")}
+        with pytest.raises(SetError, match=r"auto may see no question of .*; take it out of `eval\.targets`"):
+            await replaying.look(datetime.now(UTC).timestamp() + 3700)
 
 
 async def test_nothing_is_asked_by_default_nor_by_a_controller_that_does_not_lead(

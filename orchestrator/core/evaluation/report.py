@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
@@ -24,6 +25,16 @@ class Outcome:
     text: str = ""
     is_simulated: bool = False
     asked: str = ""  # a digest of what was asked and how it is graded: another one is another question
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """A question that a target may not see: its privacy class, and the words with which the gateway refused it."""
+
+    question: str
+    target: str
+    privacy: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +77,29 @@ class TradeOff:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`unasked`: by target, then by privacy class, how many questions it was not asked; they count in no figure."""
+
     targets: tuple[Told, ...]
     trade_off: TradeOff | None
     is_simulated: bool
+    unasked: Mapping[str, Mapping[str, int]]
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Targets that were asked nothing at all, and so have no figures."""
+        return tuple(each for each in self.unasked if all(told.target != each for told in self.targets))
+
+    def remarks(self) -> tuple[str, ...]:
+        """For each target that was not asked everything, a sentence that says so."""
+        asked = {each.target: each.questions for each in self.targets}
+        return tuple(_remark(each, asked.get(each, 0), classes) for each, classes in self.unasked.items())
+
+
+def _remark(target: str, asked: int, classes: Mapping[str, int]) -> str:
+    count = sum(classes.values())
+    told = ", ".join(f"{privacy} {number}" for privacy, number in classes.items())
+    rest = f"; its figures are of the other {asked}" if asked else ", and it has no figures"
+    return f"{target}: {count} of {asked + count} questions not asked, refused by privacy class ({told}){rest}"
 
 
 # From how many questions there are to resamples of their places.
@@ -81,13 +112,16 @@ def report(
     points: Mapping[str, float],
     prices: Mapping[str, Price],
     resample: Resample,
+    unasked: Sequence[Unasked] = (),
 ) -> Report:
     """`points`: how hard each question is judged before anybody answers; `targets` in their order, cheapest first."""
     by_target = {each: [one for one in outcomes if one.target == each] for each in targets}
     told = tuple(_told(each, several, prices.get(each)) for each, several in by_target.items() if several)
     fixed = [each for each, several in by_target.items() if several and not any(one.chosen for one in several)]
     trade_off = _trade_off(fixed[0], fixed[1], by_target, points, resample) if len(fixed) > 1 else None
-    return Report(told, trade_off, any(each.is_simulated for each in outcomes))
+    refused = {each: Counter(sorted(one.privacy for one in unasked if one.target == each)) for each in targets}
+    counted = {each: dict(classes) for each, classes in refused.items() if classes}
+    return Report(told, trade_off, any(each.is_simulated for each in outcomes), counted)
 
 
 def _told(target: str, outcomes: Sequence[Outcome], price: Price | None) -> Told:
