@@ -107,7 +107,8 @@ class Life:
     def adopt(self, kept: Kept, guardian: int | None) -> None:
         """Go on with a process that an earlier program of this process started."""
         self._restarts, self._has_begun = kept.restarts, True
-        self._state, self._since_unix_ms = UnitState.RUNNING, kept.since_unix_ms
+        self._state = UnitState.WAITING if kept.pid is None else UnitState.RUNNING
+        self._since_unix_ms = kept.since_unix_ms
         if kept.pid is not None:
             self._process = Process.adopted(kept.pid, log=kept.log, log_from=kept.log_from, guardian=guardian)
         self._task = asyncio.create_task(self._go_on(), name=f"unit {self.unit.name}")

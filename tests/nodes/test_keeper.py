@@ -77,12 +77,17 @@ async def test_what_a_unit_says_is_in_a_log_that_only_its_owner_reads(kept: Kept
     assert log.parent.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_unit_that_is_to_be_kept_is_tried_until_it_serves_and_nobody_waits_for_it(kept: Kept) -> None:
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_a_unit_that_is_to_be_kept_is_tried_until_it_serves_and_nobody_waits_for_it(
+    kept: Kept, failures: int
+) -> None:
     socket, may = kept.state / "unit.sock", kept.state / "may"
     code = f"import os, sys; os.path.exists({str(may)!r}) or sys.exit(1)\n{LISTENS}"
     unit = Unit("unit", (sys.executable, "-S", "-c", code, str(socket)), ready=f"unix:{socket}")
+    if not failures:
+        may.touch()
     kept.keeper.keep(unit)
-    await until(lambda: [each.kind for each in kept.events].count(EXITED) >= 2, "it has failed more than once")
+    await until(lambda: [each.kind for each in kept.events].count(EXITED) >= failures, "it has failed so often")
     may.touch()
     await until(lambda: {each.state for each in kept.keeper.status()} == {UnitState.RUNNING}, "it is seen to serve")
     pids = [each.pid for each in kept.keeper.status()]
