@@ -17,7 +17,7 @@ from orchestrator.app.mirroring import secret_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.certificates import why_renewed
 from orchestrator.core.errors import HostError
-from orchestrator.core.model import Snapshot
+from orchestrator.core.model import InstanceState, Snapshot
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.nodes.authority import held_in, read_certificate
 from orchestrator.nodes.tls import Address, Contexts, Papers
@@ -26,6 +26,7 @@ from orchestrator.store.sealing import Seal
 from orchestrator.whole_file import write_once, write_whole
 
 _PLACE: Final = "authority"
+_SILENT: Final = (InstanceState.STARTING, InstanceState.DOWN)
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -109,6 +110,12 @@ def tls_names(snapshot: Snapshot) -> dict[Address, str]:
     """Of instances behind TLS, whom their certificates name."""
     every = (each for pool in snapshot.pools for each in pool.instances)
     return {(each.host, each.port): each.tls_name for each in every if each.tls_name}
+
+
+def silent_hosts(snapshot: Snapshot) -> frozenset[str]:
+    """Hosts of which an instance behind TLS does not answer."""
+    every = (each for pool in snapshot.pools for each in pool.instances if each.tls_name and not each.is_given)
+    return frozenset(each.node for each in every if each.state in _SILENT)
 
 
 def _seal(paths: StatePaths, settings: ClusterSettings) -> Seal:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from orchestrator.app import deployments, settings_in_use
@@ -33,12 +35,14 @@ log = logging.getLogger(__name__)
 
 # After a look that failed as a whole: Redis was away, or a file of this machine cannot be read.
 AFTER_TROUBLE_S: Final = 30.0
+# Hosts whose instances behind TLS do not answer: a look is a connection over SSH.
+SILENT_EVERY_S: Final = 20.0
 
 
 class Certificates:
     """Of one controller. `leads`: whether it is the one that acts on hosts; `leading` knows as which. `met`: who else
-    works with the same Redis; `held_up`: who tells them whom a change of the authority waits for. `papers`: what this
-    machine's gateways have, for those."""
+    works with the same Redis; `held_up`: who tells them whom a change of the authority waits for. `silent`: hosts whose
+    instances do not answer, maybe for lack of a certificate. `papers`: what this machine's gateways have, for those."""
 
     def __init__(
         self,
@@ -48,15 +52,17 @@ class Certificates:
         leading: Leading,
         met: Callable[[], Awaitable[tuple[Met, ...]]],
         held_up: HeldUp,
+        silent: Callable[[], frozenset[str]],
     ) -> None:
         self._paths, self._settings, self._leads, self._leading = paths, settings, leads, leading
-        self._held_up = held_up
+        self._held_up, self._silent = held_up, silent
         self._rotating = Rotating(paths, settings, leading, met, held_up)
         self._contexts = contexts_of(paths, settings)
         self._hosts: dict[str, int] = {}  # by name, until when what each was seen to show lasts
         self._troubles: dict[str, str] = {}  # by host, what was said last
         self._gauges = EndGauges()
         self._stirred = asyncio.Event()
+        self._said: dict[str, str] = {}  # by look
         self.papers = ""
 
     def stir(self) -> None:
@@ -64,23 +70,43 @@ class Certificates:
         self._stirred.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        said = ""
+        """Until cancelled: all of them now and then, those of hosts that do not answer more often."""
+        until_s = 0.0
         while True:
+            is_whole = self._stirred.is_set() or time.monotonic() >= until_s
             self._stirred.clear()
-            again_s, problem = AFTER_TROUBLE_S, ""
-            try:
-                again_s = await self.look()
-            except OrchestratorError as why:
-                problem = str(why)
-                if problem != said:
-                    log.error("%s", problem)
-            said = problem
-            try:
-                async with asyncio.timeout(again_s):
+            if is_whole:
+                until_s = time.monotonic() + await self._try("all", self.look)
+            else:
+                await self._try("silent", self.look_at_silent)
+            left_s = max(0.0, min(until_s - time.monotonic(), SILENT_EVERY_S))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
                     await self._stirred.wait()
-            except TimeoutError:
-                continue
+
+    async def _try(self, what: str, look: Callable[[], Awaitable[float]]) -> float:
+        """In how many seconds to look again; what is wrong is said once."""
+        again_s, problem = AFTER_TROUBLE_S, ""
+        try:
+            again_s = await look()
+        except OrchestratorError as why:
+            problem = str(why)
+            if problem != self._said.get(what):
+                log.error("%s", problem)
+        self._said[what] = problem
+        return again_s
+
+    async def look_at_silent(self) -> float:
+        """Have hosts whose instances do not answer have good ones: theirs may be what they lack. Raises
+        OrchestratorError."""
+        settings, silent = self._settings(), self._silent()
+        hosts = [each for each in settings.hosts if each.name in silent]
+        if hosts and self._leads() and settings.deploy.tls:
+            authorities = await asyncio.to_thread(authorities_of, self._paths, settings)
+            if authorities is not None:
+                await asyncio.gather(*(self._keep(node, authorities) for node in hosts))
+                await self._tell(settings)
+        return SILENT_EVERY_S
 
     async def look(self) -> float:
         """Have all of them be good now, those of hosts that cannot be reached left out, and tell how long they last.

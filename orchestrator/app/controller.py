@@ -14,7 +14,7 @@ import click
 
 from orchestrator import logs, telemetry
 from orchestrator.app import audit, settings_in_use
-from orchestrator.app.authority import contexts_of
+from orchestrator.app.authority import contexts_of, silent_hosts
 from orchestrator.app.certificates import Certificates
 from orchestrator.app.crewing import member_of
 from orchestrator.app.held_up import NAME as HELD_UP
@@ -77,7 +77,13 @@ class Controller:
         self._mirror = self._mirror_of(self._settings)
         held_up = HeldUp(partial(set_progress, self._connection, HELD_UP))
         self._certificates = Certificates(
-            paths, lambda: self._settings, lambda: self._store.lead.leads, self._store.lead, self._met, held_up
+            paths,
+            lambda: self._settings,
+            lambda: self._store.lead.leads,
+            self._store.lead,
+            self._met,
+            held_up,
+            lambda: silent_hosts(self._store.last) if self._store.last is not None else frozenset(),
         )
 
     async def run(self, stop: asyncio.Event) -> int:

@@ -192,6 +192,22 @@ def test_a_host_that_is_off_holds_another_authority_up_and_is_named_everywhere_u
     operator.until(lambda: {each["state"] for each in operator.instances(SMALL)} == {"serving"}, "it serves")
 
 
+def test_certificates_that_a_crash_damaged_are_mended_without_a_deployment(operator: Operator) -> None:
+    instances = deployed(operator, tls=True)
+    damages = {
+        "gpu-1": "truncate --size 0 /etc/ollamactl/tls/host.pem",
+        "gpu-2": "sed -i 2s/^MIG/AAA/ /etc/ollamactl/tls/host.pem",
+    }
+    before = {each["node"]: shown_by(each) for each in instances}
+    for name, damage in damages.items():
+        operator.net.machines[name].run("sh", "-c", f"{damage}; systemctl restart 'ollama-tls@*'")
+    operator.until(lambda: not any(is_shown(each) for each in instances), "nobody shows anything")
+    operator.until(lambda: all(shows_another(each, before[each["node"]]) for each in instances), "they show others")
+    operator.until(lambda: {each["state"] for each in operator.instances(SMALL)} == {"serving"}, "they serve")
+    assert operator.asks(SMALL) == 200
+    assert "nothing to do: 2 as they are" in operator("deploy", "--yes")
+
+
 def test_it_is_turned_off_again_and_goes_with_the_base(operator: Operator) -> None:
     deployed(operator, tls=True)
     instances = deployed(operator, tls=False)
@@ -221,6 +237,10 @@ def shows_another(instance: dict[str, Any], than: str) -> bool:
         return shown_by(instance) != than
     except ConnectionError:
         return False
+
+
+def is_shown(instance: dict[str, Any]) -> bool:
+    return shows_another(instance, "")
 
 
 def ends(operator: Operator) -> dict[str, float]:

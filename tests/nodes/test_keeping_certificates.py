@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +15,19 @@ from typing import Any
 import pytest
 
 from orchestrator.app import certificates
-from orchestrator.app.authority import put_authorities
+from orchestrator.app.authority import put_authorities, silent_hosts
 from orchestrator.app.certificates import Certificates
 from orchestrator.app.held_up import HeldUp
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S
 from orchestrator.core.errors import HostError, StoreError
+from orchestrator.core.model import InstanceState, NodeName, Snapshot
 from orchestrator.nodes.authorities import Authorities
+from orchestrator.nodes.onhost.tls import UNREADABLE
 from orchestrator.settings import ClusterSettings
+from tests.gateway.played import pool_of
 from tests.tls_front import certificate_in, with_a_doubled_extension, with_an_odd_version
+from tests.waiting import until
 
 NOW = int(time.time())
 OLD = Authorities.made(NOW)
@@ -46,6 +51,7 @@ class Host:
     def __init__(self) -> None:
         self.shown = ""
         self.why = ""
+        self.looks = 0
         self.given: list[tuple[str, str | None]] = []
 
     @asynccontextmanager
@@ -55,6 +61,7 @@ class Host:
         yield SimpleNamespace(node="gpu-1")
 
     async def shows(self, _: object) -> str:
+        self.looks += 1
         return self.shown
 
     async def is_given(self, _: object, owner: object, authority: str, pem: str | None) -> None:
@@ -71,8 +78,25 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     return played
 
 
+class Silent:
+    """Hosts whose instances do not answer, and how often that was asked."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.asked = 0
+
+    def __call__(self) -> frozenset[str]:
+        self.asked += 1
+        return frozenset(self.names)
+
+
 @pytest.fixture
-def controller(tmp_path: Path) -> Certificates:
+def silent() -> Silent:
+    return Silent()
+
+
+@pytest.fixture
+def controller(tmp_path: Path, silent: Silent) -> Certificates:
     """One that leads, with the new authority alone."""
     paths = StatePaths(tmp_path)
     put_authorities(paths, SETTINGS, NEW)
@@ -83,7 +107,7 @@ def controller(tmp_path: Path) -> Certificates:
     async def tell(line: str | None) -> None:
         pass
 
-    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met, HeldUp(tell))
+    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met, HeldUp(tell), silent)
 
 
 @pytest.mark.parametrize("trusts", [OLD.trusted, "", NEW.trusted + OLD.trusted], ids=["the old one", "nobody", "both"])
@@ -154,3 +178,46 @@ async def test_a_look_that_failed_as_a_whole_is_made_again_soon_and_its_reason_s
         running.cancel()
         await asyncio.wait((running,))
     assert [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR] == ["away", "gone"]
+
+
+async def test_a_host_whose_instances_do_not_answer_is_looked_at_soon_and_others_are_not(
+    host: Host, controller: Certificates, silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "SILENT_EVERY_S", 0.01)
+    host.shown = SHOWN + NEW.trusted
+    running = asyncio.create_task(controller.run())
+    try:
+        await until(lambda: controller.papers, "it has looked at all")
+        host.shown = UNREADABLE + NEW.trusted
+        for silent.names in (set(), {"gpu-2"}):
+            asked = silent.asked
+            await until(lambda asked=asked: silent.asked > asked + 2, "it was asked after the last look, too")
+            assert host.looks == 1, "as long as it answers the next look at all will do"
+        silent.names = {"gpu-1"}
+        await until(lambda: host.given, "it is mended")
+    finally:
+        running.cancel()
+        await asyncio.wait((running,))
+    ((authority, pem),) = host.given
+    assert authority == NEW.trusted
+    assert pem
+
+
+@pytest.mark.parametrize(
+    ("state", "tls_name", "is_given", "is_silent"),
+    [
+        (InstanceState.DOWN, "gpu-1", False, True),
+        (InstanceState.STARTING, "gpu-1", False, True),
+        (InstanceState.SERVING, "gpu-1", False, False),
+        (InstanceState.LOADING, "gpu-1", False, False),
+        (InstanceState.DOWN, "", False, False),
+        (InstanceState.DOWN, "gpu-1", True, False),
+    ],
+)
+def test_of_hosts_those_are_silent_whose_instances_behind_tls_do_not_answer(
+    state: InstanceState, tls_name: str, is_given: bool, is_silent: bool
+) -> None:
+    pool = pool_of("m", [1])
+    instance = replace(pool.instances[0], node=NodeName("gpu-1"), state=state, tls_name=tls_name, is_given=is_given)
+    snapshot = Snapshot(1, 0, (replace(pool, instances=(instance,)),))
+    assert silent_hosts(snapshot) == (frozenset({"gpu-1"}) if is_silent else frozenset())

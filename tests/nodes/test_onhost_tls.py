@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from orchestrator.core.certificates import Held
 from orchestrator.nodes.authorities import Authorities
-from orchestrator.nodes.authority import held_in
+from orchestrator.nodes.authority import held_in, read_certificate
 from orchestrator.nodes.onhost import accounts, kept, tls
 from orchestrator.nodes.onhost.work import Refused, Work
 
@@ -102,6 +110,59 @@ def test_a_run_that_only_looks_leaves_what_is_to_be_read_to_be_read(host: Work, 
     assert systemd.read == []
     assert tls.renew(host, BOTH.trusted, None)[0]
     assert systemd.read == list(RUNNING)
+
+
+KEY = "-----BEGIN PRIVATE KEY-----"
+
+
+def encrypted(pem: str) -> str:
+    """The same with a password before its key, which would be asked for."""
+    key, end = load_pem_private_key(pem.encode(), None), "-----END PRIVATE KEY-----\n"
+    closed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    return closed.decode() + pem.partition(end)[2]
+
+
+DAMAGED: dict[str, Callable[[Path], object]] = {
+    "gone": lambda at: at.unlink(),
+    "its folder, too": lambda at: shutil.rmtree(at.parent),
+    "empty": lambda at: at.write_bytes(b""),
+    "no text": lambda at: at.write_bytes(bytes(range(256)) * 8),
+    "no key": lambda at: at.write_text(at.read_text().partition("-----END PRIVATE KEY-----\n")[2]),
+    "a damaged key": lambda at: at.write_text(at.read_text().replace(f"{KEY}\nMIG", f"{KEY}\nAAA")),
+    "an encrypted key": lambda at: at.write_text(encrypted(at.read_text())),
+    "another's key": lambda at: at.write_text(
+        OLD.signs.for_host(["gpu-1"], NOW).partition("-----BEGIN C")[0] + "-----BEGIN C"
+        + at.read_text().partition("-----BEGIN C")[2]
+    ),
+    "a cut certificate": lambda at: at.write_text(at.read_text()[:-200]),
+    "open to all": lambda at: at.chmod(0o644),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_what_cannot_be_shown_any_more_is_seen_as_unreadable_and_mended(
+    host: Work, systemd: Systemd, damage: Callable[[Path], object]
+) -> None:
+    kept.have_file(host, f"{kept.UNITS}/{tls.UNIT}", "[Unit]\n", 0o644)
+    assert looked(host) == OLD.held
+    damage(host.at(tls.HOST))
+    tls.look(host)
+    assert host.more["certificate"]
+    assert read_certificate(host.more["certificate"]) is None
+    pem = OLD.signs.for_host(["gpu-1"], NOW)
+    assert tls.renew(host, OLD.trusted, pem)[0]
+    assert looked(host) == OLD.held
+    assert systemd.read == list(RUNNING)
+    assert host.at(tls.HOST).read_text() == pem
+    assert host.at(tls.CONF).exists()
+
+
+def test_where_tls_was_never_deployed_there_is_nothing_to_be_mended(host: Work, systemd: Systemd) -> None:
+    host.at(tls.HOST).unlink()
+    tls.look(host)
+    assert host.more["certificate"] == ""
+    assert tls.renew(host, OLD.trusted, OLD.signs.for_host(["gpu-1"], NOW)) == (False, "none")
+    assert not host.at(tls.HOST).exists()
 
 
 def test_nothing_of_it_is_left_to_be_read_once_it_is_gone(host: Work, systemd: Systemd) -> None:

@@ -170,8 +170,9 @@ def reload(work: Work) -> bool:
 
 
 def text_of(path: Path) -> str | None:
+    """What is no text in it is like no other: after a crash anything may be there."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 from pathlib import Path
 
 from orchestrator.nodes.onhost import accounts, kept
@@ -23,16 +24,37 @@ DROP_IN = kept.UNITS + "/" + kept.UNIT + ".d/tls.conf"
 WANTS = "[Unit]\nWants=ollama-tls@%i.service\n"
 AUTHORITY, HOST, CONF = FOLDER + "/authority.pem", FOLDER + "/host.pem", FOLDER + "/stunnel.conf"
 TO_READ = "/run/ollamactl-tls-read"  # there while what runs has not read what was written
+# In place of a certificate that is not shown: it cannot be read either.
+UNREADABLE = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
 COMMENT = "TLS before Ollama instances, made by ollamactl"
 
 
 def look(work: Work) -> Told:
-    """The certificate that is shown now, and behind it whom it trusts; never the key. Nobody is trusted by what runs
-    and has not read that yet: whoever looks after it comes again."""
-    host, begin = kept.text_of(work.at(HOST)) or "", "-----BEGIN CERTIFICATE-----"
+    """The certificate that is shown now, UNREADABLE where none can be, and behind it whom it trusts; never the key.
+    Nobody is trusted by what runs and has not read that yet: whoever looks after it comes again. '': TLS was never
+    deployed."""
     trusted = "" if work.at(TO_READ).exists() else kept.text_of(work.at(AUTHORITY)) or ""
-    work.more = {"certificate": begin + host.partition(begin)[2] + trusted if begin in host else ""}
+    work.more = {"certificate": _shown(work) + trusted if _is_deployed(work) else ""}
     return False, "looked at"
+
+
+def _is_deployed(work: Work) -> bool:
+    """Whether it was: also where a crash, or somebody, took certificates away."""
+    is_there = work.at(HOST).exists() or work.at(kept.UNITS + "/" + UNIT).exists()
+    return is_there and accounts.account(USER) is not None
+
+
+def _shown(work: Work) -> str:
+    """What stunnel can show: its key is its own, and that user may read it, and nobody else."""
+    at, known, begin = work.at(HOST), accounts.account(USER), "-----BEGIN CERTIFICATE-----"
+    text = kept.text_of(at) or ""
+    if begin not in text or known is None or not _is_private(at, known.pw_uid):
+        return UNREADABLE
+    try:  # with a password, or it would ask for one
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(str(at), password="")
+    except (OSError, ValueError):  # of OpenSSL, too
+        return UNREADABLE
+    return begin + text.partition(begin)[2]
 
 
 def have(work: Work, authority: str, host: str | None) -> Told:
@@ -59,10 +81,12 @@ def have(work: Work, authority: str, host: str | None) -> Told:
 
 
 def renew(work: Work, authority: str, host: str | None) -> Told:
-    """Trust these, and another key and certificate, where there were some; nothing where TLS was never deployed."""
-    if not work.at(HOST).exists():
+    """Trust these, and another key and certificate; nothing where TLS was never deployed."""
+    if not _is_deployed(work):
         return False, "none"
-    texts = {AUTHORITY: authority, **({} if host is None else {HOST: host})}
+    _have_folder(work)
+    settings = {} if work.at(CONF).exists() else {CONF: settings_text()}
+    texts = {AUTHORITY: authority, **settings, **({} if host is None else {HOST: host})}
     written = [path for path, text in texts.items() if _have_private(work, path, text)]
     is_read = read_anew(work)
     return bool(written) or is_read, ", ".join(written) if written else HOST
