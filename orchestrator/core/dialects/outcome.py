@@ -9,7 +9,7 @@ that repeats one token without a word.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +29,11 @@ _DELTAS: Final[Mapping[object, str]] = {
     "response.reasoning_summary_text.delta": "thinking",
 }
 
+# The end of a stream of OpenAI's.
+_DONE: Final = b"data: [DONE]\n\n"
+
 Frame = Mapping[str, Any]
+_EMPTY: Final[Frame] = {}
 
 
 class End(NamedTuple):
@@ -63,9 +67,10 @@ def _end_of(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
         return _end_of_count(frames, error)
     finish: str | None = None
     counts = (0, 0)
+    reading = _READING[endpoint]
     for frame in frames:
-        finish = _finish_of(endpoint, frame) or finish
-        counts = _counts_of(endpoint, frame) or counts
+        finish = reading.finish_of(frame) or finish
+        counts = reading.counts_of(frame) or counts
     is_closed = not is_stream or _is_closed(endpoint, frames, tail)
     return End(finish is not None and is_closed and error is None, finish, *counts, error)
 
@@ -85,11 +90,10 @@ def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes, end: End | Non
 
 
 def _answer_of(endpoint: Endpoint, is_stream: bool, body: bytes, end: End) -> Answer | None:
-    parts = [_part_of(endpoint, frame) for frame in _frames(is_stream, body)]
+    parts = list(map(_READING[endpoint].part_of, _frames(is_stream, body)))
     calls = ToolCallParts()
-    for part in parts:
-        if part.get("tool_calls"):
-            calls.add(part["tool_calls"])
+    for called in [called for part in parts if (called := part.get("tool_calls"))]:
+        calls.add(called)
     tool_calls = calls.whole()
     if tool_calls is None:
         return None
@@ -121,10 +125,11 @@ def read_frames(endpoint: Endpoint, data: bytes) -> list[Told]:
 
 
 def _told_by(endpoint: Endpoint, frame: Frame) -> Told:
-    part = _part_of(endpoint, frame)
+    reading = _READING[endpoint]
+    part = reading.part_of(frame)
     thinking, text = _said([part])
     calls = len(part.get("tool_calls") or ())
-    ends = _finish_of(endpoint, frame), _counts_of(endpoint, frame), _error_of(endpoint, frame)
+    ends = reading.finish_of(frame), reading.counts_of(frame), _error_of(endpoint, frame)
     return Told(frame, text, thinking, calls, *ends)
 
 
@@ -149,7 +154,7 @@ class Listener:
 
     def _part(self, frame: Frame) -> Frame:
         if self._endpoint is not Endpoint.OPENAI_RESPONSES:
-            return _part_of(self._endpoint, frame)
+            return _READING[self._endpoint].part_of(frame)
         name = _DELTAS.get(frame.get("type"))  # its last event tells all of it once more
         return {name: frame.get("delta")} if name else {}
 
@@ -207,9 +212,10 @@ class Hearing:
         self._calls.add(calls)
         self.pieces += bool(thinking or text or calls)
         self.logprobs += _logprobs(endpoint, frame)
-        finish = _finish_of(endpoint, frame)
+        reading = _READING[endpoint]
+        finish = reading.finish_of(frame)
         self.finish = finish or self.finish
-        self.counts = _counts_of(endpoint, frame) or self.counts
+        self.counts = reading.counts_of(frame) or self.counts
         if endpoint.dialect is Dialect.ANTHROPIC:
             self.is_over |= frame.get("type") == "message_stop"
         elif endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES:
@@ -220,9 +226,9 @@ class Hearing:
         if self._endpoint is Endpoint.OPENAI_RESPONSES and frame.get("type") in _DELTAS:
             return {_DELTAS[frame["type"]]: frame.get("delta")}
         if self._endpoint is Endpoint.OPENAI_RESPONSES and self._text and frame.get("type"):
-            whole = _part_of(self._endpoint, frame)  # its last event tells all of it once more
+            whole = responses_frames.part_of(frame)  # its last event tells all of it once more
             return {"tool_calls": whole.get("tool_calls")}
-        return _part_of(self._endpoint, frame)
+        return _READING[self._endpoint].part_of(frame)
 
 
 def _logprobs(endpoint: Endpoint, frame: Frame) -> list[float]:
@@ -236,21 +242,38 @@ def _logprobs(endpoint: Endpoint, frame: Frame) -> list[float]:
 
 def _said(parts: Sequence[Frame]) -> tuple[str, str]:
     """Thinking and text of all parts."""
-    text = "".join([_text(part.get("content") or part.get("response") or part.get("text")) for part in parts])
-    thinking = "".join([_text(part.get("thinking") or part.get("reasoning")) for part in parts])
-    return thinking, text
+    thinking: list[str] = []
+    text: list[str] = []
+    for part in parts:
+        said = part.get("content") or part.get("response") or part.get("text")
+        if isinstance(said, str):
+            text.append(said)
+        thought = part.get("thinking") or part.get("reasoning")
+        if isinstance(thought, str):
+            thinking.append(thought)
+    return "".join(thinking), "".join(text)
 
 
 def _frames(is_stream: bool, data: bytes) -> Sequence[Frame]:
     """The JSON objects of a response. What is no whole object is passed over: a tail may begin within a frame."""
     if not is_stream:
         return _only_frame(data)
-    texts = [text for line in data.split(b"\n") if (text := _json_in(line))]
     try:
-        found = orjson.loads(b"[%b]" % b",".join(texts))  # one document costs a third of as many small ones
+        found = orjson.loads(b"[%b]" % _items(data))  # one document costs a third of as many small ones
     except orjson.JSONDecodeError:
-        found = [_loaded(text) for text in texts]
-    return [each for each in found if isinstance(each, dict)]
+        found = [_loaded(text) for text in _texts(data)]
+    return found if {*map(type, found)} == {dict} else [each for each in found if isinstance(each, dict)]
+
+
+def _items(data: bytes) -> bytes:
+    """What a stream's lines and events hold, with commas between."""
+    # Most streams are nothing but objects with the same between them: that is put in its place for all at once.
+    lines = data.removeprefix(b"data: ").removesuffix(_DONE).replace(b"\n\ndata: ", b"\n")
+    return lines.rstrip(b"\n").replace(b"\n", b",") if lines.startswith(b"{") else b",".join(_texts(data))
+
+
+def _texts(data: bytes) -> list[bytes]:
+    return [text for line in data.split(b"\n") if (text := _json_in(line))]
 
 
 @functools.lru_cache(maxsize=1)
@@ -301,29 +324,6 @@ def _choice(frame: Frame) -> Frame:
     return choices[0] if isinstance(choices, Sequence) and choices else {}
 
 
-def _finish_of(endpoint: Endpoint, frame: Frame) -> str | None:
-    if endpoint is Endpoint.OPENAI_RESPONSES:
-        return responses_frames.finish_of(frame)
-    if endpoint.dialect is Dialect.ANTHROPIC:
-        return anthropic_frames.finish_of(frame)
-    if endpoint.dialect is Dialect.OPENAI:
-        return _choice(frame).get("finish_reason")
-    return str(frame.get("done_reason") or "stop") if frame.get("done") is True else None
-
-
-def _counts_of(endpoint: Endpoint, frame: Frame) -> tuple[int, int] | None:
-    if endpoint is Endpoint.OPENAI_RESPONSES:
-        return responses_frames.counts_of(frame)
-    if endpoint.dialect is Dialect.ANTHROPIC:
-        return anthropic_frames.counts_of(frame)
-    if endpoint.dialect is Dialect.OLLAMA:
-        return (frame.get("prompt_eval_count", 0), frame.get("eval_count", 0)) if frame.get("done") is True else None
-    usage = frame.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    return usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-
-
 def _end_of_embedding(frames: Sequence[Frame], error: str | None) -> End:
     vectors = next((frame for frame in frames if frame.keys() & {"embeddings", "embedding", "data"}), None)
     if vectors is None or error is not None:
@@ -338,17 +338,57 @@ def _end_of_count(frames: Sequence[Frame], error: str | None) -> End:
     return End(False, error=error) if counted is None else End(True, "stop", counted)
 
 
-def _part_of(endpoint: Endpoint, frame: Frame) -> Frame:
-    """Where a frame or body keeps its text."""
+# --- where each API keeps what ----------------------------------------------------------------------------------------
+
+
+class _Reading(NamedTuple):
+    """How a frame or body of one API is read."""
+
+    part_of: Callable[[Frame], Frame]  # where it keeps its text
+    finish_of: Callable[[Frame], str | None]
+    counts_of: Callable[[Frame], tuple[int, int] | None]
+
+
+def _ollama_part(frame: Frame) -> Frame:
+    return frame.get("message") or _EMPTY
+
+
+def _ollama_finish(frame: Frame) -> str | None:
+    return str(frame.get("done_reason") or "stop") if frame.get("done") is True else None
+
+
+def _ollama_counts(frame: Frame) -> tuple[int, int] | None:
+    return (frame.get("prompt_eval_count", 0), frame.get("eval_count", 0)) if frame.get("done") is True else None
+
+
+def _openai_part(frame: Frame) -> Frame:
+    choice = _choice(frame)
+    return choice.get("delta") or choice.get("message") or choice
+
+
+def _openai_finish(frame: Frame) -> str | None:
+    return _choice(frame).get("finish_reason")
+
+
+def _openai_counts(frame: Frame) -> tuple[int, int] | None:
+    usage = frame.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    return usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+
+
+def _itself(frame: Frame) -> Frame:
+    return frame
+
+
+def _reading_of(endpoint: Endpoint) -> _Reading:
     if endpoint is Endpoint.OPENAI_RESPONSES:
-        return responses_frames.part_of(frame)
+        return _Reading(responses_frames.part_of, responses_frames.finish_of, responses_frames.counts_of)
     if endpoint.dialect is Dialect.ANTHROPIC:
-        return anthropic_frames.part_of(frame)
+        return _Reading(anthropic_frames.part_of, anthropic_frames.finish_of, anthropic_frames.counts_of)
     if endpoint.dialect is Dialect.OPENAI:
-        choice = _choice(frame)
-        return choice.get("delta") or choice.get("message") or choice
-    return (frame.get("message") or {}) if endpoint.is_chat else frame
+        return _Reading(_openai_part, _openai_finish, _openai_counts)
+    return _Reading(_ollama_part if endpoint.is_chat else _itself, _ollama_finish, _ollama_counts)
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+_READING: Final[Mapping[Endpoint, _Reading]] = {each: _reading_of(each) for each in Endpoint}
