@@ -48,9 +48,11 @@ class Kept:
 
     def add(self, pieces: list[bytes]) -> None:
         self._pieces += pieces
+        size = self._size
         for each in pieces:
-            self._size += len(each)
-        if self._size > self._drop_at:
+            size += len(each)
+        self._size = size
+        if size > self._drop_at:
             self._drop()
 
     def _drop(self) -> None:

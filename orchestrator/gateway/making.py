@@ -81,6 +81,7 @@ class Making:
         "failures",
         "followers",
         "is_begun",
+        "is_heard",
         "is_over",
         "key",
         "leader",
@@ -97,6 +98,7 @@ class Making:
         self.key, self._endpoint, self.leader, self.priority, self._owner = key, endpoint, leader, priority, owner
         self.followers: list[Follower] = []
         self.is_begun = self.is_over = False  # begun: it waits in no queue any more
+        self.is_heard = False  # somebody wants to hear what is said, or has wanted to: from then on all has to be told
         self.answer: Answer | None = None  # once it has ended well
         self.refused: Refusal | None = None
         self.why: BaseException | None = None  # how it failed; None: it is of no use to anybody else
@@ -111,11 +113,6 @@ class Making:
         self._source: Source | None = None
 
     # --- for who makes it ---------------------------------------------------------------------------------------------
-
-    @property
-    def is_heard(self) -> bool:
-        """Somebody wants to hear what is said, or has wanted to: from then on all of it has to be told."""
-        return self._listener is not None
 
     def begin(self) -> None:
         """A slot was found."""
@@ -226,5 +223,5 @@ class Making:
 
     def _listen(self) -> None:
         assert self._source is not None
-        self._listener = Listener(self._endpoint)
+        self._listener, self.is_heard = Listener(self._endpoint), True
         self.came([self._source.so_far() or b""])

@@ -69,8 +69,9 @@ class Shown:
         if self._error and (self.held or pieces[-1].startswith(self._error)):
             pieces = self._hold(pieces)
         self.kept.add(pieces)
-        if self._making is not None and self._making.is_heard:
-            self._making.came(pieces)
+        making = self._making
+        if making is not None and making.is_heard:
+            making.came(pieces)
         if self._hider is not None:
             pieces = [self._hider.feed(each) for each in pieces]
         self._client.write(pieces)

@@ -71,9 +71,18 @@ class Frames:
 
     def feed(self, pieces: list[bytes]) -> list[bytes]:
         """The next of a stream; those whole frames that it ends, up to the first that is none."""
-        if not self._held and self._are_alike(pieces):
-            return pieces
-        return self._looked_at(pieces)
+        if self._held:
+            return self._looked_at(pieces)
+        if len(pieces) > 1:
+            return pieces if self._are_alike(pieces) else self._looked_at(pieces)
+        data = pieces[0]
+        is_alike = (
+            data.translate(None, _PLAIN) == self._form
+            and data.startswith(self._start)
+            and data.endswith(self._end)
+            and (data.isascii() or _is_utf8(data))
+        )
+        return pieces if is_alike else self._looked_at(pieces)
 
     def finish(self) -> list[bytes]:
         """The stream has ended as its framing says; a last frame of which only the line's end is missing."""
@@ -89,20 +98,16 @@ class Frames:
     # --- where something is not as it was ----------------------------------------------------------------------------
 
     def _are_alike(self, pieces: list[bytes]) -> bool:
-        """Whether each of these pieces is a frame of the form that the last one had."""
-        form, count = self._form, len(pieces)
-        if count == 1:
-            data = pieces[0]
-        elif form and pieces[-1].translate(None, _PLAIN) == form:  # the last may be the end, which is another
-            data = b"".join(pieces)
-            form *= count
-        else:
+        """Whether each of these pieces is a frame of the form that the last one had, as `feed` asks of one."""
+        form = self._form
+        if not form or pieces[-1].translate(None, _PLAIN) != form:  # the last may be the end, which is another
             return False
+        data = b"".join(pieces)
         return (
-            data.translate(None, _PLAIN) == form
+            data.translate(None, _PLAIN) == form * len(pieces)
             and data.startswith(self._start)
             and data.endswith(self._end)
-            and (count == 1 or data.count(self._end + self._start) == count - 1)
+            and data.count(self._end + self._start) == len(pieces) - 1
             and (data.isascii() or _is_utf8(data))
         )
 
