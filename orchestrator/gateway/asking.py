@@ -51,12 +51,19 @@ GiveKept = Callable[[Asked, Given], Awaitable[Reply | None]]
 async def end_of(asked: Asked, relayed: Relayed, within_s: float) -> Reply | None:
     """What is left to tell of an answer: all of a whole one, or a stream's end, for which its caller is waited for."""
     if asked.client is None:
-        return whole(body_type(asked.call.endpoint), relayed.body or b"", asked.trace.fields())
+        return _reply_of(asked, relayed)
     if relayed.end.is_whole:
         await asked.client.finish(within_s)
     else:
         asked.client.abandon()
     return None
+
+
+def _reply_of(asked: Asked, relayed: Relayed | Refused) -> Reply:
+    """A whole answer, or a refusal."""
+    if isinstance(relayed, Refused):
+        return whole(relayed.content_type, relayed.body, asked.trace.fields(), relayed.status)
+    return whole(body_type(asked.call.endpoint), relayed.body or b"", asked.trace.fields())
 
 
 class Asking:
@@ -198,7 +205,8 @@ class Asking:
         """One instance asked, for an answer or (`plan`) for the rest of one; its slot given back whatever happens."""
         call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
-        client, left = asked.client, list[Exchange]()
+        client = asked.client
+        left: list[Exchange] = []
         began_s = time.perf_counter()
         is_last = trace.failures + 1 >= min(TRIES, len(pool.instances))
         attempt = self._patience.begin(grant.pool, grant.instance, call, asked.size, trace.failures, is_last)
@@ -236,7 +244,7 @@ class Asking:
         finally:
             attempt.ended()
         self._settle(asked, grant, relayed, None if watching is None else watching.late)
-        return await self._tell(asked, relayed)
+        return _reply_of(asked, relayed) if client is None else await self._tell(asked, relayed)
 
     def _order(self, asked: Asked, pool: Pool, grant: Grant, plan: Plan | None, watching: Watching | None) -> Order:
         """What the instance is asked. Raises CallerError for what its engine cannot do."""
@@ -250,11 +258,11 @@ class Asking:
         return order
 
     async def _tell(self, asked: Asked, relayed: Relayed | Refused) -> Reply | None:
-        """What is left to be told: all of a whole answer or a refusal, of a stream its end."""
+        """What is left to be told to who wants a stream: a refusal, or its end."""
         if isinstance(relayed, Refused):
             if asked.client is not None and asked.client.is_open:
                 raise CallerError(relayed.status, relayed.body[:300].decode("utf-8", "replace").strip())
-            return whole(relayed.content_type, relayed.body, asked.trace.fields(), relayed.status)
+            return _reply_of(asked, relayed)
         return await end_of(asked, relayed, self._live.rules.limits.between_bytes_s)
 
     def _drain(self, exchange: Exchange, settle: Callable[[bool], None], grant: Grant) -> None:

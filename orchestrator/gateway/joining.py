@@ -113,17 +113,15 @@ class Joining:
         if self._makings.get(making.key) is making:
             del self._makings[making.key]
 
-    async def _lead(self, asked: Asked, making: Making) -> Reply | None:
-        """Serve the call, for itself and for who follows. Raises MadeElsewhere; `making` then is what is made there."""
-        asked.connection.outlive = making.outlive
-        try:
-            return await self._lead_for(asked, making)
-        finally:
-            asked.connection.outlive = None
+    async def _lead(self, asked: Asked, making: Making, *, is_unheard: bool = False) -> Reply | None:
+        """Serve the call, for itself and for who follows. Raises MadeElsewhere; `making` then is what is made there.
 
-    async def _lead_for(self, asked: Asked, making: Making) -> Reply | None:
-        """`_lead`, whoever's connection it is."""
+        `is_unheard`: the client of its connection follows, too, and is free to leave.
+        """
         why: BaseException | None = None
+        connection = asked.connection
+        if not is_unheard:
+            connection.outlive = making.outlive
         try:
             return await self._make(asked._replace(making=making))
         except MadeElsewhere as found:
@@ -134,6 +132,8 @@ class Joining:
             why = failure
             raise
         finally:
+            if not is_unheard:
+                connection.outlive = None
             if not making.void or why is not None:
                 making.fail(why, asked.trace.failures)
 
@@ -145,7 +145,7 @@ class Joining:
 
         async def make() -> None:
             try:
-                await self._lead_for(asked._replace(trace=trace, client=client), making)
+                await self._lead(asked._replace(trace=trace, client=client), making, is_unheard=True)
             except MadeElsewhere:
                 pass  # it is followed there
             except OrchestratorError as why:

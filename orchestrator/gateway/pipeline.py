@@ -34,7 +34,7 @@ from orchestrator.gateway.discretion import PRIVACY, class_of
 from orchestrator.gateway.feedback import make_ratable
 from orchestrator.gateway.identity import not_for_this_key
 from orchestrator.gateway.joining import Joining
-from orchestrator.gateway.live import Limits, Live, Rules, Tier
+from orchestrator.gateway.live import Live, Rules, Tier
 from orchestrator.gateway.orders import note_kept_from_reloading
 from orchestrator.gateway.outside import Outside
 from orchestrator.gateway.patience import Patience
@@ -91,14 +91,22 @@ class Pipeline:
         Raises our errors, and only while no byte of an answer has gone out.
         """
         try:
-            return await self._answer(request, connection, endpoint, trace)
+            limits = self._live.rules.limits
+            raw = await request.body(limits.body_bytes, limits.between_bytes_s, limits.body_s)
+            size = len(raw)
+            call = await parse(endpoint, raw, limits.images)
+            del raw  # it is needed no more, and the call may wait for long
+            asked = self._asked(request, connection, call, size, trace)
+            if isinstance(asked, Reply):
+                return asked
+            return await (self._answered(asked) if trace.caller.budget is None else self._answered_within_budget(asked))
         finally:
             self._cache.count(trace)
 
-    async def _answer(self, request: Request, connection: Connection, endpoint: Endpoint, trace: Trace) -> Reply | None:
+    def _asked(self, request: Request, connection: Connection, call: Call, size: int, trace: Trace) -> Asked | Reply:
+        """What is asked for, of the pools and routes that there are; or the answer where nobody need be asked."""
         rules = self._live.rules
         limits = rules.limits
-        call, size = await _read(request, endpoint, limits)
         if limits.answer_tokens is not None:
             call = with_answer_limit(call, limits.answer_tokens)
         trace.model, trace.is_stream = call.model, call.is_stream
@@ -122,8 +130,7 @@ class Pipeline:
             trace.route = name
             make_ratable(trace, self._cache, name)
         tiers: tuple[Tier, ...] = () if is_route else (rules.tier_of_pool(name),)
-        asked = Asked(request, connection, call, size, name, tiers, key, is_route, trace, client, wish)
-        return await (self._answered(asked) if trace.caller.budget is None else self._answered_within_budget(asked))
+        return Asked(request, connection, call, size, name, tiers, key, is_route, trace, client, wish)
 
     async def _answered_within_budget(self, asked: Asked) -> Reply | None:
         """One more request of the caller's key. Raises CapacityError 429 where that is one too many."""
@@ -261,12 +268,6 @@ class Pipeline:
         count_call(trace, "ok")
         trace.tokens, trace.cached_tokens = (answer.prompt_tokens, answer.completion_tokens), answer.prompt_tokens
         return await tell(asked, answer, stats, self._live.rules.limits.between_bytes_s)
-
-
-async def _read(request: Request, endpoint: Endpoint, limits: Limits) -> tuple[Call, int]:
-    """The call, and how large its body was: that is needed no more, and the call may wait for long."""
-    raw = await request.body(limits.body_bytes, limits.between_bytes_s, limits.body_s)
-    return await parse(endpoint, raw, limits.images), len(raw)
 
 
 def _now() -> datetime:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from orchestrator.core.address import address_text
@@ -131,13 +132,15 @@ async def relay(
         exchange = await connections.connect(instance.id, instance.host, instance.port)
     try:
         try:
-            await _ask(exchange, order, attempt)
+            _send(exchange, order, attempt)
+            await exchange.until(Stage.HEAD)
         except InstanceError:
             if not was_used or exchange.was_answered or not exchange.was_closed:
                 raise
             # A kept connection may have been closed by the instance as the request went out: ask once more, afresh.
             exchange = await connections.connect(instance.id, instance.host, instance.port)
-            await _ask(exchange, order, attempt)
+            _send(exchange, order, attempt)
+            await exchange.until(Stage.HEAD)
         if exchange.head.status != 200:
             refused = await _refusal(exchange, order)
             on_answer()
@@ -182,19 +185,21 @@ async def drain(connections: Connections, instance: Instance, exchange: Exchange
     return True
 
 
-async def _ask(exchange: Exchange, order: Order, attempt: Attempt) -> None:
-    """Send the request and wait for the answer's head."""
-    # The instance's own address goes out as Host: Ollama refuses a foreign one with 403.
-    fields = f"Host: {address_text(order.instance.host, order.instance.port)}\r\n"
-    if order.outside is not None:
-        fields = order.outside.fields
+def _send(exchange: Exchange, order: Order, attempt: Attempt) -> None:
+    instance, body = order.instance, order.body
+    fields = _host_field(instance.host, instance.port) if order.outside is None else order.outside.fields
     head = (
         f"POST {order.path} HTTP/1.1\r\n{fields}{order.traced}"
-        f"Content-Type: application/json\r\nContent-Length: {len(order.body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    exchange.send(head.encode("ascii"), order.body, order.first_byte_s)
+    exchange.send(head.encode("ascii"), body, order.first_byte_s)
     attempt.sent(exchange)
-    await exchange.until(Stage.HEAD)
+
+
+@lru_cache(maxsize=1024)
+def _host_field(host: str, port: int) -> str:
+    """The instance's own address: Ollama refuses a foreign one with 403."""
+    return f"Host: {address_text(host, port)}\r\n"
 
 
 async def _refusal(exchange: Exchange, order: Order) -> Refused | Relayed:
@@ -244,12 +249,15 @@ def is_callers_mistake(status: int, body: bytes) -> bool:
 
 async def _whole(exchange: Exchange, order: Order) -> Relayed:
     """A body that is one JSON document: read to its end before anything is said, so any failure can be retried."""
-    exchange.allow_silence(order.between_bytes_s)
     watching = order.watching
+    is_under_way = exchange.stage is not Stage.DONE  # most come with their head
+    if is_under_way:
+        exchange.allow_silence(order.between_bytes_s)
     if watching is not None:
         await exchange.until(Stage.BODY)
         watching.began()
-    await exchange.until(Stage.DONE)
+    if is_under_way:
+        await exchange.until(Stage.DONE)
     body = exchange.body()
     if order.translation is not None:
         if exchange.head.content_type.startswith(SSE_TYPE):  # asked to stream, and put together here

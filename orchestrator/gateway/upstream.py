@@ -77,17 +77,17 @@ class Exchange(asyncio.Protocol):
         self._is_idle = True
         self._is_paused = False
         self._is_complete = False  # its last byte was read, in this very turn
-        self._stage = Stage.SENT
+        self.stage = Stage.SENT
+        self.head = Head(0, "")  # once it has come
+        self.last_read_s = 0.0  # loop time of its last bytes; before the first, of `send`
         self._awaited = _DONE
         self._waiter: asyncio.Future[None] | None = None
         self._error: InstanceError | None = None
         self._came: list[bytes] = []  # pieces that no sink has had
         self._sink: Sink | None = None
         self.on_body = self._came.append  # the parser calls it for each piece: a method of ours would cost as much more
-        self._head = Head(0, "")
         self._content_type = ""
         self._retry_after = b""
-        self._last_read_s = 0.0
         self._silence_s = 0.0
         self._is_stalled = _not_stalled
         self._timer: asyncio.TimerHandle | None = None
@@ -97,12 +97,12 @@ class Exchange(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes, silence_s: float) -> None:
         """Write one request; its answer may be silent for so long (`allow_silence`)."""
-        self._stage, self._awaited, self._waiter, self._error = Stage.SENT, _DONE, None, None
+        self.stage, self._awaited, self._waiter, self._error = Stage.SENT, _DONE, None, None
         self._came.clear()
         self._sink, self._content_type, self._retry_after = None, "", b""
         self._is_idle = self._is_complete = self.is_reusable = False
         self.was_answered = self.was_closed = self.is_client_stalled = False
-        self._last_read_s = self._now_s()
+        self.last_read_s = self._now_s()
         self.allow_silence(silence_s)
         if self.transport is None:  # closed by the instance in the turn of the loop since it was opened
             self.was_closed = True
@@ -116,18 +116,18 @@ class Exchange(asyncio.Protocol):
         self._silence_s, self._is_stalled = seconds, is_stalled
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._look_at_time)
-        elif self._timer.when() > self._last_read_s + seconds:
+        elif self._timer.when() > self.last_read_s + seconds:
             self._timer.cancel()
-            self._timer = self._loop.call_at(self._last_read_s + seconds, self._look_at_time)
+            self._timer = self._loop.call_at(self.last_read_s + seconds, self._look_at_time)
 
     async def until(self, stage: Stage) -> None:
         """Wait until the answer has come so far, or is whole. Raises InstanceError where it was cut before that."""
-        if self._stage < stage:
+        if self.stage < stage:
             await self._wait_for(stage)
 
     async def more(self) -> None:
         """Wait for the next piece of the body, or its end. Raises InstanceError where it was cut."""
-        if self._stage < _DONE:
+        if self.stage < _DONE:
             await self._wait_for(_BODY)
 
     async def _wait_for(self, stage: Stage) -> None:
@@ -135,20 +135,6 @@ class Exchange(asyncio.Protocol):
             raise self._error
         self._awaited, self._waiter = stage, self._loop.create_future()
         await self._waiter
-
-    @property
-    def stage(self) -> Stage:
-        return self._stage
-
-    @property
-    def last_read_s(self) -> float:
-        """Loop time of its last bytes; before the first, of `send`."""
-        return self._last_read_s
-
-    @property
-    def head(self) -> Head:
-        """Status and headers, once they have come."""
-        return self._head
 
     def attach(self, sink: Sink) -> None:
         """Hand the body to `sink` from now on, what came already first."""
@@ -172,7 +158,7 @@ class Exchange(asyncio.Protocol):
     def resume(self) -> None:
         """Read on. Safe to call at any time."""
         if self.transport is not None and self._is_paused:
-            self._last_read_s = self._now_s()  # the time that nobody read is not the instance's silence
+            self.last_read_s = self._now_s()  # the time that nobody read is not the instance's silence
             self.transport.resume_reading()
         self._is_paused = False
 
@@ -189,7 +175,7 @@ class Exchange(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not its subclasses
 
     def data_received(self, data: bytes) -> None:
-        self._last_read_s = self._now_s()
+        self.last_read_s = self._now_s()
         self.was_answered = True
         if self._is_idle:  # bytes nobody asked for: whatever is at the other end, it is out of step
             self.is_reusable = False
@@ -222,7 +208,7 @@ class Exchange(asyncio.Protocol):
             except Exception as why:  # noqa: BLE001 - whatever it was, who waits for this answer is told
                 self.fail("its answer could not be handed on", quoted=str(why))
                 self.close()
-        self._stage = _BODY
+        self.stage = _BODY
         if self._awaited is _BODY:
             self._come_to(_BODY)
 
@@ -248,7 +234,7 @@ class Exchange(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:
-            self._head = Head(status, self._content_type, self._retry_after)
+            self.head = Head(status, self._content_type, self._retry_after)
             self._come_to(Stage.HEAD)
 
     def on_message_complete(self) -> None:
@@ -261,7 +247,7 @@ class Exchange(asyncio.Protocol):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _come_to(self, stage: Stage) -> None:
-        self._stage = stage
+        self.stage = stage
         waiter = self._waiter
         if waiter is not None and stage >= self._awaited:
             self._waiter, self._awaited = None, _DONE
@@ -270,7 +256,7 @@ class Exchange(asyncio.Protocol):
 
     def fail(self, why: str, *, is_hung: bool = False, quoted: str = "") -> None:
         """End the exchange with an InstanceError for whoever waits."""
-        if self._stage is _DONE or self._error is not None:
+        if self.stage is _DONE or self._error is not None:
             return
         self._is_idle, self.is_reusable = True, False
         self._error = InstanceError(self._instance, why, is_hung=is_hung, quoted=quoted)
@@ -283,7 +269,7 @@ class Exchange(asyncio.Protocol):
         self._timer = None
         if self._is_idle:
             return
-        silent_s = self._now_s() - self._last_read_s
+        silent_s = self._now_s() - self.last_read_s
         if silent_s < self._silence_s:
             self._timer = self._loop.call_later(self._silence_s - silent_s, self._look_at_time)
             return

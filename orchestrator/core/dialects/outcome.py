@@ -18,12 +18,12 @@ import orjson
 from orchestrator.core.dialects import anthropic_frames, responses_frames
 from orchestrator.core.dialects.malformed import WRONG_FORM
 from orchestrator.core.dialects.toolparts import ToolCallParts
-from orchestrator.core.model import Answer, Dialect, Endpoint, Finish
+from orchestrator.core.model import Answer, Dialect, Endpoint, Finish, ToolCall
 
 # Of a stream the end is in its last frames; of a body the counts are, behind a context of some thousand numbers.
 TAIL_BYTES: Final = 65_536
 
-_FINISHES: Final = tuple(Finish)
+_FINISHES: Final[Mapping[str | None, Finish]] = {each.value: each for each in Finish}
 _DELTAS: Final[Mapping[object, str]] = {
     "response.output_text.delta": "content",
     "response.reasoning_summary_text.delta": "thinking",
@@ -91,16 +91,21 @@ def read_answer(endpoint: Endpoint, is_stream: bool, body: bytes, end: End | Non
 
 def _answer_of(endpoint: Endpoint, is_stream: bool, body: bytes, end: End) -> Answer | None:
     parts = list(map(_READING[endpoint].part_of, _frames(is_stream, body)))
-    calls = ToolCallParts()
-    for called in [called for part in parts if (called := part.get("tool_calls"))]:
-        calls.add(called)
-    tool_calls = calls.whole()
+    called = [called for part in parts if (called := part.get("tool_calls"))]
+    tool_calls = _whole_calls(called) if called else ()
     if tool_calls is None:
         return None
     thinking, text = _said(parts)
     # Ollama's own paths say "stop" where an answer ends by calling tools.
-    finish = Finish.TOOL_CALLS if tool_calls and end.finish == Finish.STOP else Finish(end.finish or Finish.STOP)
+    finish = Finish.TOOL_CALLS if tool_calls and end.finish == Finish.STOP else _FINISHES[end.finish]
     return Answer(text, finish, thinking, tool_calls, end.prompt_tokens, end.completion_tokens)
+
+
+def _whole_calls(called: Sequence[Sequence[Frame]]) -> tuple[ToolCall, ...] | None:
+    calls = ToolCallParts()
+    for each in called:
+        calls.add(each)
+    return calls.whole()
 
 
 class Told(NamedTuple):
@@ -249,7 +254,7 @@ def _said(parts: Sequence[Frame]) -> tuple[str, str]:
         if isinstance(said, str):
             text.append(said)
         thought = part.get("thinking") or part.get("reasoning")
-        if isinstance(thought, str):
+        if thought and isinstance(thought, str):
             thinking.append(thought)
     return "".join(thinking), "".join(text)
 
