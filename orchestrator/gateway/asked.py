@@ -47,9 +47,13 @@ class Asked(NamedTuple):
     trace: Trace
     client: ClientStream | None  # of a call that is to be streamed
     wish: Wish = NO_WISH  # what its Cache-Control says
-    making: Making | None = None  # who else waits for its answer
     void: str = ""  # the lease of a worker that should have made it, and does not
     has_answer: bool = False  # another tier has answered, if badly: what this one refuses is nobody's answer
+    making: Making | None = None  # who else waits for its answer
+
+    def leading(self, making: Making) -> Asked:
+        """The call, made for others, too."""
+        return Asked(*self[:-1], making)
 
     @property
     def may_be_kept(self) -> bool:

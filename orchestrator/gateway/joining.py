@@ -123,7 +123,7 @@ class Joining:
         if not is_unheard:
             connection.outlive = making.outlive
         try:
-            return await self._make(asked._replace(making=making))
+            return await self._make(asked.leading(making))
         except MadeElsewhere as found:
             making.on_forsaken = None
             self._elsewhere.follow(making, found.holder, found.lease)

@@ -201,6 +201,8 @@ class Live:
         self.rules = rules
         self._snapshot = Snapshot(0, 0, ())
         self._pools: dict[str, Pool] = {}
+        self._names: dict[str, str] = {}  # pools and routes by their one spelling
+        self._named_by: Rules | None = None  # the rules that these routes are of; None: other pools have come since
         self._known = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -213,6 +215,7 @@ class Live:
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._pools = {str(each.name): each for each in snapshot.pools}
+        self._named_by = None
         self._known.set()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -241,8 +244,10 @@ class Live:
 
     def model(self, name: str) -> str | None:
         """The pool or route that callers mean by `name`, whatever the spelling: "x", "X" and "x:latest" are one."""
-        if name in self._pools or name in self.rules.routes:
+        rules, pools = self.rules, self._pools
+        if name in pools or name in rules.routes:
             return name
-        wanted = canonical_model_name(name)
-        names = (*self.rules.routes, *self._pools)
-        return next((each for each in names if canonical_model_name(each) == wanted), None)
+        if self._named_by is not rules:
+            names = reversed((*rules.routes, *pools))  # of two that are spelt alike the first counts
+            self._names, self._named_by = {canonical_model_name(each): each for each in names}, rules
+        return self._names.get(canonical_model_name(name))

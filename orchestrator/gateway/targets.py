@@ -98,10 +98,26 @@ class Targets:
         self._give_kept = give_kept
 
     async def serve(self, asked: Asked) -> Reply | None:
-        """Have a target answer. An error is raised, or told within the stream where its head is out."""
+        """Have a target answer; where all instances are away for a moment, wait for one as for a free slot.
+
+        An error is raised, or told within the stream where its head is out.
+        """
         asked = self._to_who_sees(asked)
+        came_s = time.perf_counter()
+        gone = Gone(asked.name, asked.trace) if asked.is_route else None
         try:
-            return await self._serve_patiently(asked)
+            while True:
+                try:
+                    return await (self._serve_pool(asked) if gone is None else self._serve_route(asked, gone))
+                except (CapacityError, InstanceError) as why:
+                    again_s = self._again_s(asked, why, came_s)
+                    if again_s is None:
+                        if gone is None or (isinstance(why, CapacityError) and not why.is_passing):
+                            raise
+                        raise gone.error() from why
+                began_s = time.perf_counter()
+                await self._live.until_changed(again_s)
+                asked.trace.queue_s += time.perf_counter() - began_s
         except OrchestratorError as why:
             client, spare = asked.client, asked.trace.spare
             if spare is not None and not isinstance(why, CallerError) and (client is None or not client.is_open):
@@ -115,6 +131,15 @@ class Targets:
             client.write([error_frame(asked.call.endpoint, str(why))])
             client.abandon()
             return None
+
+    def _again_s(self, asked: Asked, why: CapacityError | InstanceError, came_s: float) -> float | None:
+        """Seconds until all are to be asked again, at the latest; None: that is of no use."""
+        waited_s = time.perf_counter() - came_s
+        left_s = self._live.rules.limits.queue_wait_s - waited_s
+        if left_s <= 0 or not self._may_pass(asked, why, waited_s):
+            return None
+        alone_s = why.retry_after_s if isinstance(why, InstanceError) else 0.0
+        return min(max(ASK_AGAIN_S, alone_s), left_s)
 
     def _to_who_sees(self, asked: Asked) -> Asked:
         """A call with images, and of its tiers those whose models can see. Raises CallerError where none can.
@@ -135,27 +160,6 @@ class Targets:
             return True
         abilities = (pool.details.get("show") or {}).get("capabilities")
         return not abilities or "vision" in abilities
-
-    async def _serve_patiently(self, asked: Asked) -> Reply | None:
-        """Ask until one answers; where all instances are away for a moment, wait for one as for a free slot."""
-        came_s = time.perf_counter()
-        gone = Gone(asked.name, asked.trace) if asked.is_route else None
-        alone_s = 0.0
-        while True:
-            try:
-                return await (self._serve_pool(asked) if gone is None else self._serve_route(asked, gone))
-            except (CapacityError, InstanceError) as why:
-                waited_s = time.perf_counter() - came_s
-                left_s = self._live.rules.limits.queue_wait_s - waited_s
-                if left_s <= 0 or not self._may_pass(asked, why, waited_s):
-                    is_last_word = isinstance(why, CapacityError) and not why.is_passing
-                    if gone is None or is_last_word:
-                        raise
-                    raise gone.error() from why
-                alone_s = why.retry_after_s if isinstance(why, InstanceError) else 0.0
-            began_s = time.perf_counter()
-            await self._live.until_changed(min(max(ASK_AGAIN_S, alone_s), left_s))
-            asked.trace.queue_s += time.perf_counter() - began_s
 
     def _may_pass(self, asked: Asked, why: CapacityError | InstanceError, waited_s: float) -> bool:
         """Whether it is worth waiting: an instance is there, or on its way, that this call has not failed too often."""

@@ -123,18 +123,18 @@ class Exchange(asyncio.Protocol):
     async def until(self, stage: Stage) -> None:
         """Wait until the answer has come so far, or is whole. Raises InstanceError where it was cut before that."""
         if self.stage < stage:
-            await self._wait_for(stage)
+            await self._coming_to(stage)
 
     async def more(self) -> None:
         """Wait for the next piece of the body, or its end. Raises InstanceError where it was cut."""
         if self.stage < _DONE:
-            await self._wait_for(_BODY)
+            await self._coming_to(_BODY)
 
-    async def _wait_for(self, stage: Stage) -> None:
+    def _coming_to(self, stage: Stage) -> asyncio.Future[None]:
         if self._error is not None:
             raise self._error
         self._awaited, self._waiter = stage, self._loop.create_future()
-        await self._waiter
+        return self._waiter
 
     def attach(self, sink: Sink) -> None:
         """Hand the body to `sink` from now on, what came already first."""
