@@ -218,9 +218,7 @@ class Asking:
             # llama.cpp's server sees that its client has left, and frees the slot for certain.
             on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
 
-            def on_answer() -> None:
-                _first_byte(trace, grant.pool, began_s, attempt, is_rest=plan is not None)
-
+            on_answer = partial(_first_byte, trace, grant.pool, began_s, attempt, is_rest=plan is not None)
             relaying = relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
             relayed = await (relaying if watching is None else in_time(watching, relaying))
         except BaseException as why:
@@ -343,11 +341,11 @@ class Asking:
                 asked.making.fail(why, trace.failures + 1)
             count_call(trace, "cut")
             return
-        answer = answer_of(asked, relayed)
-        limit = self._live.rules.cache.max_answer_bytes
+        answer, kept = answer_of(asked, relayed), None
         # Two instances need not say quite the same: what they said in turn is for those who asked.
-        is_kept = answer is not None and relayed.body is not None and len(relayed.body) <= limit and not trace.continued
-        kept = self._cache.kept(asked, answer) if answer is not None and is_kept and doubt is None else None
+        if answer is not None and relayed.body is not None and doubt is None and not trace.continued:
+            is_kept = len(relayed.body) <= self._live.rules.cache.max_answer_bytes
+            kept = self._cache.kept(asked, answer) if is_kept else None
         if doubt is not None:
             telemetry.TALLY.count(telemetry.DOUBTED_LATE, (asked.name, str(doubt.reason)))
         tokens = (relayed.end.prompt_tokens, relayed.end.completion_tokens)

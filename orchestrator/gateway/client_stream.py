@@ -31,9 +31,8 @@ class ClientStream:
         "_fields",
         "_head",
         "_is_chunked",
-        "_is_closing",
         "_request",
-        "_write",
+        "_transport",
         "heard_tokens",
         "is_open",
         "is_stalled",
@@ -46,7 +45,7 @@ class ClientStream:
         self._request, self._connection, self._fields = request, connection, fields
         self._is_chunked = request.is_http_11
         self._head = b""
-        self._write, self._is_closing = connection.transport.write, connection.transport.is_closing
+        self._transport = connection.transport
         self.is_open = False  # the head is out: whatever comes now comes within the stream
         self.is_started = False
         self.is_stalled = False  # the client reads no more for now: its buffers are full
@@ -86,11 +85,11 @@ class ClientStream:
             data = b"".join([b"%x\r\n%b\r\n" % (len(each), each) for each in pieces if each])
         else:
             data = b"".join(pieces)
-        if not data or self._is_closing():
+        if not data or self._transport.is_closing():
             return
         if self._head:
             data, self._head = self._head + data, b""
-        self._write(data)
+        self._transport.write(data)
         if self._connection.is_full and not self.is_stalled:
             self._stall()
 
@@ -105,12 +104,12 @@ class ClientStream:
 
     async def finish(self, within_s: float) -> None:
         """End the answer; a client that reads no more by then is cut off."""
-        if self._is_closing():
+        if self._transport.is_closing():
             return
         if self.is_stalled and not await self._has_drained(within_s):
             self._connection.abort()
-        elif not self._is_closing():
-            self._write(self._head + LAST_CHUNK if self._is_chunked else self._head)
+        elif not self._transport.is_closing():
+            self._transport.write(self._head + LAST_CHUNK if self._is_chunked else self._head)
 
     async def _has_drained(self, within_s: float) -> bool:
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()

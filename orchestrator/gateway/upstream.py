@@ -68,7 +68,6 @@ class Exchange(asyncio.Protocol):
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._loop = asyncio.get_running_loop()
-        self._now_s = self._loop.time
         self.transport: asyncio.Transport | None = None
         self.is_reusable = False
         self.was_answered = False  # something came back since the last `send`
@@ -102,7 +101,7 @@ class Exchange(asyncio.Protocol):
         self._sink, self._content_type, self._retry_after = None, "", b""
         self._is_idle = self._is_complete = self.is_reusable = False
         self.was_answered = self.was_closed = self.is_client_stalled = False
-        self.last_read_s = self._now_s()
+        self.last_read_s = self._loop.time()
         self.allow_silence(silence_s)
         if self.transport is None:  # closed by the instance in the turn of the loop since it was opened
             self.was_closed = True
@@ -158,7 +157,7 @@ class Exchange(asyncio.Protocol):
     def resume(self) -> None:
         """Read on. Safe to call at any time."""
         if self.transport is not None and self._is_paused:
-            self.last_read_s = self._now_s()  # the time that nobody read is not the instance's silence
+            self.last_read_s = self._loop.time()  # the time that nobody read is not the instance's silence
             self.transport.resume_reading()
         self._is_paused = False
 
@@ -175,7 +174,7 @@ class Exchange(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not its subclasses
 
     def data_received(self, data: bytes) -> None:
-        self.last_read_s = self._now_s()
+        self.last_read_s = self._loop.time()
         self.was_answered = True
         if self._is_idle:  # bytes nobody asked for: whatever is at the other end, it is out of step
             self.is_reusable = False
@@ -269,7 +268,7 @@ class Exchange(asyncio.Protocol):
         self._timer = None
         if self._is_idle:
             return
-        silent_s = self._now_s() - self.last_read_s
+        silent_s = self._loop.time() - self.last_read_s
         if silent_s < self._silence_s:
             self._timer = self._loop.call_later(self._silence_s - silent_s, self._look_at_time)
             return

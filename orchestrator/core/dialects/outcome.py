@@ -247,16 +247,16 @@ def _logprobs(endpoint: Endpoint, frame: Frame) -> list[float]:
 
 def _said(parts: Sequence[Frame]) -> tuple[str, str]:
     """Thinking and text of all parts."""
-    thinking: list[str] = []
-    text: list[str] = []
-    for part in parts:
-        said = part.get("content") or part.get("response") or part.get("text")
-        if isinstance(said, str):
-            text.append(said)
-        thought = part.get("thinking") or part.get("reasoning")
-        if thought and isinstance(thought, str):
-            thinking.append(thought)
-    return "".join(thinking), "".join(text)
+    text = [part.get("content") or part.get("response") or part.get("text") or "" for part in parts]
+    thinking = [part.get("thinking") or part.get("reasoning") or "" for part in parts]
+    return _joined(thinking), _joined(text)
+
+
+def _joined(told: Sequence[Any]) -> str:
+    try:
+        return "".join(told)
+    except TypeError:  # what is no text says nothing
+        return "".join([each for each in told if isinstance(each, str)])
 
 
 def _frames(is_stream: bool, data: bytes) -> Sequence[Frame]:
