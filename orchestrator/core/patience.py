@@ -55,6 +55,11 @@ class Asked(NamedTuple):
     times: float = 1.0  # more patience with a call that was given up before
 
 
+# A member of an enumeration costs more to look up than what is done with it.
+_OLLAMA: Final = Dialect.OLLAMA
+_STREAM, _WHOLE, _BOUNDED = Kind
+
+
 def asked_of(call: Call, body_bytes: int, failures: int = 0) -> Asked:
     """What is waited for. A call that failed before has twice the time: its own slowness may have been the cause."""
     return Asked(*measure_of(call, body_bytes), float(1 << failures))
@@ -63,17 +68,17 @@ def asked_of(call: Call, body_bytes: int, failures: int = 0) -> Asked:
 def measure_of(call: Call, body_bytes: int) -> tuple[Kind, int]:
     """What is waited for, and its size."""
     if call.is_stream:
-        return Kind.STREAM, body_bytes
+        return _STREAM, body_bytes
     tokens = most_answer_tokens(call)
     if tokens is None:
-        return Kind.WHOLE, body_bytes
-    return Kind.BOUNDED, body_bytes + tokens * BYTES_A_TOKEN_WRITTEN
+        return _WHOLE, body_bytes
+    return _BOUNDED, body_bytes + tokens * BYTES_A_TOKEN_WRITTEN
 
 
 def most_answer_tokens(call: Call) -> int | None:
     """The most that the answer may have; None: not said."""
     body = call.body
-    if call.endpoint.dialect is Dialect.OLLAMA:
+    if call.endpoint.dialect is _OLLAMA:
         if not (options := body.get("options")):
             return None
         told = options.get("num_predict") if isinstance(options, dict) else None

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # In the middle of a stream, too, an instance is waited for that is being restarted.
 ASK_AGAIN_S: Final = 1.0
+_OLLAMA: Final = Engine.OLLAMA
 
 # A kept answer given to who asked.
 GiveKept = Callable[[Asked, Given], Awaitable[Reply | None]]
@@ -216,7 +217,7 @@ class Asking:
             if trace.story is not None:
                 order = order._replace(traced=trace.story.ask(call.endpoint, _whom(grant), trace))
             # llama.cpp's server sees that its client has left, and frees the slot for certain.
-            on_left = left.append if rules.limits.drain_s and grant.instance.engine is Engine.OLLAMA else None
+            on_left = left.append if rules.limits.drain_s and grant.instance.engine is _OLLAMA else None
 
             on_answer = partial(_first_byte, trace, grant.pool, began_s, attempt, is_rest=plan is not None)
             relaying = relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)

@@ -32,6 +32,7 @@ from orchestrator.gateway.upstream import Connections, Exchange, Head, Sink, Sta
 
 # An instance's error text; more of it helps nobody.
 ERROR_BODY_BYTES: Final = 65_536
+_, _HEAD, _BODY, _DONE = Stage
 
 
 class Translation(Protocol):
@@ -133,14 +134,14 @@ async def relay(
     try:
         try:
             _send(exchange, order, attempt)
-            await exchange.until(Stage.HEAD)
+            await exchange.until(_HEAD)
         except InstanceError:
             if not was_used or exchange.was_answered or not exchange.was_closed:
                 raise
             # A kept connection may have been closed by the instance as the request went out: ask once more, afresh.
             exchange = await connections.connect(instance.id, instance.host, instance.port)
             _send(exchange, order, attempt)
-            await exchange.until(Stage.HEAD)
+            await exchange.until(_HEAD)
         if exchange.head.status != 200:
             refused = await _refusal(exchange, order)
             on_answer()
@@ -151,10 +152,10 @@ async def relay(
             return relayed if order.watching is None else _judged_whole(order.watching, relayed)
         return await _stream(exchange, order, client, on_answer, making)
     except BaseException as why:
-        if on_left is not None and _is_left(why, order, client) and exchange.stage is Stage.BODY:
+        if on_left is not None and _is_left(why, order, client) and exchange.stage is _BODY:
             handed_over, exchange = exchange, None
             on_left(handed_over)
-        elif not isinstance(why, Escalated) or exchange.stage is not Stage.DONE:
+        elif not isinstance(why, Escalated) or exchange.stage is not _DONE:
             exchange.is_reusable = False
         raise
     finally:
@@ -176,7 +177,7 @@ async def drain(connections: Connections, instance: Instance, exchange: Exchange
     exchange.resume()
     try:
         async with asyncio.timeout(within_s):
-            await exchange.until(Stage.DONE)
+            await exchange.until(_DONE)
     except (TimeoutError, InstanceError):
         return False
     finally:
@@ -208,7 +209,7 @@ async def _refusal(exchange: Exchange, order: Order) -> Refused | Relayed:
     exchange.allow_silence(order.between_bytes_s)
     pieces: list[bytes] = []
     exchange.attach(lambda came: pieces.extend(came) if sum(map(len, pieces)) < ERROR_BODY_BYTES else None)
-    await exchange.until(Stage.DONE)
+    await exchange.until(_DONE)
     body = b"".join(pieces)
     if order.behind is not None and is_callers_mistake(head.status, body):
         # It does not take what a stream goes on from: no instance of this engine would.
@@ -250,14 +251,14 @@ def is_callers_mistake(status: int, body: bytes) -> bool:
 async def _whole(exchange: Exchange, order: Order) -> Relayed:
     """A body that is one JSON document: read to its end before anything is said, so any failure can be retried."""
     watching = order.watching
-    is_under_way = exchange.stage is not Stage.DONE  # most come with their head
+    is_under_way = exchange.stage is not _DONE  # most come with their head
     if is_under_way:
         exchange.allow_silence(order.between_bytes_s)
     if watching is not None:
-        await exchange.until(Stage.BODY)
+        await exchange.until(_BODY)
         watching.began()
     if is_under_way:
-        await exchange.until(Stage.DONE)
+        await exchange.until(_DONE)
     body = exchange.body()
     if order.translation is not None:
         if exchange.head.content_type.startswith(SSE_TYPE):  # asked to stream, and put together here
@@ -305,7 +306,7 @@ async def _stream(
     exchange.attach(framed.before(sink))
     exchange.allow_silence(order.between_bytes_s, lambda: shown.is_held_up)
     try:
-        await exchange.until(Stage.DONE)
+        await exchange.until(_DONE)
         framed.finish(sink)
         if watching is not None and (last := watching.rest()):
             shown.show(last)
@@ -389,14 +390,14 @@ async def _first_judged(
     judged = _judged(watching, pieces.extend)
     sink = judged if order.translation is None else _translated(order.translation, judged)
     exchange.attach(framed.before(sink))
-    await exchange.until(Stage.BODY)
+    await exchange.until(_BODY)
     watching.began()
     on_answer()
     exchange.allow_silence(order.between_bytes_s)
     now_s = asyncio.get_running_loop().time
     began_s, until_s = now_s(), None if watching.watch.is_buffered else now_s() + watching.watch.hold_s
     try:
-        while not pieces and watching.doubt is None and exchange.stage < Stage.DONE:
+        while not pieces and watching.doubt is None and exchange.stage < _DONE:
             try:
                 async with asyncio.timeout_at(until_s):
                     await exchange.more()
@@ -405,7 +406,7 @@ async def _first_judged(
                 until_s = None
     finally:
         watching.on_held(now_s() - began_s)
-    if exchange.stage is Stage.DONE:
+    if exchange.stage is _DONE:
         framed.finish(sink)
         pieces += watching.rest()
     if watching.is_holding and watching.doubt is None and order.translation is not None:
@@ -430,9 +431,9 @@ async def _first_pieces(exchange: Exchange, order: Order, framed: Framed) -> lis
     show: Sink = pieces.extend
     sink = show if order.translation is None else _translated(order.translation, show)
     exchange.attach(framed.before(sink))
-    while not pieces and exchange.stage < Stage.DONE:  # the instance's first bytes may be none for the caller
+    while not pieces and exchange.stage < _DONE:  # the instance's first bytes may be none for the caller
         await exchange.more()
-    if exchange.stage is Stage.DONE:
+    if exchange.stage is _DONE:
         framed.finish(sink)
     return _begun(order, pieces)
 

@@ -51,7 +51,8 @@ class Stage(IntEnum):
     DONE = 3
 
 
-_BODY, _DONE = Stage.BODY, Stage.DONE
+# A member of an enumeration costs more to look up than what is done with it.
+_SENT, _HEAD, _BODY, _DONE = Stage
 
 
 def _not_stalled() -> bool:
@@ -96,7 +97,7 @@ class Exchange(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes, silence_s: float) -> None:
         """Write one request; its answer may be silent for so long (`allow_silence`)."""
-        self.stage, self._awaited, self._waiter, self._error = Stage.SENT, _DONE, None, None
+        self.stage, self._awaited, self._waiter, self._error = _SENT, _DONE, None, None
         self._came.clear()
         self._sink, self._content_type, self._retry_after = None, "", b""
         self._is_idle = self._is_complete = self.is_reusable = False
@@ -234,7 +235,7 @@ class Exchange(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self.head = Head(status, self._content_type, self._retry_after)
-            self._come_to(Stage.HEAD)
+            self._come_to(_HEAD)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:

@@ -23,6 +23,8 @@ from orchestrator.core.model import Answer, Dialect, Endpoint, Finish, ToolCall
 # Of a stream the end is in its last frames; of a body the counts are, behind a context of some thousand numbers.
 TAIL_BYTES: Final = 65_536
 
+# A member of an enumeration costs more to look up than what is done with it.
+_RESPONSES, _COUNT = Endpoint.OPENAI_RESPONSES, Endpoint.ANTHROPIC_COUNT
 _FINISHES: Final[Mapping[str | None, Finish]] = {each.value: each for each in Finish}
 _DELTAS: Final[Mapping[object, str]] = {
     "response.output_text.delta": "content",
@@ -59,11 +61,11 @@ def read_end(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
 
 def _end_of(endpoint: Endpoint, is_stream: bool, tail: bytes) -> End:
     frames = _frames(is_stream, tail)
-    has_error = b"error" in tail or endpoint is Endpoint.OPENAI_RESPONSES
+    has_error = b"error" in tail or endpoint is _RESPONSES
     error = next((text for frame in frames if (text := _error_of(endpoint, frame))), None) if has_error else None
     if endpoint.is_embedding:
         return _end_of_embedding(frames, error)
-    if endpoint is Endpoint.ANTHROPIC_COUNT:
+    if endpoint is _COUNT:
         return _end_of_count(frames, error)
     finish: str | None = None
     counts = (0, 0)
@@ -158,7 +160,7 @@ class Listener:
             return "", ""
 
     def _part(self, frame: Frame) -> Frame:
-        if self._endpoint is not Endpoint.OPENAI_RESPONSES:
+        if self._endpoint is not _RESPONSES:
             return _READING[self._endpoint].part_of(frame)
         name = _DELTAS.get(frame.get("type"))  # its last event tells all of it once more
         return {name: frame.get("delta")} if name else {}
@@ -223,14 +225,14 @@ class Hearing:
         self.counts = reading.counts_of(frame) or self.counts
         if endpoint.dialect is Dialect.ANTHROPIC:
             self.is_over |= frame.get("type") == "message_stop"
-        elif endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES:
+        elif endpoint.dialect is Dialect.OLLAMA or endpoint is _RESPONSES:
             self.is_over |= finish is not None
         return bool(thinking or text or calls or finish)
 
     def _part(self, frame: Frame) -> Frame:
-        if self._endpoint is Endpoint.OPENAI_RESPONSES and frame.get("type") in _DELTAS:
+        if self._endpoint is _RESPONSES and frame.get("type") in _DELTAS:
             return {_DELTAS[frame["type"]]: frame.get("delta")}
-        if self._endpoint is Endpoint.OPENAI_RESPONSES and self._text and frame.get("type"):
+        if self._endpoint is _RESPONSES and self._text and frame.get("type"):
             whole = responses_frames.part_of(frame)  # its last event tells all of it once more
             return {"tool_calls": whole.get("tool_calls")}
         return _READING[self._endpoint].part_of(frame)
@@ -307,7 +309,7 @@ def _is_closed(endpoint: Endpoint, frames: Sequence[Frame], tail: bytes) -> bool
     """The stream says of itself that it is over. Where the frame that tells the finish does so too, that is enough."""
     if endpoint.dialect is Dialect.ANTHROPIC:
         return any(frame.get("type") == "message_stop" for frame in frames[-2:])
-    return endpoint.dialect is Dialect.OLLAMA or endpoint is Endpoint.OPENAI_RESPONSES or says_done(tail)
+    return endpoint.dialect is Dialect.OLLAMA or endpoint is _RESPONSES or says_done(tail)
 
 
 def says_done(tail: bytes) -> bool:
@@ -317,7 +319,7 @@ def says_done(tail: bytes) -> bool:
 
 def _error_of(endpoint: Endpoint, frame: Frame) -> str | None:
     error = frame.get("error")
-    if error is None and endpoint is Endpoint.OPENAI_RESPONSES:
+    if error is None and endpoint is _RESPONSES:
         error = responses_frames.error_of(frame)
     if isinstance(error, Mapping):
         return str(error.get("message") or error)
@@ -387,7 +389,7 @@ def _itself(frame: Frame) -> Frame:
 
 
 def _reading_of(endpoint: Endpoint) -> _Reading:
-    if endpoint is Endpoint.OPENAI_RESPONSES:
+    if endpoint is _RESPONSES:
         return _Reading(responses_frames.part_of, responses_frames.finish_of, responses_frames.counts_of)
     if endpoint.dialect is Dialect.ANTHROPIC:
         return _Reading(anthropic_frames.part_of, anthropic_frames.finish_of, anthropic_frames.counts_of)
