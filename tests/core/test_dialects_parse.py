@@ -375,6 +375,11 @@ def test_the_same_question_has_the_same_turns_in_both_dialects():
     assert turns(parse_call(CHAT, body)) == turns(parse_call(V1_CHAT, body))
 
 
+def test_a_content_of_another_type_beside_calls_of_tools_says_nothing():
+    body = b'{"model":"m","messages":[{"role":"user","content":1.5,"tool_calls":[]}]}'
+    assert turns(parse_call(V1_CHAT, body)) == (Turn("user", ""),)
+
+
 def test_the_texts_to_embed_are_the_turns_of_an_embedding_call():
     assert embedding_inputs(parse_call(EMBED, b'{"model":"m","input":["a","b"]}')) == ("a", "b")
     assert embedding_inputs(parse_call(EMBEDDINGS, b'{"model":"m","prompt":"a"}')) == ("a",)

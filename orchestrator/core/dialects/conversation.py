@@ -185,7 +185,8 @@ def _turn(message: Mapping[str, Any] | None) -> Turn:
     role = str(message.get("role") or "").lower()
     content = message.get("content")
     if not isinstance(content, list):
-        return Turn(role, content or "", bool(message.get("images")))
+        # Beside calls of tools Ollama passes over a content of any other type.
+        return Turn(role, content if isinstance(content, str) else "", bool(message.get("images")))
     texts = (part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
     return Turn(role, "\n".join(texts), has_images=any(_is_image(part) for part in content))
 
