@@ -74,7 +74,7 @@ def each_turn(call: Call) -> Iterator[Turn]:
 
 def has_images(call: Call) -> bool:
     """Whether the call asks about pictures."""
-    return may_have_images(call) and (not call.endpoint.is_chat or any(turn.has_images for turn in turns(call)))
+    return may_have_images(call) and (not call.endpoint.is_chat or any(turn.has_images for turn in each_turn(call)))
 
 
 def may_have_images(call: Call) -> bool:
