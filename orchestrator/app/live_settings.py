@@ -37,6 +37,7 @@ from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, NodeSettings, load
 from orchestrator.settings.defaults import default_settings
 from orchestrator.settings.live import live_part, needs_restart
+from orchestrator.settings.looking import Looked, look
 from orchestrator.settings.watch import FileWatch, SettingsWatch
 
 
@@ -86,6 +87,15 @@ async def resolve_settings(wish: Wish) -> Resolved:
         of_file, own = None, with_command_line(default_settings(facts, engine, wish.simulate), wish)
     check_here(own)
     return Resolved(own, of_file, own)
+
+
+async def settings_to_look_at(config: Path | None) -> Looked:
+    """As `resolve_settings`, for who asks nobody with the secrets in them: those of this shell may be missing."""
+    if config is None:
+        return Looked((await resolve_settings(Wish(Path(), None, None, None, None))).settings)
+    looked = look(config)
+    check_here(looked.settings)
+    return looked
 
 
 def with_kept_keys(resolved: Resolved, paths: StatePaths) -> Resolved:

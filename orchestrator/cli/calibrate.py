@@ -11,9 +11,9 @@ from rich.progress import Progress
 
 from orchestrator.app.calibrating import FEWEST, Answered, CalibrationError, answered, write_calibration
 from orchestrator.app.evaluating import Asking, Target
-from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.targets_by_name import target_of
 from orchestrator.cli.evaluate import read_questions
+from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import console, errors, literal, table
 from orchestrator.cli.status import endpoint_of
 from orchestrator.core.confidence import calibrate, shipped
@@ -40,7 +40,7 @@ def run_calibrate(
     asked = read_questions(questions)
     if len(asked) < FEWEST:
         raise CalibrationError(f"{questions}: has {len(asked)} questions; a curve wants {FEWEST} at least")
-    settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
+    settings = looked_at(config).settings
     target = target_of(tier, settings)
     answers = asyncio.run(_asked(asked, target, Asking(endpoint_of(state, endpoint), key, at_once, tokens)))
     right = [each.is_right for each in answers]

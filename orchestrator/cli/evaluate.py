@@ -13,9 +13,9 @@ import click
 from rich.progress import Progress
 
 from orchestrator.app.evaluating import Asking, Target, evaluate, questions_in, resamples
-from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.targets_by_name import prices_of, target_of
 from orchestrator.cli.evaluation_page import COLUMNS, cells, page
+from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import console, draw, errors, literal, table
 from orchestrator.cli.status import endpoint_of
 from orchestrator.core.dialects.parse import Turn
@@ -45,7 +45,7 @@ def run_evaluation(
 ) -> int:
     """Ask, grade, print; 1 where a target may see none of the questions. Raises OrchestratorError."""
     asked = read_questions(questions)
-    settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
+    settings = looked_at(config).settings
     wanted = [target_of(each.strip(), settings) for each in targets.split(",") if each.strip()]
     priced = dict(_price(each) for each in prices)
     if unknown := [each for each in priced if each not in {one.name for one in wanted}]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ import click
 from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.provider_check import Finding, check
 from orchestrator.app.providers import budget_of_tier, price_of, provider_of
+from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import console, draw, literal, table
 from orchestrator.core.address import bracketed
 from orchestrator.core.providers import WHOLE_ACCOUNT, Known
 from orchestrator.core.providers import table as catalogue
 from orchestrator.core.target import Budget, Price
 from orchestrator.settings import ClusterSettings
+
+# By provider: environment variables of its secrets that are not set here.
+Missing = Mapping[str, Sequence[str]]
 
 NOTHING_YET = (
     "no providers in the configuration: name one under `providers`, and in a tier; docs/operations.md shows how"
@@ -28,11 +32,13 @@ NOTHING_YET = (
 
 def run_list(config: Path | None, *, as_json: bool) -> int:
     """Print who is configured, and what the catalogue knows."""
-    settings = _settings(config)
+    looked = looked_at(config)
+    lacking = looked.lacking
+    missing = {name: [each.variable for each in lacking if each.provider == name] for name in looked.settings.providers}
     if as_json:
-        click.echo(json.dumps(_told(settings), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_told(looked.settings, missing), ensure_ascii=False, indent=2))
         return 0
-    _draw_configured(settings)
+    _draw_configured(looked.settings, missing)
     _draw_catalogue()
     return 0
 
@@ -72,14 +78,14 @@ def _settings(config: Path | None) -> ClusterSettings:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def _draw_configured(settings: ClusterSettings) -> None:
+def _draw_configured(settings: ClusterSettings, missing: Missing) -> None:
     if not settings.providers:
         console.print(NOTHING_YET)
     else:
         drawn = table("Provider", "Address", "Key", "Accepts", "Plan", "Account's limits")
         for name, each in settings.providers.items():
             provider = provider_of(name, settings)
-            key = "set" if provider.key else "none"
+            key = f"{', '.join(missing[name])} not set" if missing[name] else "set" if provider.key else "none"
             row = (name, _address(settings, name), key, each.accepts, each.plan or "-", _limits(provider.budget))
             drawn.add_row(*map(literal, row))
         draw(drawn)
@@ -132,13 +138,13 @@ def _address(settings: ClusterSettings, name: str) -> str:
 # --- for programs ----------------------------------------------------------------------------------------------------
 
 
-def _told(settings: ClusterSettings) -> dict[str, Any]:
+def _told(settings: ClusterSettings, missing: Missing) -> dict[str, Any]:
     known = catalogue()
     return {
         "written_on": known.written_on,
         "source": known.source,
         "catalogue": {name: _known(each) for name, each in known.providers.items()},
-        "providers": {name: _configured(settings, name) for name in settings.providers},
+        "providers": {name: {**_configured(settings, name), "not_set": missing[name]} for name in settings.providers},
     }
 
 

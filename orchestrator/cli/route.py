@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import click
 
 from orchestrator.app.explaining import Asking, explain
-from orchestrator.app.live_settings import Wish, resolve_settings
+from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import console, literal
 from orchestrator.cli.route_explained import draw_explained
 from orchestrator.cli.status import endpoint_of, fetch_status, key_of
@@ -37,7 +37,7 @@ class Where:
 
 def run_explain(config: Path | None, asking: Asking, route: str, where: Where, *, as_json: bool) -> int:
     """Print a question's difficulty, and the targets that each route, or the one named, would send it to."""
-    settings = asyncio.run(resolve_settings(Wish(Path(), config, None, None, None))).settings
+    settings = looked_at(config).settings
     if route and route not in settings.routes:
         raise click.BadParameter(f"there is no route {route!r}; there are: {', '.join(settings.routes) or 'none'}")
     names = ["anonymous", *(each.name for each in settings.keys)]

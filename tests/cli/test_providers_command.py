@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,66 @@ def test_list_shows_settings_and_catalogue_with_its_day_and_no_key(config):
     assert groq["has_key"] is True
     assert read["catalogue"]["mistral"]["prices"]["mistral-nemo"] == {"prompt": 0.15, "completion": 0.15}
     assert read["catalogue"]["openrouter"]["plans"]["free"] == {"*": {"rpd": 50}}
+
+
+HEADERS = {"X-Account": "env:GROQ_ACCOUNT", "X-Title": "support"}
+
+
+def unset(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings whose secrets are in the environment, and an environment that has one of them."""
+    groq = {"key": "env:GROQ_KEY", "headers": HEADERS}
+    tiers = {
+        **SETTINGS["tiers"],
+        "full": {**SETTINGS["tiers"]["full"], "backup": "other"},
+        "other": {"provider": "mistral", "model": "mistral-nemo"},
+    }
+    told = {
+        **SETTINGS,
+        "providers": {"groq": groq, "mistral": {"key": "env:MISTRAL_KEY"}},
+        "tiers": tiers,
+        "keys": [{"name": "w", "secret": "env:W_KEY"}],
+    }
+    config.write_text(yaml.safe_dump(told))
+    for name in ("GROQ_KEY", "GROQ_ACCOUNT", "W_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MISTRAL_KEY", KEY)
+
+
+def test_list_needs_no_secret_and_says_which_variable_is_missing_for_which_provider(config, monkeypatch):
+    unset(config, monkeypatch)
+    told = CliRunner().invoke(main, ["providers", "list", "--config", str(config)])
+    assert told.exit_code == 0, told.output
+    assert KEY not in told.output
+    assert re.search(r"groq .* GROQ_KEY", told.stdout)
+    assert re.search(r"mistral .* set ", told.stdout)
+    for each in ("providers.groq.key: the environment variable GROQ_KEY", "the environment variable W_KEY"):
+        assert f"{each} is not set here" in told.stderr
+    assert "MISTRAL_KEY" not in told.output
+    read = json.loads(CliRunner().invoke(main, ["providers", "list", "--config", str(config), "--json"]).stdout)
+    found = {name: (each["has_key"], each["not_set"]) for name, each in read["providers"].items()}
+    assert found == {"groq": (False, ["GROQ_KEY", "GROQ_ACCOUNT"]), "mistral": (True, [])}
+
+
+def test_a_variable_that_is_set_to_nothing_is_as_one_that_is_not(config, monkeypatch):
+    unset(config, monkeypatch)
+    monkeypatch.setenv("GROQ_KEY", " ")
+    told = CliRunner().invoke(main, ["providers", "list", "--config", str(config)])
+    assert (told.exit_code, "variable GROQ_KEY is not set here" in told.stderr) == (0, True)
+
+
+def test_who_asks_the_providers_needs_their_secrets_as_a_start_does(config, monkeypatch):
+    unset(config, monkeypatch)
+    for command in (["providers", "check"], ["config", "check"]):
+        told = CliRunner().invoke(main, [*command, "--config", str(config)])
+        assert told.exit_code == 3
+        assert "providers.groq.key: the environment variable 'GROQ_KEY' is not set" in told.output
+
+
+def test_list_refuses_what_is_wrong_beside_a_missing_variable(config, monkeypatch):
+    unset(config, monkeypatch)
+    config.write_text(config.read_text() + "modles: {}\n")
+    told = CliRunner().invoke(main, ["providers", "list", "--config", str(config)])
+    assert (told.exit_code, "modles" in told.output, "GROQ_KEY" in told.output) == (3, True, False)
 
 
 def test_list_shows_prices_and_quotas_as_lines(config):

@@ -114,6 +114,14 @@ def test_the_route_that_takes_a_call_is_told_and_what_fails_of_the_others(router
     assert "match support (key, header, tools): not its model" in lines
 
 
+def test_a_question_is_explained_where_a_providers_key_is_not_set_and_that_is_said(router, monkeypatch):
+    monkeypatch.delenv("GROQ_KEY")
+    told = run("explain", "--config", router, "--route", "roles", "--json", "Write a Python function")
+    assert told.exit_code == 0, told.output
+    assert "deep" in [each["tier"] for each in json.loads(told.stdout)["routes"]["roles"]["tiers"]]
+    assert "providers.groq.key: the environment variable GROQ_KEY is not set here" in told.stderr
+
+
 def test_a_call_may_be_given_a_key_a_header_and_tools(router):
     asked = ("explain", "--config", router, "--header", "X-Team: Support EU", "--caller", "sup-1", "what is it")
     assert "call asks for roles → support" in lines_of(run(*asked, "--tools"))

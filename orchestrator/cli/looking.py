@@ -1,0 +1,20 @@
+"""Settings of commands that only look at them: what is not set in this shell is said, and nothing fails for it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from orchestrator.app.live_settings import settings_to_look_at
+from orchestrator.cli.output import errors, literal
+from orchestrator.settings.looking import Looked
+
+
+def looked_at(config: Path | None) -> Looked:
+    """The file's settings, or the defaults; a note on stderr for each missing variable. Raises SettingsError."""
+    looked = asyncio.run(settings_to_look_at(config))
+    for each in looked.lacking:
+        told = f"the environment variable {each.variable} is not set here; the cluster needs it where it is started"
+        told = f"{each.field}: {told}" if each.field else told
+        errors.print(f"[yellow]note:[/yellow] {literal(told)}", soft_wrap=True)
+    return looked
