@@ -113,7 +113,7 @@ async def _hosts(ways: Ways, settings: ClusterSettings) -> tuple[Host, ...]:
     reach = Reach(HostKeys(StatePaths(ways.state).known_hosts), settings.ssh)
     sights = await look_at_all(settings.nodes, ollama_models_dir(), reach)
     return tuple(
-        Host(node.name, sight.facts or Unseen(sight.error), node.address == LOCAL)
+        Host(node.name, sight.facts or Unseen(sight.error), node.address == LOCAL, sight.is_refused)
         for node, sight in zip(settings.nodes, sights, strict=True)
     )
 

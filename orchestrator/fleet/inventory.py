@@ -13,6 +13,7 @@ from orchestrator.core.model import Accelerator, NodeFacts, NodeName, Placement
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.probe import Asked, probe
 from orchestrator.nodes.remote_probe import look_once
+from orchestrator.nodes.sending import RefusedError
 from orchestrator.nodes.ssh import SshAddress, SshWaits, connected
 from orchestrator.settings import NodeSettings, SshSettings
 from orchestrator.settings.syntax import ssh_host_and_port
@@ -44,11 +45,15 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A node as it was last seen: its facts, or in one line why there are none."""
+    """A node as it was last seen: its facts, or in one line why there are none.
+
+    `is_refused`: it answers, and what it was restricted to does nothing for this ollamactl.
+    """
 
     node: NodeName
     facts: NodeFacts | None
     error: str = ""
+    is_refused: bool = False
 
 
 def address_of(node: NodeSettings) -> SshAddress:
@@ -67,7 +72,7 @@ async def look_at_all(nodes: Iterable[NodeSettings], models_dir: Path, reach: Re
             async with at_once:
                 return Sight(name, await look_at(node, models_dir, reach))
         except HostError as error:
-            return Sight(name, None, str(error))
+            return Sight(name, None, str(error), isinstance(error, RefusedError))
 
     return tuple(await asyncio.gather(*(look(node) for node in nodes)))
 

@@ -10,7 +10,7 @@ from orchestrator.core.errors import HostError
 from orchestrator.core.model import NodeFacts
 from orchestrator.nodes.onhost.gpus import AWAKE_WAIT_S
 from orchestrator.nodes.probe import Asked, Seen, bundle
-from orchestrator.nodes.sending import is_refusal, program_on
+from orchestrator.nodes.sending import RefusedError, is_refusal, program_on
 from orchestrator.nodes.ssh import COMMAND_NOT_FOUND, SshError, SshHost
 
 STEP = "look"
@@ -63,5 +63,5 @@ def ended(host: SshHost, step: str, status: int | None, complaint: str) -> SshEr
         return SshError(host.node, "python3", "no python3 there: install it (`apt-get install python3`)")
     last = complaint.splitlines()[-1] if complaint else "it said nothing"
     if is_refusal(status):
-        return SshError(host.node, step, f"{step}: {last}")
+        return RefusedError(host.node, step, f"{step}: {last}")
     return SshError(host.node, step, f"{step}: ended with status {status} ({last})")

@@ -97,6 +97,10 @@ def of_certificate(kind: str, days: float) -> Seen:
     return replace(HEALTHY, certificates=(Lasting(kind, "gpu-1", int(days * 86_400)),))
 
 
+def refused(why: str) -> Seen:
+    return replace(HEALTHY, hosts=(Host("gpu-1", Unseen(why), is_here=False, is_refused=True),))
+
+
 def held(size: int | None, name: str = "python3") -> Seen:
     process = GpuProcess(4711, size, name, "ayse")
     return of_card(processes=(process,), vram_used_bytes=GIB // 2 + (size or 0))
@@ -108,6 +112,7 @@ def test_a_healthy_cluster_has_no_finding_and_every_check_says_so():
     assert [*dict.fromkeys(each.check for each in check(HEALTHY))] == [*CHECKS]
 
 
+RESTRICT = "`ollamactl nodes restrict gpu-1`"
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 
 
@@ -117,6 +122,8 @@ NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
         (of_facts(problems=("library and module differ: reboot",)), "driver", ERROR, "differ", "reboot"),
         (of_facts(driver_version="470.1"), "driver", ERROR, "older than 531", "newer driver"),
         (of_facts(cuda_version="11.8"), "driver", ERROR, "CUDA 11.8", "newer driver"),
+        (refused(f"look: of another version: run {RESTRICT} again"), "driver", WARNING, "of another version", RESTRICT),
+        (refused("look: /usr/local is not root's"), "driver", WARNING, "is not root's", f"mend there what it names, then run {RESTRICT}"),
         (held(6 * GIB), "vram", WARNING, "python3 of ayse (pid 4711) holds 6.0 GiB", "kill 4711"),
         (held(GIB), "vram", NOTE, "holds 1.0 GiB", "kill 4711"),
         (held(None), "vram", NOTE, "does not tell", "kill 4711"),

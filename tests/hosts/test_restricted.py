@@ -206,6 +206,12 @@ async def test_a_host_with_a_program_of_another_version_says_so_before_anything_
     settings_in_use.write(operator.paths, load(operator.config))
     with pytest.raises(HostError, match=again):
         await check_hosts(operator.paths)
+    told = json.loads(await asyncio.to_thread(operator, "doctor", "--json", code=1))
+    (found,) = (each for each in told if each["severity"] == "warning")
+    assert (found["where"], found["mends"]) == (NODE, again)
+    operator.config.write_text(operator.config.read_text().replace("  m: {}", "  llama3.2:3b: {}"))
+    for command in ("plan", "deploy"):
+        assert again in await asyncio.to_thread(operator, command, code=1)
     assert "no commands" in await asyncio.to_thread(operator, "nodes", "restrict", NODE, "--yes", code=1)
     said = await asyncio.to_thread(operator, "nodes", "restrict", NODE, "--yes", "--by", "guest")
     assert [each for each in PATHS if each in said] == [policy.PROGRAM]

@@ -27,10 +27,22 @@ def driver(seen: Seen) -> Iterator[Finding]:
     says = Says("driver")
     for host in seen.hosts:
         if isinstance(host.facts, Unseen):
-            yield says.unseen(host.name, host.facts.why)
+            yield (
+                _refused(says, host.name, host.facts.why) if host.is_refused else says.unseen(host.name, host.facts.why)
+            )
         else:
             found = list(_driver_of(says, host.name, host.facts))
             yield from found or [says.ok(host.name, _gpus_in_words(host.facts))]
+
+
+def _refused(says: Says, where: str, why: str) -> Finding:
+    """A restricted host whose program does nothing for us. `why` ends with the way out, where it has one."""
+    what, _, mends = why.rpartition(": ")
+    again = f"`ollamactl nodes restrict {where}`"
+    if again not in mends:
+        what, mends = why, f"mend there what it names, then run {again} again"
+    hurts = "what runs there goes on, but nothing is deployed there, mended or stopped, and upgrades wait for it"
+    return says.warning(where, what, hurts, mends)
 
 
 def _driver_of(says: Says, where: str, facts: NodeFacts) -> Iterator[Finding]:

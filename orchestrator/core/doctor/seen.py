@@ -19,11 +19,15 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A node of the settings. `is_here`: this machine, whose processes can be read."""
+    """A node of the settings. `is_here`: this machine, whose processes can be read.
+
+    `is_refused`: it answers, and the program that it is restricted to does nothing for this ollamactl.
+    """
 
     name: str
     facts: NodeFacts | Unseen
     is_here: bool
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
