@@ -108,13 +108,13 @@ class Admission:
 
         `on_queued` is called when a ticket is filed, and each second while it waits.
         """
-        began_s = time.perf_counter()
-        deadline_s = asyncio.get_running_loop().time() + self.longest_wait_s(wanted.wait_s)
+        began_s, loop = time.perf_counter(), asyncio.get_running_loop()
+        deadline_s = loop.time() + self.longest_wait_s(wanted.wait_s)
         while True:
             if not self.is_alone:
                 lease = _new_lease()
                 try:
-                    admitted = await self._ask(pool, lease, wanted, deadline_s, on_queued)
+                    admitted = await self._ask(pool, lease, wanted, deadline_s - loop.time(), on_queued)
                 except StoreError as why:
                     self._alone.say(why)
                 else:
@@ -143,11 +143,10 @@ class Admission:
         return limit_s if wait_s is None else min(wait_s, limit_s)
 
     async def _ask(
-        self, pool: Pool, lease: LeaseId, wanted: Wanted, deadline_s: float, on_queued: OnQueued | None
+        self, pool: Pool, lease: LeaseId, wanted: Wanted, may_wait_s: float, on_queued: OnQueued | None
     ) -> tuple[Leased, int | None] | Hit | Joined:
         """A slot and how many tickets were ahead of this one's, or the cached answer, or who makes it already."""
         limits = self._live.rules.limits
-        may_wait_s = deadline_s - asyncio.get_running_loop().time()
         wait_s = max(0.001, may_wait_s)
         request = AdmitRequest(
             pool=pool.name,
