@@ -123,7 +123,7 @@ NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
         (of_facts(driver_version="470.1"), "driver", ERROR, "older than 531", "newer driver"),
         (of_facts(cuda_version="11.8"), "driver", ERROR, "CUDA 11.8", "newer driver"),
         (refused(f"look: of another version: run {RESTRICT} again"), "driver", WARNING, "of another version", RESTRICT),
-        (refused("look: /usr/local is not root's"), "driver", WARNING, "is not root's", f"mend there what it names, then run {RESTRICT}"),
+        (refused("look: /usr is not root's"), "driver", WARNING, "is not root's", f"it names, then run {RESTRICT}"),
         (held(6 * GIB), "vram", WARNING, "python3 of ayse (pid 4711) holds 6.0 GiB", "kill 4711"),
         (held(GIB), "vram", NOTE, "holds 1.0 GiB", "kill 4711"),
         (held(None), "vram", NOTE, "does not tell", "kill 4711"),
