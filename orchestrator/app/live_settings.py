@@ -33,6 +33,7 @@ from orchestrator.fleet.engines import find_engine
 from orchestrator.fleet.inventory import take_inventory
 from orchestrator.fleet.wanted import engine_of, shape_of
 from orchestrator.nodes.keeper import Keeper
+from orchestrator.nodes.state_lock import read_holder
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings, NodeSettings, load
 from orchestrator.settings.defaults import default_settings
@@ -89,8 +90,13 @@ async def resolve_settings(wish: Wish) -> Resolved:
     return Resolved(own, of_file, own)
 
 
-async def settings_to_look_at(config: Path | None) -> Looked:
-    """As `resolve_settings`, for who asks nobody with the secrets in them: those of this shell may be missing."""
+async def settings_to_look_at(config: Path | None, state: Path | None = None) -> Looked:
+    """The file's settings, those of the cluster that runs with the folder `state`, or the defaults.
+
+    For who asks nobody with the secrets in them: those of this shell may be missing. Raises SettingsError, HostError.
+    """
+    if config is None and state is not None and read_holder(state) is not None:
+        return Looked(settings_in_use.read(StatePaths(state)))
     if config is None:
         return Looked((await resolve_settings(Wish(Path(), None, None, None, None))).settings)
     looked = look(config)

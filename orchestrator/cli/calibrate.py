@@ -40,7 +40,7 @@ def run_calibrate(
     asked = read_questions(questions)
     if len(asked) < FEWEST:
         raise CalibrationError(f"{questions}: has {len(asked)} questions; a curve wants {FEWEST} at least")
-    settings = looked_at(config).settings
+    settings = looked_at(config, state if endpoint is None else None).settings
     target = target_of(tier, settings)
     answers = asyncio.run(_asked(asked, target, Asking(endpoint_of(state, endpoint), key, at_once, tokens)))
     right = [each.is_right for each in answers]

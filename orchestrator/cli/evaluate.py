@@ -45,7 +45,7 @@ def run_evaluation(
 ) -> int:
     """Ask, grade, print; 1 where a target may see none of the questions. Raises OrchestratorError."""
     asked = read_questions(questions)
-    settings = looked_at(config).settings
+    settings = looked_at(config, state if endpoint is None else None).settings
     wanted = [target_of(each.strip(), settings) for each in targets.split(",") if each.strip()]
     priced = dict(_price(each) for each in prices)
     if unknown := [each for each in priced if each not in {one.name for one in wanted}]:

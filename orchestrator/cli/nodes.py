@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.paths import StatePaths
+from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import console, draw, errors, fail, literal, table
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName
@@ -43,13 +43,18 @@ def run_gpus(state: Path, config: Path | None, *, as_json: bool) -> int:
 
 
 def _run(state: Path, config: Path | None, drawn: Callable[[Iterable[NodeFacts]], Table], *, as_json: bool) -> int:
-    settings = load(config) if config else asyncio.run(resolve_settings(Wish(Path(), None, None, None, None))).settings
+    settings = load(config) if config else looked_at(None, state).settings
     sights = asyncio.run(look_at_all(settings.nodes, ollama_models_dir(), _reach(state, settings.ssh)))
     if as_json:
         click.echo(json.dumps([_told(each) for each in sights], indent=2))
     else:
         if seen := [each.facts for each in sights if each.facts is not None]:
-            draw(drawn(seen))
+            shown = drawn(seen)
+            if shown.row_count:
+                draw(shown)
+            else:
+                where = ", ".join(each.node for each in seen)
+                console.print(f"no GPU on {literal(where)}: the CPU serves there", soft_wrap=True)
         _tell_problems(sights)
     return 1 if any(each.facts is None for each in sights) else 0
 

@@ -37,7 +37,7 @@ class Where:
 
 def run_explain(config: Path | None, asking: Asking, route: str, where: Where, *, as_json: bool) -> int:
     """Print a question's difficulty, and the targets that each route, or the one named, would send it to."""
-    settings = looked_at(config).settings
+    settings = looked_at(config, where.state if where.endpoint is None else None).settings
     if route and route not in settings.routes:
         raise click.BadParameter(f"there is no route {route!r}; there are: {', '.join(settings.routes) or 'none'}")
     names = ["anonymous", *(each.name for each in settings.keys)]
