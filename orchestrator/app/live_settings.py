@@ -90,18 +90,21 @@ async def resolve_settings(wish: Wish) -> Resolved:
     return Resolved(own, of_file, own)
 
 
-async def settings_to_look_at(config: Path | None, state: Path | None = None) -> Looked:
+async def settings_to_look_at(config: Path | None, state: Path | None = None, simulate: str | None = None) -> Looked:
     """The file's settings, those of the cluster that runs with the folder `state`, or the defaults.
 
     For who asks nobody with the secrets in them: those of this shell may be missing. Raises SettingsError, HostError.
     """
+    wish = Wish(Path(), config, None, simulate, None)
     if config is None and state is not None and read_holder(state) is not None:
         return Looked(settings_in_use.read(StatePaths(state)))
     if config is None:
-        return Looked((await resolve_settings(Wish(Path(), None, None, None, None))).settings)
+        return Looked((await resolve_settings(wish)).settings)
     looked = look(config)
-    check_here(looked.settings)
-    return looked
+    _check_command_line(looked.settings, wish)
+    settings = with_command_line(looked.settings, wish)
+    check_here(settings)
+    return replace(looked, settings=settings)
 
 
 def with_kept_keys(resolved: Resolved, paths: StatePaths) -> Resolved:

@@ -10,12 +10,12 @@ from orchestrator.cli.output import errors, literal
 from orchestrator.settings.looking import Looked
 
 
-def looked_at(config: Path | None, state: Path | None = None) -> Looked:
+def looked_at(config: Path | None, state: Path | None = None, simulate: str | None = None) -> Looked:
     """The file's settings, those of the cluster that runs with the folder `state`, or the defaults.
 
     With a note on stderr for each missing variable. Raises SettingsError, HostError.
     """
-    looked = asyncio.run(settings_to_look_at(config, state))
+    looked = asyncio.run(settings_to_look_at(config, state, simulate))
     for each in looked.lacking:
         told = f"the environment variable {each.variable} is not set here; the cluster needs it where it is started"
         told = f"{each.field}: {told}" if each.field else told

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.difference import as_document, draw_proposal, propose_on_hosts
+from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import below, console, draw, literal, table
 from orchestrator.core.cards import Card
 from orchestrator.core.model import Demand, NodeFacts, Placement, PlacementPlan
@@ -32,7 +32,7 @@ def run_plan(
     state: Path, config: Path | None, simulate: str | None, *, as_json: bool, is_explained: bool = False
 ) -> int:
     """Print the plan, `is_explained` with what other ways would serve. Exit code 1 where a pool could not be placed."""
-    settings = asyncio.run(resolve_settings(Wish(state, config, None, simulate, None))).settings
+    settings = looked_at(config, simulate=simulate).settings
     if settings.hosts:
         return _plan_hosts(state, settings, as_json=as_json, is_explained=is_explained)
     if settings.instances and not as_json:

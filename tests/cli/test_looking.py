@@ -97,3 +97,15 @@ def test_hosts_without_a_gpu_are_named_in_place_of_an_empty_table(state: Path, m
 
     monkeypatch.setattr("orchestrator.cli.nodes.look_at_all", without_cards)
     assert ollamactl("gpus", "--state", str(state)) == "no GPU on sim: the CPU serves there\n"
+
+
+def test_a_plan_needs_no_secret_and_says_which_one_a_start_will_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("W_KEY", raising=False)
+    path = tmp_path / "cluster.yaml"
+    path.write_text("models: {llama3.2:3b: {replicas: 3}}\nkeys: [{name: w, secret: 'env:W_KEY'}]\n")
+    done = CliRunner().invoke(main, ["plan", "--json", "--simulate", "3x RTX 4090", "--config", str(path)])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["plan"]["placements"]) == 3
+    assert "the environment variable W_KEY is not set here" in done.stderr
