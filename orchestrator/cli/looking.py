@@ -15,7 +15,11 @@ def looked_at(config: Path | None, state: Path | None = None, simulate: str | No
 
     With a note on stderr for each missing variable. Raises SettingsError, HostError.
     """
-    looked = asyncio.run(settings_to_look_at(config, state, simulate))
+    return with_notes(asyncio.run(settings_to_look_at(config, state, simulate)))
+
+
+def with_notes(looked: Looked) -> Looked:
+    """The same, once each missing variable is told on stderr."""
     for each in looked.lacking:
         told = f"the environment variable {each.variable} is not set here; the cluster needs it where it is started"
         told = f"{each.field}: {told}" if each.field else told

@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from orchestrator.app.paths import StatePaths
-from orchestrator.cli.looking import looked_at
+from orchestrator.cli.looking import looked_at, with_notes
 from orchestrator.cli.output import console, draw, errors, fail, literal, table
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName
@@ -25,6 +25,7 @@ from orchestrator.nodes.ssh import Rights, SshAddress, connected, shown_key
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import NodeSettings, SshSettings, load
 from orchestrator.settings.adding import add_node
+from orchestrator.settings.looking import look
 
 GIB = 2**30
 
@@ -43,7 +44,7 @@ def run_gpus(state: Path, config: Path | None, *, as_json: bool) -> int:
 
 
 def _run(state: Path, config: Path | None, drawn: Callable[[Iterable[NodeFacts]], Table], *, as_json: bool) -> int:
-    settings = load(config) if config else looked_at(None, state).settings
+    settings = (with_notes(look(config)) if config else looked_at(None, state)).settings
     sights = asyncio.run(look_at_all(settings.nodes, ollama_models_dir(), _reach(state, settings.ssh)))
     if as_json:
         click.echo(json.dumps([_told(each) for each in sights], indent=2))

@@ -99,6 +99,17 @@ def test_hosts_without_a_gpu_are_named_in_place_of_an_empty_table(state: Path, m
     assert ollamactl("gpus", "--state", str(state)) == "no GPU on sim: the CPU serves there\n"
 
 
+def test_cards_are_shown_without_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("W_KEY", raising=False)
+    path = tmp_path / "cluster.yaml"
+    nodes = "nodes: [{name: sim, simulate: 3x RTX 4090}]"
+    path.write_text(f"{nodes}\nmodels: {{llama3.2:3b: }}\nkeys: [{{name: w, secret: 'env:W_KEY'}}]\n")
+    done = CliRunner().invoke(main, ["gpus", "--config", str(path)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("RTX 4090") == 3
+    assert "the environment variable W_KEY is not set here" in done.stderr
+
+
 def test_a_plan_needs_no_secret_and_says_which_one_a_start_will_want(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
