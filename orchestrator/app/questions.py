@@ -72,7 +72,8 @@ async def ask(
         ):
             raw = await reply.read()
             if reply.status != 200:
-                raise HostError(f"{endpoint} answered {reply.status}: {own_words(raw)}")
+                told = "; name one in OLLAMACTL_KEY" if reply.status == 401 else ""
+                raise HostError(f"{endpoint} answered {reply.status}: {own_words(raw)}{told}")
             return _reply(question, orjson.loads(raw), reply.headers, time.perf_counter() - began_s)
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as why:
         raise NobodyAnswersError(f"{endpoint} does not answer: {reason(why)}; is `ollamactl up` running?") from why
