@@ -1,8 +1,9 @@
 """Six scripted Ollama instances in one process: `python -m benchmarks.gateway.instance PORT…`.
 
 How a call is answered stands in its prompt, `[[FRAMES GAP_US WORK_US NUMBER]]`: after so much work, with so many frames
-(a stream) or words (a body), and with its number repeated. Nothing else of it is read but the model's name, so that
-what is measured is what stands before it. How the instances behave is told on stdin, JSON lines answered by one each.
+(a stream) or words (a body), and with its number repeated. Nothing else of it is read but the model's name, and whether
+an answer was begun elsewhere, which is gone on with: what is measured is what stands before it. How the instances
+behave is told on stdin, JSON lines answered by one each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _IS_STREAM = re.compile(rb'"stream":\s*true')
 _IS_NO_STREAM = re.compile(rb'"stream":\s*false')
 _ASKS = re.compile(rb'"messages":\s*\[\s*\{|"prompt":\s*"[^"]')
 _IS_UNLOAD = re.compile(rb'"keep_alive":\s*"?0')
+_BEGUN = re.compile(rb'"role":"assistant","content":"(\d+ (?:word )*)"')
 _UNMARKED = b"[[3 0 0 0]]"  # a gateway that asks something of its own
 _FAILED = replies.reply(b'{"error":"llama runner process has terminated"}', b"500 Internal Server Error")
 
@@ -107,11 +109,13 @@ class Conversation(asyncio.Protocol):
         dialect = replies.dialect_of(path, model)
         assert dialect is not None, path
         frames, gap_us, work_us = int(mark[1]), int(mark[2]), int(mark[3])
+        begun = _BEGUN.search(body)
+        said = begun[1].count(b" ") if begun else 0
         is_stream = bool(_IS_STREAM.search(body)) or (path.startswith("/api/") and not _IS_NO_STREAM.search(body))
 
         def answer() -> None:
             if is_stream:
-                self._stream(dialect, mark[4], frames, gap_us)
+                self._stream(dialect, b"" if said else mark[4], frames - said, gap_us)
             else:
                 self.transport.write(dialect.whole(mark[4], frames))
                 self._finish()
@@ -126,7 +130,12 @@ class Conversation(asyncio.Protocol):
         self._instance.engine.take(self._work)
 
     def _stream(self, dialect: replies.Dialect, number: bytes, frames: int, gap_us: int) -> None:
-        first = dialect.head + dialect.first(number)
+        """So many frames; the first repeats the number, unless it was said before."""
+        if not frames:
+            self.transport.write(dialect.head + dialect.end)
+            self._finish()
+            return
+        first = dialect.head + (dialect.first(number) if number else dialect.word)
         if not gap_us and self._instance.engine.fault != "break":
             self._write_each([first, *[dialect.word] * (frames - 1), dialect.end])
             self._finish()

@@ -12,6 +12,12 @@ COUNTS = (
     '"prompt_eval_duration":100000,"eval_count":100,"eval_duration":800000'
 )
 
+# It leaves the last message open, as those of Ollama's library do: an answer that was begun is gone on with.
+_TEMPLATE = (
+    "{{- range $i, $_ := .Messages }}{{- $last := eq (len (slice $.Messages $i)) 1 }}"
+    "[{{ .Role }}]{{ .Content }}{{ if not $last }}[end]{{ end }}{{- end }}"
+)
+
 
 class Dialect:
     """One endpoint's answers. `body` and `frame` have the text's place in them."""
@@ -103,7 +109,8 @@ def openai_models(models: Sequence[str]) -> bytes:
 
 def shown() -> bytes:
     info = {"general.architecture": "llama", "llama.context_length": 131072}
-    return reply(json.dumps({"details": _details(), "model_info": info, "capabilities": ["completion"]}).encode())
+    told = {"details": _details(), "model_info": info, "capabilities": ["completion"], "template": _TEMPLATE}
+    return reply(json.dumps(told).encode())
 
 
 def _described(model: str) -> dict[str, object]:
