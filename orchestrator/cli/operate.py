@@ -59,7 +59,7 @@ def run_renew_authority(state: Path) -> int:
 
     async def watch() -> None:
         async for step in begin(paths):
-            console.print(step)
+            console.print(literal(step), soft_wrap=True)
 
     audit.record(paths.audit, getpass.getuser(), "command", "renew authority", "")
     asyncio.run(watch())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 import orchestrator
 from orchestrator.app.questions import Reply
-from orchestrator.cli import calls, limits, queue, status
+from orchestrator.cli import calls, limits, operate, queue, status
 from orchestrator.cli.output import below, json_text, literal, readable
 
 # It would put words of its own into the clipboard, and clear the screen; C1's one character does as ESC [ does.
@@ -25,7 +26,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What is written to the terminal."""
     written = io.StringIO()
     terminal = Console(file=written, force_terminal=True, color_system=None, width=400, highlight=False)
-    for module in (calls, limits, queue, status):
+    for module in (calls, limits, operate, queue, status):
         monkeypatch.setattr(module, "console", terminal)
     monkeypatch.setattr("orchestrator.cli.output.console", terminal)
     return written
@@ -74,6 +75,17 @@ def test_an_answer_cannot_command_the_terminal(screen, monkeypatch, capsys, as_j
     out = screen.getvalue() + capsys.readouterr().out
     assert "52;c;cm0gLXJmIH4=" in out
     assert is_harmless(out)
+
+
+def test_what_a_host_said_of_a_change_of_the_authority_cannot_command_the_terminal(screen, monkeypatch, tmp_path):
+    words = f"waits for gpu-2 (gpu-2: connect to [fd00::5]:22 failed; cat: [/etc/x]: {HOSTILE})"
+
+    async def begin(_: object) -> AsyncIterator[str]:
+        yield words
+
+    monkeypatch.setattr(operate, "begin", begin)
+    operate.run_renew_authority(tmp_path)
+    assert screen.getvalue() == f"{readable(words)}\n"
 
 
 def told() -> dict[str, Any]:
