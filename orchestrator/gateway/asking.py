@@ -222,6 +222,7 @@ class Asking:
             on_answer = partial(_first_byte, trace, grant.pool, began_s, attempt, is_rest=plan is not None)
             relaying = relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
             relayed = await (relaying if watching is None else in_time(watching, relaying))
+            self._settle(asked, grant, relayed, None if watching is None else watching.late)
         except BaseException as why:
             is_started = client is not None and client.is_started and (plan is None or attempt.is_answered)
             if plan is None and not is_started and not attempt.is_answered:
@@ -242,7 +243,6 @@ class Asking:
             return None
         finally:
             attempt.ended()
-        self._settle(asked, grant, relayed, None if watching is None else watching.late)
         return _reply_of(asked, relayed) if client is None else await self._tell(asked, relayed)
 
     def _order(self, asked: Asked, pool: Pool, grant: Grant, plan: Plan | None, watching: Watching | None) -> Order:

@@ -290,6 +290,30 @@ def _garbled_body(body: bytes) -> Callable[[StandIn, Asked], Awaitable[None]]:
     return respond
 
 
+def _odd(**told: Any) -> Callable[[StandIn, Asked], Awaitable[None]]:
+    """A whole answer of OpenAI's chat that tells its finish, or its tokens, as what is neither a word nor a number."""
+    finish, tokens = told.get("finish", "stop"), told.get("tokens", 3)
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 9}
+
+    async def respond(here: StandIn, asked: Asked) -> None:
+        message = {"role": "assistant", "content": "".join(WORDS)}
+        if not asked.call.is_stream:
+            body = {"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage}
+            await _respond(asked, 200, body_type(asked.call.endpoint), orjson.dumps(body))
+            return
+        await _stream_head(asked)
+        for frame in (
+            {"choices": [{"index": 0, "delta": message, "finish_reason": None}]},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": usage},
+        ):
+            await _chunk(here, asked, b"data: %b\n\n" % orjson.dumps(frame))
+        await _chunk(here, asked, b"data: [DONE]\n\n")
+        asked.writer.write(b"0\r\n\r\n")
+        await asked.writer.drain()
+
+    return respond
+
+
 async def _end_early(here: StandIn, asked: Asked) -> None:
     """As Ollama does where a model repeats itself, or its runner dies under /v1: a clean end without a last frame."""
     await _begin(here, asked)
@@ -432,6 +456,15 @@ _BEHAVIOURS: dict[str, Callable[[StandIn, Asked], Awaitable[None]]] = {
     "body-page": _garbled_body(b"<html><body>gateway timeout</body></html>"),
     "body-cut": _garbled_body(b'{"model":"m","message":{"role":"assis'),
     "body-list": _garbled_body(b'["m"]'),
+    "odd-finish-list": _odd(finish=["stop"]),
+    "odd-finish-object": _odd(finish={"a": 1}),
+    "odd-finish-number": _odd(finish=7),
+    "odd-tokens-text": _odd(tokens="x"),
+    "odd-tokens-list": _odd(tokens=["a"]),
+    "odd-tokens-yes": _odd(tokens=True),
+    "odd-tokens-half": _odd(tokens=1.5),
+    "odd-tokens-below-zero": _odd(tokens=-5),
+    "odd-tokens-beyond": _odd(tokens=10**18),
     "hang": _hang,
     "hang-midway": _hang_midway,
     "wait-midway": _wait_midway,

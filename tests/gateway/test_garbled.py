@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -192,3 +193,23 @@ async def test_where_every_instance_garbles_the_client_is_told_and_sees_none_of_
     reply = await ask(world.url, path, "hi", stream=True)
     assert reply.status == 502, reply.body
     assert "no JSON object" in reply.json()["error"] or "no JSON object" in reply.json()["error"]["message"]
+
+
+ODD = ("finish-list", "finish-object", "finish-number")
+ODD += ("tokens-text", "tokens-list", "tokens-yes", "tokens-half", "tokens-below-zero", "tokens-beyond")
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["body", "stream"])
+async def test_an_end_told_in_an_odd_way_costs_no_slot_and_no_other_call(start, is_stream):
+    world, (instance,) = await start(1)
+    for odd in ODD:
+        instance.does = f"once odd-{odd}"
+        first, other = await asyncio.gather(
+            ask(world.url, "/v1/chat/completions", f"{odd} hi", stream=is_stream, temperature=0),
+            ask(world.url, "/v1/chat/completions", f"{odd} ho", stream=is_stream, temperature=0),
+        )
+        assert [(each.status, each.is_whole) for each in (first, other)] == [(200, True)] * 2, (odd, first.body)
+        await world.until_idle()
+        assert (await ask(world.url, "/v1/chat/completions", f"behind {odd}", stream=False)).status == 200
+    assert "a mistake of ours" not in world.logs()
+    assert "calls ended, and Redis was not told" not in world.logs()

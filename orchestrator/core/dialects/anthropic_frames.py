@@ -14,6 +14,7 @@ from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.anthropic import estimated_tokens
 from orchestrator.core.dialects.errors import sse_event
 from orchestrator.core.dialects.frames import Fields, Head, Stats
+from orchestrator.core.dialects.tokens import tokens_told
 from orchestrator.core.model import Answer, Finish, ToolCall
 
 Frame = Mapping[str, Any]
@@ -144,7 +145,9 @@ def finish_of(frame: Frame) -> str | None:
 def counts_of(frame: Frame) -> tuple[int, int] | None:
     """Tokens of prompt and answer. What a stream tells at its beginning is a guess, and is passed over."""
     usage = frame.get("usage")
-    return (usage.get("input_tokens", 0), usage.get("output_tokens", 0)) if isinstance(usage, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None
+    return tokens_told(usage.get("input_tokens")), tokens_told(usage.get("output_tokens"))
 
 
 def part_of(frame: Frame) -> Frame:

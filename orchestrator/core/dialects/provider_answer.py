@@ -17,6 +17,7 @@ import orjson
 from orchestrator.core.dialects.errors import caller_error, error_frame
 from orchestrator.core.dialects.frames import DONE_EVENT, Head, Stats
 from orchestrator.core.dialects.malformed import WRONG_FORM
+from orchestrator.core.dialects.tokens import tokens_told
 from orchestrator.core.dialects.translate import BROKEN, Translator
 from orchestrator.core.errors import CallerError
 from orchestrator.core.model import Call, Dialect, Endpoint
@@ -64,12 +65,8 @@ def _used(told: Mapping[str, Any]) -> Used:
     of_prompt, of_answer = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
     cached = of_prompt.get("cached_tokens") if isinstance(of_prompt, Mapping) else told.get("prompt_cache_hit_tokens")
     reasoning = of_answer.get("reasoning_tokens") if isinstance(of_answer, Mapping) else None
-    prompt, completion = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
-    return Used(prompt, completion, _count(reasoning), _count(cached))
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    prompt, completion = tokens_told(told.get("prompt_tokens")), tokens_told(told.get("completion_tokens"))
+    return Used(prompt, completion, tokens_told(reasoning), tokens_told(cached))
 
 
 class ProviderTranslator(Translator):

@@ -15,6 +15,7 @@ from orchestrator.core.dialects import gojson
 from orchestrator.core.dialects.errors import sse_event
 from orchestrator.core.dialects.frames import Fields, Head, Stats
 from orchestrator.core.dialects.responses_echo import echo, in_order_of_alphabet, usage_fields
+from orchestrator.core.dialects.tokens import tokens_told
 from orchestrator.core.model import Answer, Finish, ToolCall
 
 Frame = Mapping[str, Any]
@@ -234,7 +235,9 @@ def finish_of(frame: Frame) -> str | None:
 def counts_of(frame: Frame) -> tuple[int, int] | None:
     """Tokens of prompt and answer."""
     usage = (_whole_response(frame) or {}).get("usage")
-    return (usage.get("input_tokens", 0), usage.get("output_tokens", 0)) if isinstance(usage, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None
+    return tokens_told(usage.get("input_tokens")), tokens_told(usage.get("output_tokens"))
 
 
 def error_of(frame: Frame) -> object:
