@@ -177,7 +177,7 @@ DRIFT = Gauge(
 )
 REPLAY_ACCURACY = Gauge(
     "olm_replay_accuracy",
-    "Part of the evaluation set that a target last answered right.",
+    "Part of the evaluation set that a target answered right in the last run; NaN once it has no figures there.",
     ("target", "simulated"),
     multiprocess_mode="mostrecent",
 )

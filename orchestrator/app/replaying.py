@@ -44,6 +44,7 @@ class Replaying:
         leads: Callable[[], bool],
     ) -> None:
         self._paths, self._connection, self._settings, self._leads = paths, connection, settings, leads
+        self._series = telemetry.Series(telemetry.REPLAY_ACCURACY)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -62,20 +63,28 @@ class Replaying:
         """Run what is due; whether something was. Raises OrchestratorError where it broke off."""
         told = self._settings().eval
         kept = await routed.replayed(self._connection)
-        _say(kept)
+        self._say(kept)
         if told.set is None or not told.targets or not self._leads():
             return False
-        last = min((kept.get(each, {}).get("at_unix", 0.0) for each in told.targets), default=0.0)
+        last = min(_last(kept, each) for each in told.targets)
         holder = read_holder(self._paths.root)
         if now_unix - last < told.every_s or holder is None or not holder.endpoint:
             return False
         found = await self._run(told, holder.endpoint)
-        after = {each.target: _kept(kept.get(each.target, {}), each, found, time.time()) for each in found.targets}
+        at_unix = time.time()
+        after = {each.target: _kept(kept.get(each.target, {}), each, found, at_unix) for each in found.targets}
         await routed.keep_replayed(self._connection, after)
-        _say(after)
+        self._say(after)
         return True
 
+    def _say(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        accuracy: dict[tuple[str, ...], float] = {
+            (name, "true" if told["is_simulated"] else "false"): told["accuracy"] for name, told in kept.items()
+        }
+        self._series.tell(accuracy)
+
     async def _run(self, told: EvalSettings, endpoint: str) -> Report:
+        """What some target answered, kept as the last run's. Raises SetError where none has figures."""
         assert told.set is not None
         settings = self._settings()
         questions = await asyncio.to_thread(questions_in, told.set)
@@ -96,10 +105,18 @@ class Replaying:
         found = report(outcomes, [each.name for each in targets], {}, {}, resamples, unasked)
         for remark in found.remarks():
             log.warning("evaluation: %s", remark)
-        if found.silent:
-            raise SetError(f"{found.silent[0]} may see no question of {told.set}; take it out of `eval.targets`")
+        if not found.targets:
+            raise SetError(f"no target of `eval.targets` has an answer to any question of {told.set} that counts")
+        for each in found.silent:
+            log.warning("evaluation: where that is to stay so, take %s out of `eval.targets`", each)
         under_way.replace(self._paths.replays / "last.jsonl")
         return found
+
+
+def _last(kept: Mapping[str, Mapping[str, Any]], target: str) -> float:
+    """When a target was asked last, also where it may see nothing; 0: never."""
+    asked = (told["at_unix"] for name, told in kept.items() if name == target or target in told.get("silent", ()))
+    return max(asked, default=0.0)
 
 
 def _kept(before: Mapping[str, Any], told: Told, found: Report, at_unix: float) -> dict[str, Any]:
@@ -116,11 +133,6 @@ def _kept(before: Mapping[str, Any], told: Told, found: Report, at_unix: float) 
         "p50_s": told.p50_s,
         "chosen": dict(told.chosen),
         "is_simulated": found.is_simulated,
+        "silent": found.silent,  # targets of the same run that have no figures
         "days": [*days, today][-KEPT_RUNS:],
     }
-
-
-def _say(kept: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, told in kept.items():
-        marked = "true" if told["is_simulated"] else "false"
-        telemetry.REPLAY_ACCURACY.labels(name, marked).set(told["accuracy"])

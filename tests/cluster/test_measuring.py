@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -295,9 +296,41 @@ async def test_a_question_that_a_target_may_not_see_breaks_nothing_off_and_is_sa
         assert "auto: 1 of 2 questions not asked, refused by privacy class (local 1)" in caplog.text
         kept = await routed.replayed(redis)
         assert {name: each["questions"] for name, each in kept.items()} == {"small": 2, "auto": 1}
+
+
+async def test_what_the_others_answered_is_kept_where_one_target_may_see_nothing_and_nobody_is_asked_before_it_is_due(
+    redis: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, state = evaluated(tmp_path), tmp_path / "state"
+    replaying = Replaying(StatePaths(state), redis, lambda: settings, lambda: True)
+    async with answering(state) as endpoint:
+        now = datetime.now(UTC).timestamp()
+        assert await replaying.look(now)
+        endpoint.private, endpoint.answer = {("auto", "4+1?"), ("auto", "5+1?")}, "7"
+        (state / "replays" / "last.jsonl").unlink()
+        assert await replaying.look(now + 3700)
+        assert "auto: 2 of 2 questions not asked, refused by privacy class (local 2), and it has no f" in caplog.text
+        assert "take auto out of `eval.targets`" in caplog.text
+        assert [each.name for each in (state / "replays").iterdir()] == ["last.jsonl"]
+        kept = await routed.replayed(redis)
+        assert {name: (each["accuracy"], each["questions"]) for name, each in kept.items()} == {"small": (0.0, 2)}
+        assert said(telemetry.REPLAY_ACCURACY, "small", "false") == 0.0
+        assert math.isnan(said(telemetry.REPLAY_ACCURACY, "auto", "false")), "the old one is not told as new"
+        endpoint.asked.clear()
+        anew = Replaying(StatePaths(state), redis, lambda: settings, lambda: True)
+        assert not await anew.look(now + 3000)
+        assert not endpoint.asked
+        assert await anew.look(now + 7400), "it is tried again"
+        assert {body["model"] for body, _ in endpoint.asked} == {"m"}
+
+
+async def test_where_no_target_may_see_anything_the_run_breaks_off(redis: Connection, tmp_path: Path) -> None:
+    settings, state = evaluated(tmp_path, targets=["auto"]), tmp_path / "state"
+    replaying = Replaying(StatePaths(state), redis, lambda: settings, lambda: True)
+    async with answering(state) as endpoint:
         endpoint.private = {("auto", "4+1?"), ("auto", "5+1?")}
-        with pytest.raises(SetError, match=r"auto may see no question of .*; take it out of `eval\.targets`"):
-            await replaying.look(datetime.now(UTC).timestamp() + 3700)
+        with pytest.raises(SetError, match=r"no target of `eval\.targets` has an answer"):
+            await replaying.look(datetime.now(UTC).timestamp())
 
 
 async def test_nothing_is_asked_by_default_nor_by_a_controller_that_does_not_lead(
