@@ -114,7 +114,8 @@ async def evaluate(
 ) -> list[Outcome]:
     """Ask what `out` has no outcome of. `on_outcome` gets each, and how many are still to come.
 
-    What a target may not see is told to `on_outcome` alone: a further run tries it again, by the settings of then.
+    What a target, or the judge of its answer, may not see is told to `on_outcome` alone: a further run tries it again,
+    by the settings of then.
     Raises SetError, HostError where a call is refused for another reason, NobodyAnswersError; what was answered is in
     `out` then.
     """
@@ -163,17 +164,19 @@ async def _outcome(
         body["format"] = question.schema
     began_s = time.perf_counter()
     try:
-        told, headers, waited_s = await _chat(http, asking, target, body, asking.tokens)
+        told, headers, waited_s = await _asked(http, asking, question, target, body, asking.tokens)
     except PrivateError as why:
         return Unasked(question.id, target.name, why.privacy, str(why))
-    except HostError as why:
-        raise type(why)(f"{question.id}, asked of {target.name}: {why}") from why
     seconds = time.perf_counter() - began_s - waited_s
     text = told["message"]["content"]
+    try:
+        is_right = await _is_right(http, asking, question, text)
+    except PrivateError as why:
+        return Unasked(question.id, target.name, why.privacy, str(why), judge=asking.judge)
     return Outcome(
         question=question.id,
         target=target.name,
-        is_right=await _is_right(http, asking, question, text),
+        is_right=is_right,
         seconds=seconds,
         prompt_tokens=told.get("prompt_eval_count", 0),
         completion_tokens=told.get("eval_count", 0),
@@ -191,6 +194,7 @@ def _digest(question: Question, target: Target) -> str:
 
 
 async def _is_right(http: aiohttp.ClientSession, asking: Asking, question: Question, text: str) -> bool:
+    """Raises SetError, HostError; PrivateError where the judge may not see it."""
     if question.scorer is not Scorer.JUDGE:
         try:
             return grade(question, text)
@@ -198,11 +202,29 @@ async def _is_right(http: aiohttp.ClientSession, asking: Asking, question: Quest
             raise SetError(str(why)) from why
     asked = _JUDGE.format(prompt=question.prompt, reference="\n".join(question.answer), text=text)
     body = {"messages": [{"role": "user", "content": asked}], "format": _VERDICT}
-    told, _, _ = await _chat(http, asking, Target(asking.judge, asking.judge), body, None)
+    judge = Target(f"the judge {asking.judge}", asking.judge)
+    told, _, _ = await _asked(http, asking, question, judge, body, None)
     try:
         return bool(orjson.loads(told["message"]["content"])["right"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise HostError(f"the judge {asking.judge} did not answer as asked about {question.id}") from None
+
+
+async def _asked(
+    http: aiohttp.ClientSession,
+    asking: Asking,
+    question: Question,
+    target: Target,
+    body: Mapping[str, Any],
+    tokens: int | None,
+) -> tuple[dict[str, Any], Mapping[str, str], float]:
+    """`_chat`; what it raises names the question and who was asked."""
+    try:
+        return await _chat(http, asking, target, body, tokens)
+    except PrivateError:
+        raise
+    except HostError as why:
+        raise type(why)(f"{question.id}, asked of {target.name}: {why}") from why
 
 
 async def _chat(

@@ -175,6 +175,40 @@ async def test_a_question_that_a_target_may_not_see_is_not_asked_of_it_and_the_r
     assert [body["model"] for body in endpoint.asked] == ["auto"], "it is tried again: the settings may have changed"
 
 
+JUDGED = (
+    Question("p", "Is this IBAN kind?", Scorer.JUDGE, ("anything",)),
+    Question("j", "Say something kind", Scorer.JUDGE, ("anything nice",)),
+)
+
+
+async def test_a_question_that_the_judge_may_not_see_counts_as_not_asked_and_the_rest_go_on(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    heard: list[Outcome | Unasked] = []
+    asking = Asking(endpoint.address, at_once=1, judge="auto")
+    told = await evaluate(JUDGED, (SMALL,), asking, tmp_path / "o", lambda each, _: heard.append(each))
+    assert [(each.question, each.is_right) for each in told] == [("j", True)]
+    (unasked,) = (each for each in heard if isinstance(each, Unasked))
+    assert unasked == Unasked("p", "small", "local", "this call is local (iban)", judge="auto")
+    assert len((tmp_path / "o").read_text().splitlines()) == 1
+
+
+async def test_a_judge_that_fails_ends_the_run_and_is_named_with_the_question(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(HostError, match=r"^j, asked of the judge m:locked: .* answered 403: this key may not ask"):
+        await evaluate(JUDGED[1:], (SMALL,), Asking(endpoint.address, judge="m:locked"), tmp_path / "o", nothing)
+
+
+async def test_the_command_names_the_questions_that_the_judge_may_not_see(endpoint: Endpoint, tmp_path: Path) -> None:
+    done = await eval_run(endpoint, tmp_path, JUDGED, "--targets", "small", "--judge", "auto", "--json")
+    assert done.exit_code == 0, done.output
+    told = "small: 1 of 2 questions not asked, refused by privacy class (local 1; the judge auto may not see p)"
+    assert told in done.stderr
+    found = json.loads(done.stdout)
+    assert (found["unasked"], found["unjudged"]) == ({"small": {"local": 1}}, {"small": {"p": "auto"}})
+
+
 async def test_a_target_that_the_key_may_not_ask_still_ends_the_run(endpoint: Endpoint, tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"asked of locked: .* answered 403: this key may not ask"):
         await evaluate(QUESTIONS, (Target("locked", "m:locked"),), Asking(endpoint.address), tmp_path / "o", nothing)

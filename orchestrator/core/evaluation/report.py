@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
+from typing import Final
 
 from orchestrator.core.evaluation.tradeoff import Item, Measures, curve, interval, mean_interval, measure
+
+NAMED: Final = 10  # questions in one remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Unasked:
-    """A question that a target may not see: its privacy class, and the words with which the gateway refused it."""
+    """A question that a target may not see: its privacy class, and the words with which the gateway refused it.
+
+    `judge`: the target has answered it, and this judge may not see that; it counts as not asked.
+    """
 
     question: str
     target: str
     privacy: str
     why: str
+    judge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +84,14 @@ class TradeOff:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`unasked`: by target, then by privacy class, how many questions it was not asked; they count in no figure."""
+    """`unasked`: by target, then by privacy class, how many questions it was not asked; they count in no figure.
+    `unjudged`: by target, which of those were kept from the judge alone, each with the judge's name."""
 
     targets: tuple[Told, ...]
     trade_off: TradeOff | None
     is_simulated: bool
     unasked: Mapping[str, Mapping[str, int]]
+    unjudged: Mapping[str, Mapping[str, str]]
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -92,13 +101,20 @@ class Report:
     def remarks(self) -> tuple[str, ...]:
         """For each target that was not asked everything, a sentence that says so."""
         asked = {each.target: each.questions for each in self.targets}
-        return tuple(_remark(each, asked.get(each, 0), classes) for each, classes in self.unasked.items())
+        return tuple(
+            _remark(each, asked.get(each, 0), classes, self.unjudged.get(each, {}))
+            for each, classes in self.unasked.items()
+        )
 
 
-def _remark(target: str, asked: int, classes: Mapping[str, int]) -> str:
+def _remark(target: str, asked: int, classes: Mapping[str, int], unjudged: Mapping[str, str]) -> str:
     count = sum(classes.values())
     told = ", ".join(f"{privacy} {number}" for privacy, number in classes.items())
     rest = f"; its figures are of the other {asked}" if asked else ", and it has no figures"
+    if unjudged:
+        judges, several = ", ".join(sorted(set(unjudged.values()))), list(unjudged)
+        more = f" and {len(several) - NAMED} more" if len(several) > NAMED else ""
+        told += f"; the judge {judges} may not see {', '.join(several[:NAMED])}{more}"
     return f"{target}: {count} of {asked + count} questions not asked, refused by privacy class ({told}){rest}"
 
 
@@ -121,7 +137,9 @@ def report(
     trade_off = _trade_off(fixed[0], fixed[1], by_target, points, resample) if len(fixed) > 1 else None
     refused = {each: Counter(sorted(one.privacy for one in unasked if one.target == each)) for each in targets}
     counted = {each: dict(classes) for each, classes in refused.items() if classes}
-    return Report(told, trade_off, any(each.is_simulated for each in outcomes), counted)
+    kept = {each: {one.question: one.judge for one in unasked if one.target == each and one.judge} for each in counted}
+    unjudged = {each: by_question for each, by_question in kept.items() if by_question}
+    return Report(told, trade_off, any(each.is_simulated for each in outcomes), counted, unjudged)
 
 
 def _told(target: str, outcomes: Sequence[Outcome], price: Price | None) -> Told:
