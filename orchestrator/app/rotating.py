@@ -120,7 +120,8 @@ async def begin(paths: StatePaths) -> AsyncIterator[str]:
     """Have another authority take the place of the cluster's, or go on watching that; each step as it is taken, and
     whom it waits for.
 
-    Raises HostError where there is none, or somebody deploys; StoreError where Redis does not answer to begin with.
+    Redis is not needed for it: without, only whom it waits for is not known. Raises HostError where there is none, or
+    somebody deploys.
     """
     holder_of(paths)  # somebody is there to do it
     settings = settings_in_use.read(paths)
@@ -130,18 +131,17 @@ async def begin(paths: StatePaths) -> AsyncIterator[str]:
         with deploying(paths):
             now = now.begun(int(time.time()))
             put_authorities(paths, settings, now)
-        await tell_controller(paths)
-    async with redis_of(paths, settings) as connection:
+    yield in_words(now)  # it is begun, whatever comes next
+    await tell_controller(paths)
+    async with redis_of(paths, settings, wait_s=0) as connection:
         async for step in _watched(paths, connection, now):
             yield step
 
 
 async def _watched(paths: StatePaths, connection: Connection, now: Authorities) -> AsyncIterator[str]:
+    """What follows upon `now`."""
     said = ""
-    while True:
-        yield in_words(now)
-        if now.is_settled:
-            return
+    while not now.is_settled:
         before = now.pem
         while now.pem == before:
             await asyncio.sleep(WATCH_EVERY_S)  # a file is looked at: whoever leads may be on another machine
@@ -154,9 +154,12 @@ async def _watched(paths: StatePaths, connection: Connection, now: Authorities) 
             if found is None or not settings.deploy.tls:
                 raise HostError("it is not gone on with: `deploy.tls` was switched off, or `authority.sealed` removed")
             now = found
+        yield in_words(now)
 
 
 async def _waits_for(connection: Connection) -> str:
+    if not connection.is_up and not connection.has_failed:
+        return ""  # it is being connected to
     try:
         return await held_up(connection)
     except StoreError as why:  # the steps are seen without it

@@ -29,11 +29,14 @@ def holder_of(paths: StatePaths) -> Holder:
 
 
 @asynccontextmanager
-async def redis_of(paths: StatePaths, settings: ClusterSettings) -> AsyncIterator[Connection]:
-    """A connection to the Redis that the cluster works with. Raises StoreError."""
+async def redis_of(
+    paths: StatePaths, settings: ClusterSettings, wait_s: float = REDIS_WAIT_S
+) -> AsyncIterator[Connection]:
+    """A connection to the Redis that the cluster works with. Raises StoreError where it is not up within `wait_s`; 0:
+    it is not waited for."""
     url = embedded.server_url(paths.root) if settings.redis == "embedded" else settings.redis
     connection = Connection(url, name=f"command-{os.getpid()}")
-    await connection.open(wait_s=REDIS_WAIT_S)
+    await connection.open(wait_s=wait_s)
     try:
         yield connection
     finally:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import telemetry
-from orchestrator.app import rotating
+from orchestrator.app import rotating, settings_in_use
 from orchestrator.app.authority import authorities_of, put_authorities
 from orchestrator.app.deployments import deploying
 from orchestrator.app.held_up import CONTROLLER, HeldUp
 from orchestrator.app.paths import StatePaths
-from orchestrator.app.rotating import LOOK_EVERY_S, Rotating, behind_in
+from orchestrator.app.rotating import LOOK_EVERY_S, Rotating, begin, behind_in
 from orchestrator.core.errors import StoreError
 from orchestrator.core.members import Member
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.nodes.authority import YEARS
+from orchestrator.nodes.state_lock import StateLock
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.members import Kind, Met
+from tests.store.playing import free_port
 
 SETTINGS = ClusterSettings()
 YEAR_S = 366 * 86_400
@@ -177,3 +181,40 @@ async def test_a_line_that_redis_did_not_take_is_told_again(place: Place) -> Non
     held_up.let_go()
     await held_up.by({})
     assert said == [None, None, None], "another controller may have said something since"
+
+
+async def test_without_redis_each_step_is_told_at_once_and_that_it_is_not_known_whom_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = StatePaths(tmp_path)
+    node = {"name": "gpu-1", "address": "10.0.0.1"}
+    settings = ClusterSettings.model_validate(
+        {"nodes": [node], "models": {"m": {}}, "deploy": {"tls": True}, "redis": f"redis://127.0.0.1:{free_port()}"}
+    )
+    settings_in_use.write(paths, settings)
+    put_authorities(paths, settings, Authorities.made(int(time.time())))
+    told: list[StatePaths] = []
+
+    async def tell(whom: StatePaths) -> None:
+        told.append(whom)
+
+    def found() -> Authorities:
+        seen = authorities_of(paths, settings)
+        assert seen is not None
+        return seen
+
+    monkeypatch.setattr(rotating, "tell_controller", tell)
+    with StateLock(tmp_path) as lock:
+        lock.tell("127.0.0.1:1")
+        async with asyncio.timeout(10), aclosing(begin(paths)) as steps:
+            assert await anext(steps) == rotating.in_words(found())
+            assert found().coming is not None
+            assert (await anext(steps)).startswith("whom it waits for is not known: Redis at redis://127.0.0.1:")
+            assert told == [paths]
+            while not found().is_settled:
+                put_authorities(paths, settings, found().followed())
+                while (said := await anext(steps)).startswith("whom it waits for"):
+                    pass
+                assert said == rotating.in_words(found())
+            with pytest.raises(StopAsyncIteration):
+                await anext(steps)
