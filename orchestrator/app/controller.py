@@ -75,7 +75,7 @@ class Controller:
         self._chores = Chores(self._connection, chores_key(paths, self._settings))  # it remembers what was done
         self._running: OwnFleet | GivenFleet | None = None  # while this controller leads
         self._mirror = self._mirror_of(self._settings)
-        held_up = HeldUp(partial(set_progress, self._connection, HELD_UP))
+        held_up = HeldUp(partial(set_progress, self._connection, HELD_UP), self._store.lead.check)
         self._certificates = Certificates(
             paths,
             lambda: self._settings,

@@ -17,29 +17,28 @@ CONTROLLER: Final = "controller"
 
 
 class HeldUp:
-    """Of one controller. `tell` puts the line into Redis, None takes it away; both raise StoreError."""
+    """Of one controller. `tell` puts the line into Redis, None takes it away; both raise StoreError. `check` raises it
+    unless this controller leads for sure."""
 
-    def __init__(self, tell: Callable[[str | None], Awaitable[None]]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[str | None], Awaitable[None]], check: Callable[[], None]) -> None:
+        self._tell, self._check = tell, check
         self._since: dict[str, float] = {}  # unix time, by whom
         self._series = telemetry.Series(telemetry.AUTHORITY_HELD_UP)
-        self._is_clear = False  # whether Redis has no line, as far as this one knows
 
     async def by(self, whom: Mapping[str, str]) -> None:
-        """It waits for those, and why; for nobody where there are none. Raises StoreError: say it again then."""
+        """It waits for those, and why; for nobody where there are none. Raises StoreError: say it again then.
+
+        That it waits for nobody is said each time: a line of whoever led before may have come since.
+        """
+        self._check()
         now = time.time()
         self._since = {name: self._since.get(name, now) for name in whom}
         self._series.tell({(name,): since for name, since in self._since.items()})
-        if whom:
-            self._is_clear = False
-            await self._tell(in_words(whom, min(self._since.values())))
-        elif not self._is_clear:
-            await self._tell(None)
-            self._is_clear = True
+        await self._tell(in_words(whom, min(self._since.values())) if whom else None)
 
     def let_go(self) -> None:
         """Another controller leads, and says it from now on."""
-        self._since, self._is_clear = {}, False
+        self._since = {}
         self._series.tell({})
 
 

@@ -107,7 +107,7 @@ def controller(tmp_path: Path, silent: Silent) -> Certificates:
     async def tell(line: str | None) -> None:
         pass
 
-    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met, HeldUp(tell), silent)
+    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met, HeldUp(tell, Leads().check), silent)
 
 
 @pytest.mark.parametrize("trusts", [OLD.trusted, "", NEW.trusted + OLD.trusted], ids=["the old one", "nobody", "both"])

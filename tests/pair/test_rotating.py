@@ -45,7 +45,7 @@ class Place:
         self.paths = StatePaths(folder)
         self.met: tuple[Met, ...] = ()
         self.line: str | None = "of a controller before"
-        self.rotating = Rotating(self.paths, lambda: SETTINGS, Leads(), self.heard, HeldUp(self.tell))
+        self.rotating = Rotating(self.paths, lambda: SETTINGS, Leads(), self.heard, HeldUp(self.tell, Leads().check))
         put_authorities(self.paths, SETTINGS, Authorities.made(made_unix_s))
 
     async def heard(self) -> tuple[Met, ...]:
@@ -172,15 +172,31 @@ async def test_a_line_that_redis_did_not_take_is_told_again(place: Place) -> Non
         if len(said) == 1:
             raise StoreError("away")
 
-    held_up = HeldUp(tell)
+    held_up = HeldUp(tell, Leads().check)
     with pytest.raises(StoreError):
         await held_up.by({})
-    for _ in range(2):
-        await held_up.by({})
-    assert said == [None, None]
-    held_up.let_go()
     await held_up.by({})
-    assert said == [None, None, None], "another controller may have said something since"
+    assert said == [None, None]
+
+
+async def test_a_line_that_who_led_before_put_there_late_goes_with_the_next_look(place: Place) -> None:
+    await place.goes_on()
+    assert place.line is None
+    place.line = "of a controller before, whose look ended only now"
+    await place.goes_on()
+    assert place.line is None
+
+
+async def test_who_does_not_lead_any_more_says_nothing(place: Place) -> None:
+    class Led:
+        def check(self) -> None:
+            raise StoreError("another controller leads")
+
+    before = place.line
+    with pytest.raises(StoreError, match="another controller leads"):
+        await HeldUp(place.tell, Led().check).by({"gpu-9": "no answer"})
+    assert place.line == before
+    assert math.isnan(since("gpu-9"))
 
 
 async def test_without_redis_each_step_is_told_at_once_and_that_it_is_not_known_whom_it_waits_for(
