@@ -19,6 +19,7 @@ from orchestrator.app import settings_in_use
 from orchestrator.app.authority import contexts_of, papers_of
 from orchestrator.app.checkup_redis import RedisSeen, look_at_redis
 from orchestrator.app.checkup_servers import look_at_servers
+from orchestrator.app.held_up import since_in
 from orchestrator.app.keys import joined, place_of, read_keys
 from orchestrator.app.lasting import of_files, of_servers
 from orchestrator.app.paths import StatePaths
@@ -88,6 +89,7 @@ async def look(ways: Ways) -> Seen:
         files=await asyncio.to_thread(_files, known.holder, settings, instances or ()),
         certificates=await _certificates(ways, settings, instances or (), contexts),
         held_up=redis.held_up,
+        held_up_since_unix_s=since_in(redis.held_up),
         now_unix_s=time.time(),
     )
 

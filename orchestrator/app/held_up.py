@@ -3,6 +3,8 @@ whoever watches the change, on every machine. The controller that leads says it.
 
 from __future__ import annotations
 
+import calendar
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -14,6 +16,8 @@ from orchestrator.store.connection import Connection
 NAME: Final = "authority"  # of the line, among those of Redis
 # Who waits, where it is no host or machine: somebody deploys, or the authority's file cannot be written.
 CONTROLLER: Final = "controller"
+_TIME: Final = "%Y-%m-%d %H:%M:%S UTC"
+_SINCE: Final = re.compile(r"waits since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC) for ")
 
 
 class HeldUp:
@@ -44,9 +48,18 @@ class HeldUp:
 
 def in_words(whom: Mapping[str, str], since_unix_s: float) -> str:
     """One line; `whom`: why, by name."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since_unix_s))
+    since = time.strftime(_TIME, time.gmtime(since_unix_s))
     named = "; ".join(f"{name} ({' '.join(why.split())})" for name, why in whom.items())
     return f"the change of the cluster's authority waits since {since} for {named}"
+
+
+def since_in(line: str) -> float | None:
+    """The `since_unix_s` of `in_words`; None: the line tells none."""
+    found = _SINCE.search(line)
+    try:
+        return calendar.timegm(time.strptime(found[1], _TIME)) if found is not None else None
+    except ValueError:  # digits that are no time
+        return None
 
 
 async def held_up(connection: Connection) -> str:

@@ -97,6 +97,11 @@ def of_certificate(kind: str, days: float) -> Seen:
     return replace(HEALTHY, certificates=(Lasting(kind, "gpu-1", int(days * 86_400)),))
 
 
+def waiting(for_s: float) -> Seen:
+    line = "it waits for gpu-1 (no answer)"
+    return replace(HEALTHY, certificates=(), held_up=line, held_up_since_unix_s=5_000.0, now_unix_s=5_000.0 + for_s)
+
+
 def refused(why: str) -> Seen:
     return replace(HEALTHY, hosts=(Host("gpu-1", Unseen(why), is_here=False, is_refused=True),))
 
@@ -170,6 +175,8 @@ NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
         (of_certificate("gateway", -3.0), "certificates", ERROR, "has ended", "controller.log"),
         (of_certificate("authority", 20.0), "certificates", WARNING, "own authority ends in 20", "renew-authority"),
         (replace(HEALTHY, held_up="it waits for gpu-1 (no answer)"), "certificates", WARNING, "gpu-1", "`nodes`"),
+        (waiting(601.0), "certificates", WARNING, "gpu-1", "`nodes`"),
+        (waiting(599.0), "certificates", NOTE, "gpu-1", "`nodes`"),
         (of_certificate("server", 3.0), "certificates", WARNING, "shows ends in 3", "owner"),
         (of_certificate("server-ca", 3.0), "certificates", WARNING, "checked by ends in 3", "instances"),
         (of_certificate("server-cert", 0.0), "certificates", ERROR, "is shown has ended", "instances"),

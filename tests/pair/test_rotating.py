@@ -15,7 +15,7 @@ from orchestrator import telemetry
 from orchestrator.app import rotating, settings_in_use
 from orchestrator.app.authority import authorities_of, put_authorities
 from orchestrator.app.deployments import deploying
-from orchestrator.app.held_up import CONTROLLER, HeldUp
+from orchestrator.app.held_up import CONTROLLER, HeldUp, in_words, since_in
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S, Rotating, begin, behind_in
 from orchestrator.core.errors import StoreError
@@ -162,6 +162,12 @@ async def test_who_holds_it_up_is_named_with_the_reason_since_the_same_moment_un
     assert await place.goes_on()
     assert place.line is None
     assert all(math.isnan(since(each)) for each in ("gpu-1", "gpu-2", "two:/state", CONTROLLER))
+
+
+def test_the_line_tells_since_when_to_a_second() -> None:
+    line = in_words({"gpu-1": "waits since 2001-01-01 00:00:00 UTC for nobody"}, 1_800_000_000.7)
+    assert since_in(line) == 1_800_000_000
+    assert since_in("") is since_in("it waits since 2026-99-99 99:99:99 UTC for gpu-1") is None
 
 
 async def test_a_line_that_redis_did_not_take_is_told_again(place: Place) -> None:

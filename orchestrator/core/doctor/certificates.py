@@ -10,6 +10,7 @@ from orchestrator.core.certificates import SOON_DAYS
 from orchestrator.core.doctor.seen import Seen
 from orchestrator.core.doctor.told import Finding, Says
 
+HELD_UP_S: Final = 600.0  # each change waits a while; the alert `AuthorityChangeHeldUp` goes off after as long
 _DAY_S: Final = 86_400
 _RENEWS: Final = "it is renewed while a cluster runs that leads: `controller.log` says why this one was not"
 _FILE: Final = "put another into the file that `instances` names: it is read with the next connection"
@@ -33,7 +34,9 @@ def ending(seen: Seen) -> Iterator[Finding]:
     says = Says("certificates")
     if seen.held_up:
         hurts = "until it is over, what the authority before it signed opens instances, too"
-        yield says.warning("authority", seen.held_up, hurts, _HELD_UP)
+        since = seen.held_up_since_unix_s
+        say = says.note if since is not None and seen.now_unix_s - since <= HELD_UP_S else says.warning
+        yield say("authority", seen.held_up, hurts, _HELD_UP)
     for each in seen.certificates:
         what, mends = _KINDS[each.kind]
         if each.until_unix_s is None:

@@ -149,4 +149,5 @@ class Seen:
     files: tuple[FileLimit, ...]
     certificates: tuple[Lasting, ...] = ()
     held_up: str = ""  # whom a change of the cluster's authority waits for, in the controller's words
+    held_up_since_unix_s: float | None = None  # None: those words tell no time
     now_unix_s: float = 0.0  # when it was looked
