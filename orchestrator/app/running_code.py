@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.app import builds, settings_in_use
+from orchestrator.app.own_redis import NAME as STORE_UNIT
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.running import holder_of
 from orchestrator.app.visits import BRINGS_NONE, Visits, visits
@@ -59,19 +60,29 @@ class Running:
     def is_old(self) -> bool:
         return not self.problem and self.runs != self.on_disk
 
+    @property
+    def is_down(self) -> bool:
+        """The cluster's own Redis, which ought to run and does not."""
+        return self.kind is Kind.STORE and not self.runs
+
 
 async def look(paths: StatePaths) -> tuple[Running, ...]:
     """Every process of the cluster that runs with this state folder. Raises HostError where none does."""
     holder, disk = holder_of(paths), await asyncio.to_thread(builds.on_disk)
     units = await KeeperClient(paths.keeper_socket).list()
     found = [Running(Kind.SUPERVISOR, "supervisor", "", holder.build, disk)]
-    found += await asyncio.to_thread(_here, [each for each in units if each.pid is not None], disk)
+    has_store = settings_in_use.read(paths).redis == "embedded"
+    found += await asyncio.to_thread(of_units, units, disk, has_store=has_store)
     return (*found, *await _on_hosts(paths))
 
 
-def _here(units: Sequence[UnitStatus], disk: str) -> list[Running]:
-    found = [of_unit(each, disk) for each in units]
-    return [each for each in found if each is not None]
+def of_units(units: Sequence[UnitStatus], disk: str, *, has_store: bool) -> list[Running]:
+    """What the units of this machine run; `has_store`: one of them ought to be Redis."""
+    found = [of_unit(each, disk) for each in units if each.pid is not None]
+    here = [each for each in found if each is not None]
+    if has_store and not any(each.kind is Kind.STORE for each in here):
+        here.append(Running(Kind.STORE, STORE_UNIT, "", "", "", "Redis does not run; logs/redis.log may say why"))
+    return here
 
 
 def of_unit(unit: UnitStatus, disk: str) -> Running | None:
@@ -99,7 +110,7 @@ def _kind_of(unit: str) -> Kind | None:
         return Kind.WORKER
     if unit.startswith(UNIT_PREFIX):
         return Kind.INSTANCE
-    return {"controller": Kind.CONTROLLER, "redis": Kind.STORE}.get(unit)
+    return {"controller": Kind.CONTROLLER, STORE_UNIT: Kind.STORE}.get(unit)
 
 
 def _store(name: str, runs: str) -> Running:

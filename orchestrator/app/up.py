@@ -31,7 +31,7 @@ from orchestrator.app.live_settings import (
 )
 from orchestrator.app.loop import on_hangup, until
 from orchestrator.app.machines import check_together
-from orchestrator.app.own_redis import redis_unit
+from orchestrator.app.own_redis import keep_on, redis_unit
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.renewing import Renewing
 from orchestrator.app.starting import Screen, Start, prepare
@@ -157,8 +157,8 @@ class Supervisor:
             self._screen.step("starting Redis, the controller and the gateway …")
             await check_together(self._paths, settings)
             await self._start_redis(keeper, settings)
-        elif settings.redis == "embedded":
-            keeper.keep(redis_unit(self._paths.root))  # an exchange of before may have left none
+        elif settings.redis == "embedded" and (problem := keep_on(keeper, self._paths.root)):
+            self._screen.warn(f"Redis is not started: {problem}")
         await self._start_controller(keeper, settings)
         if self._handed is None:
             await self._workers.start()

@@ -38,7 +38,7 @@ async def upgrade(paths: StatePaths, drain_s: float, tell: Callable[[str], None]
     settings_in_use.read(paths)  # the supervisor will have to
     await check_hosts(paths)
     parts = await look(paths)
-    old = [each for each in parts if is_forced or each.is_old]
+    old = [each for each in parts if is_forced or each.is_old or each.is_down]
     client, done = KeeperClient(paths.keeper_socket), list[str]()
 
     if _of(old, Kind.SUPERVISOR):
@@ -61,7 +61,7 @@ async def upgrade(paths: StatePaths, drain_s: float, tell: Callable[[str], None]
             tell(f"{each.name} finishes what it has, and starts anew …")
             await restart(paths, each.name)
             done.append(each.name)
-    return Upgraded(tuple(dict.fromkeys(done)), tuple(each for each in parts if each.problem))
+    return Upgraded(tuple(dict.fromkeys(done)), tuple(each for each in parts if each.problem and not each.is_down))
 
 
 def _of(parts: Sequence[Running], kind: Kind) -> list[Running]:

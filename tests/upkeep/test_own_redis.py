@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.app.own_redis import NAME, redis_unit
+from orchestrator.app.own_redis import NAME, keep_on, redis_unit, start_anew
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.renewing import Renewing
 from orchestrator.app.workers import Workers
@@ -43,12 +43,17 @@ mv appendonly.aof.manifest whole; echo nonsense > appendonly.aof.manifest
 exit 1
 """
 
+# Listens, takes a while for each command of its data, and ends at one that it does not know.
+REFUSES = """#!/bin/sh
+exec "{good}" "$@" --key-load-delay 500000 --rename-command SET ""
+"""
+
 
 class Supervisor:
     """What keeps Redis and exchanges it, as `up` does; and a place where the program on disk lies."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.program = root, root / "server"
+        self.root, self.program, self.good = root, root / "server", embedded.find_server()
         self.client = KeeperClient(root / "keeper.sock")
         self.on: Callable[[str], None] = lambda step: None
         self.is_at_work = False
@@ -103,10 +108,9 @@ async def supervised(root: Path) -> AsyncIterator[Supervisor]:
 async def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
     """Of a Redis that keeps something."""
     needs_redis()
-    good = embedded.find_server()
     async with supervised(tmp_path) as supervisor:
         monkeypatch.setattr(embedded, "find_server", lambda: supervisor.program)
-        shutil.copy(good, supervisor.program)
+        shutil.copy(supervisor.good, supervisor.program)
         await supervisor.keeper.start(redis_unit(tmp_path))
         await supervisor.says("SET", "olm:test", "kept")
         yield supervisor
@@ -122,11 +126,79 @@ async def test_another_process_goes_on_with_its_data_each_time(supervisor: Super
 
 
 async def test_where_the_one_on_disk_does_not_start_the_one_before_goes_on(supervisor: Supervisor) -> None:
+    kept = supervisor.root / "redis" / "server-before"
+    good = supervisor.program.read_bytes()
     supervisor.install(Path("/bin/false").read_bytes())
-    runs = f"{supervisor.program} \\(deleted\\)"
-    with pytest.raises(HostError, match=f"Redis goes on as {runs}, the one on disk did not start"):
+    with pytest.raises(HostError, match=f"Redis goes on as {kept}, the one on disk did not start"):
         await supervisor.client.exchange_redis()
     assert await supervisor.says("GET", "olm:test") == b"kept"
+    supervisor.install(good)
+    await supervisor.client.exchange_redis()
+    assert not kept.exists(), "nothing goes back to it any more"
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+
+
+async def test_one_that_listens_and_ends_on_its_data_is_followed_by_the_one_before(supervisor: Supervisor) -> None:
+    supervisor.install(REFUSES.format(good=supervisor.good).encode())
+    with pytest.raises(HostError, match=r"Redis goes on as .* ended before it had read its data"):
+        await supervisor.client.exchange_redis()
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+    assert supervisor.keeper.unit(NAME) == redis_unit(supervisor.root, supervisor.root / "redis" / "server-before")
+
+
+@pytest.mark.parametrize("leads", ["there", "elsewhere"])
+async def test_one_whose_program_is_also_its_tools_goes_on_as_a_server(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, leads: str
+) -> None:
+    tools = supervisor.root / supervisor.good.name.replace("-server", "-check-rdb")
+    supervisor.program.rename(tools)
+    supervisor.program.symlink_to(tools)
+    await supervisor.client.exchange_redis()
+    if leads == "elsewhere":
+        supervisor.program.unlink()
+        supervisor.program.symlink_to("/bin/false")
+    else:
+        monkeypatch.setattr(embedded, "find_server", lambda: Path("/bin/false"))
+    with pytest.raises(HostError, match="Redis goes on as"):
+        await supervisor.client.exchange_redis()
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+
+
+async def test_one_that_nobody_keeps_is_started(supervisor: Supervisor) -> None:
+    await supervisor.keeper.stop(NAME)
+    await supervisor.client.exchange_redis()
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+
+
+async def test_where_none_is_on_disk_the_one_that_runs_runs_on_and_none_is_started(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> Path:
+        raise HostError("no Redis server on this machine")
+
+    monkeypatch.setattr(embedded, "find_server", none)
+    before = supervisor.pid
+    assert keep_on(supervisor.keeper, supervisor.root) == ""
+    assert supervisor.pid == before is not None
+    await supervisor.keeper.stop(NAME)
+    assert keep_on(supervisor.keeper, supervisor.root) == "no Redis server on this machine"
+    monkeypatch.setattr(embedded, "find_server", lambda: supervisor.program)
+    assert keep_on(supervisor.keeper, supervisor.root) == ""
+    assert await supervisor.says("GET", "olm:test") == b"kept"
+
+
+async def test_where_it_is_not_tried_again_that_is_said(supervisor: Supervisor) -> None:
+    supervisor.install(SPOILS.encode())
+    ending: list[asyncio.Task[None]] = []
+
+    def end(step: str) -> None:
+        if step == EventKind.EXITED:
+            ending.append(asyncio.create_task(supervisor.keeper.close()))
+
+    supervisor.on = end
+    with pytest.raises(HostError, match="Redis is not started again"):
+        await start_anew(supervisor.keeper, supervisor.root)
+    await asyncio.gather(*ending)
 
 
 async def test_where_neither_starts_the_one_before_is_tried_until_it_does(supervisor: Supervisor) -> None:

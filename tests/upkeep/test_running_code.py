@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.app.running_code import Kind, Running, of_unit
+from orchestrator.app.running_code import Kind, Running, of_unit, of_units
 from orchestrator.nodes.keeper_units import UnitState, UnitStatus
 from tests.cluster.running import needs_redis, running, unit_pid, until
 from tests.upkeep.new_code import change_the_code, checked, copy_the_code, its_own, upgraded
@@ -72,6 +72,15 @@ def test_a_process_that_has_ended_is_nothing_to_start_anew():
     with started(Path("/bin/sleep")) as unit:
         pass
     assert of_unit(unit, "1.0+abc") is None
+
+
+def test_a_redis_of_its_own_that_is_down_is_a_problem_and_not_what_is_on_disk():
+    dead = UnitStatus("redis", None, UnitState.WAITING, 3, 0, None, Path("log"))
+    for units in ([dead], []):
+        (down,) = of_units(units, "1.0+abc", has_store=True)
+        assert (down.kind, down.name, down.is_down, down.is_old) == (Kind.STORE, "redis", True, False)
+        assert "Redis does not run" in down.problem
+        assert of_units(units, "1.0+abc", has_store=False) == []
 
 
 @pytest.mark.timeout(600)

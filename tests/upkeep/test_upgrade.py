@@ -14,7 +14,7 @@ import yaml
 from orchestrator.nodes.keeper_client import About, KeeperClient
 from tests.cluster.running import Up, is_back, needs_redis, ollamactl, unit_pid, until
 from tests.fleet.given_world import Played, model
-from tests.upkeep.new_code import change_the_code, checked, copy_the_code, its_own, upgraded
+from tests.upkeep.new_code import UPGRADE_S, change_the_code, checked, copy_the_code, its_own, upgraded
 from tests.upkeep.storm import Storm
 
 MODEL = "llama3:8b"
@@ -127,6 +127,35 @@ def test_a_redis_that_is_kept_by_nobody_is_brought_back_by_the_supervisors_next_
     redis = unit_pid(gateway.state, "redis")
     os.kill(redis, signal.SIGKILL)
     until(lambda: is_back(gateway.state, "redis", redis), "and is kept from then on")
+
+
+def test_a_redis_that_is_down_is_said_to_be_and_started(gateway, folder):
+    asyncio.run(KeeperClient(gateway.state / "keeper.sock").stop("redis"))
+    looked = ollamactl("upgrade", "--check", "--state", gateway.state, cwd=folder, env=its_own(folder))
+    assert looked.returncode == 1
+    assert "Redis does not run" in looked.stdout
+    assert "everything runs" not in looked.stdout
+    assert "started anew: redis" in upgraded(gateway)
+    assert "redis" in checked(gateway)
+    until(lambda: gateway.status()["store"] == "up", "Redis answers")
+
+
+def test_where_no_redis_is_on_disk_any_more_the_cluster_goes_on_with_the_one_that_runs(gateway, folder):
+    place = folder / "orchestrator" / "store" / "embedded.py"
+    good, before = place.read_text(), about(gateway)
+    gone = good.replace('"""The server program', 'raise HostError("no Redis server here")\n    """The server program')
+    redis = unit_pid(gateway.state, "redis")
+    place.write_text(gone)
+    try:
+        done = ollamactl("upgrade", "--state", gateway.state, cwd=folder, env=its_own(folder), timeout=UPGRADE_S)
+        assert "started anew: supervisor, controller, gateway-0, gateway-1" in done.stdout
+        assert (done.returncode, "redis was left as it is: no Redis server here" in done.stderr) == (1, True)
+        assert about(gateway).times == before.times + 1
+        assert unit_pid(gateway.state, "redis") == redis
+        assert gateway.chat("still there?", MODEL).status_code == 200
+    finally:
+        place.write_text(good)
+    assert "started anew" in upgraded(gateway)
 
 
 def test_code_that_does_not_start_changes_nothing(gateway, folder):
