@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -64,6 +66,14 @@ def test_decisions_have_no_clock_no_socket_and_no_file():
         assert {name.split(".")[0] for name in imports_of(module)}.isdisjoint(NOT_IN_CORE), module
         tree = ast.parse(module.read_text(encoding="utf-8"))
         assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)), module
+
+
+def test_a_worker_loads_no_library_that_it_may_never_need():
+    """Each is some MiB, a worker; `make bench ARGS="--only F"` has what it holds in all."""
+    late = ("aiohttp", "asyncssh", "cryptography", "jwt", "pynvml")
+    code = f"import sys, orchestrator.app.gateway; print([each for each in {late} if each in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
 
 
 def test_no_two_files_of_tests_have_one_name():

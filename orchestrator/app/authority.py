@@ -10,23 +10,19 @@ import hashlib
 import re
 import socket
 import time
-from collections.abc import Callable
 from typing import Final
 
 from orchestrator.app.mirroring import secret_of
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.certificates import why_renewed
 from orchestrator.core.errors import HostError
-from orchestrator.core.model import InstanceState, Snapshot
 from orchestrator.nodes.authorities import Authorities
 from orchestrator.nodes.authority import held_in, read_certificate
-from orchestrator.nodes.tls import Address, Contexts, Papers
 from orchestrator.settings import ClusterSettings, NodeSettings
 from orchestrator.store.sealing import Seal
 from orchestrator.whole_file import write_once, write_whole
 
 _PLACE: Final = "authority"
-_SILENT: Final = (InstanceState.STARTING, InstanceState.DOWN)
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -88,34 +84,6 @@ def keep_client(paths: StatePaths, authorities: Authorities) -> str:
     except OSError as error:
         raise HostError(f"{file}: {error.strerror or error}") from error
     return why
-
-
-def contexts_of(paths: StatePaths, settings: Callable[[], ClusterSettings]) -> Contexts:
-    """What instances behind TLS are asked with: hosts with our own certificate, given servers as the settings say."""
-    return Contexts(paths.client_certificate, lambda: papers_of(settings()))
-
-
-def papers_of(settings: ClusterSettings) -> dict[Address, Papers]:
-    """Of servers that somebody else runs, by address; entries of one server say it together."""
-    found: dict[Address, Papers] = {}
-    for each in settings.instances:
-        if each.is_tls:
-            before = found.get(each.address, Papers())
-            told = {name: str(path) for name in ("ca", "cert", "key") if (path := getattr(each, name)) is not None}
-            found[each.address] = Papers(**{"ca": before.ca, "cert": before.cert, "key": before.key, **told})
-    return found
-
-
-def tls_names(snapshot: Snapshot) -> dict[Address, str]:
-    """Of instances behind TLS, whom their certificates name."""
-    every = (each for pool in snapshot.pools for each in pool.instances)
-    return {(each.host, each.port): each.tls_name for each in every if each.tls_name}
-
-
-def silent_hosts(snapshot: Snapshot) -> frozenset[str]:
-    """Hosts of which an instance behind TLS does not answer."""
-    every = (each for pool in snapshot.pools for each in pool.instances if each.tls_name and not each.is_given)
-    return frozenset(each.node for each in every if each.state in _SILENT)
 
 
 def _seal(paths: StatePaths, settings: ClusterSettings) -> Seal:

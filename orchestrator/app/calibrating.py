@@ -1,14 +1,9 @@
-"""A calibration of one tier's own answers: a set of questions asked of it, and how sure it was of what was right.
-
-Files of calibrations, written here and read here.
-"""
+"""A calibration of one tier's own answers: a set of questions asked of it, and how sure it was of what was right."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -16,11 +11,9 @@ import orjson
 
 from orchestrator.app.evaluating import LAST_IN_QUEUE, REPLAY, Asking, Target
 from orchestrator.app.questions import CONNECT_TIMEOUT_S, NobodyAnswersError, own_words, reason
-from orchestrator.core.confidence import Calibration, read, told
-from orchestrator.core.errors import HostError, OrchestratorError, SettingsError
+from orchestrator.core.errors import HostError, OrchestratorError
 from orchestrator.core.evaluation.grading import grade
 from orchestrator.core.evaluation.questions import Question, Scorer, SetError
-from orchestrator.whole_file import write_whole
 
 # Below this a curve is mostly chance: its blocks have some ten answers each.
 FEWEST = 100
@@ -89,26 +82,3 @@ async def _answer(http: aiohttp.ClientSession, asking: Asking, question: Questio
     if not tokens:
         raise CalibrationError(f"{target.name} tells no log probabilities: its engine is too old (Ollama: 0.12.11)")
     return Answered(tuple(each["logprob"] for each in tokens), grade(question, said["message"]["content"]))
-
-
-def write_calibration(path: Path, made: Calibration, made_of: str) -> None:
-    write_whole(path, orjson.dumps(told(made, made_of=made_of), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def calibration_from(path: Path) -> Calibration:
-    """The calibration in a file. Raises SettingsError with the file's name."""
-    try:
-        return _read(path, path.stat().st_mtime_ns)
-    except OSError as why:
-        raise SettingsError(f"{path}: cannot be read: {why.strerror}") from why
-
-
-@cache
-def _read(path: Path, changed_ns: int) -> Calibration:
-    try:
-        content = orjson.loads(path.read_bytes())
-        return read(content if isinstance(content, dict) else {})
-    except orjson.JSONDecodeError as why:
-        raise SettingsError(f"{path}: is not JSON: {why}") from why
-    except ValueError as why:
-        raise SettingsError(f"{path}: {why}; `ollamactl route calibrate` writes such files") from why

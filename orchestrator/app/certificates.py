@@ -14,11 +14,12 @@ from contextlib import suppress
 from typing import Final
 
 from orchestrator.app import deployments, settings_in_use
-from orchestrator.app.authority import authorities_of, contexts_of, keep_client, papers_of, renewed
+from orchestrator.app.authority import authorities_of, keep_client, renewed
 from orchestrator.app.held_up import HeldUp
 from orchestrator.app.lasting import EndGauges, of_files, of_servers
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S, Rotating
+from orchestrator.app.speaking_tls import contexts_of, papers_of
 from orchestrator.core.certificates import Lasting
 from orchestrator.core.errors import HostError, OrchestratorError
 from orchestrator.fleet.fenced import Leading

@@ -16,7 +16,6 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.app import settings_in_use
-from orchestrator.app.authority import contexts_of, papers_of
 from orchestrator.app.checkup_redis import RedisSeen, look_at_redis
 from orchestrator.app.checkup_servers import look_at_servers
 from orchestrator.app.held_up import since_in
@@ -24,6 +23,7 @@ from orchestrator.app.keys import joined, place_of, read_keys
 from orchestrator.app.lasting import of_files, of_servers
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.questions import reason
+from orchestrator.app.speaking_tls import contexts_of, papers_of
 from orchestrator.core.certificates import Lasting
 from orchestrator.core.doctor import Cluster, FileLimit, Host, OllamaProcess, Seen, Unseen
 from orchestrator.core.errors import OrchestratorError

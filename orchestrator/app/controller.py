@@ -14,7 +14,6 @@ import click
 
 from orchestrator import logs, telemetry
 from orchestrator.app import audit, settings_in_use
-from orchestrator.app.authority import contexts_of, silent_hosts
 from orchestrator.app.certificates import Certificates
 from orchestrator.app.crewing import member_of
 from orchestrator.app.held_up import NAME as HELD_UP
@@ -27,6 +26,7 @@ from orchestrator.app.packing import keep_packed
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.published import PublishedCluster
 from orchestrator.app.replaying import Replaying
+from orchestrator.app.speaking_tls import contexts_of, silent_hosts
 from orchestrator.core.chores import Chore, ChoreKind
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.fleet.given import GivenFleet

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import uuid
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -18,7 +18,6 @@ import click
 from orchestrator import logs, telemetry
 from orchestrator.app import audit, settings_in_use
 from orchestrator.app.acts import Acts
-from orchestrator.app.authority import contexts_of, tls_names
 from orchestrator.app.counts import read_counts
 from orchestrator.app.crewing import Crewing
 from orchestrator.app.loop import on_reload, open_files_at_most, run, until
@@ -26,6 +25,7 @@ from orchestrator.app.mirroring import chores_key, sessions_key
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.recent_calls import recent_calls
 from orchestrator.app.rules import rules_from, texts_in_logs, with_other_keys
+from orchestrator.app.speaking_tls import contexts_of, tls_names
 from orchestrator.core.errors import OrchestratorError, StoreError
 from orchestrator.core.model import PoolName, Snapshot
 from orchestrator.gateway import cache_words
@@ -120,7 +120,8 @@ class Worker:
         self._chores = Chores(self._connection, chores_key(paths, settings))
         managing = Managing(self._live, self._chores, self._audited, contexts)
         self._tokens = Tokens(lambda: self._live.rules.issuers)
-        logins = Logins(lambda: self._live.rules.login, self._tokens, Seal([sessions_key(paths, settings)]))
+        seal = cache(lambda: Seal([sessions_key(paths, settings)]))
+        logins = Logins(lambda: self._live.rules.login, self._tokens, seal)
         door = Door(self._live, self._tokens, logins)
         self._server = Server(
             self._live, self._pipeline, status, feedback, self._records, page, tracing, managing, door

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator import telemetry
-from orchestrator.app.authority import authorities_of, papers_of
+from orchestrator.app.authority import authorities_of
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.speaking_tls import papers_of
 from orchestrator.core.address import address_text
 from orchestrator.core.certificates import Lasting
 from orchestrator.core.errors import HostError

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.app import settings_in_use, wishes
-from orchestrator.app.authority import contexts_of
 from orchestrator.app.cards import CardGauges
 from orchestrator.app.deployed import Deployed
 from orchestrator.app.hosts import Hosts
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.speaking_tls import contexts_of
 from orchestrator.core.cards import find_card
 from orchestrator.core.chores import Chore, ChoreKind
 from orchestrator.core.dialects.parse import canonical_model_name

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from orchestrator.app.calibrating import calibration_from
+from orchestrator.app.calibration_file import calibration_from
 from orchestrator.app.curated import faq_from
 from orchestrator.app.private import privacy_rules
 from orchestrator.app.providers import accepted_by, budget_of_tier, price_of, provider_of

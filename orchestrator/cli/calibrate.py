@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from orchestrator.app.calibrating import FEWEST, Answered, CalibrationError, answered, write_calibration
+from orchestrator.app.calibrating import FEWEST, Answered, CalibrationError, answered
+from orchestrator.app.calibration_file import write_calibration
 from orchestrator.app.evaluating import Asking, Target
 from orchestrator.app.targets_by_name import target_of
 from orchestrator.cli.evaluate import read_questions

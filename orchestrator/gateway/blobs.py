@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
 import orjson
 
 from orchestrator.core.address import address_text
 from orchestrator.core.chores import Outcome, shortened
 from orchestrator.core.tls_words import tls_trouble
 from orchestrator.gateway.upstream import Contexts
+
+if TYPE_CHECKING:
+    import aiohttp  # loaded by who first asks: a worker that asks nobody is spared its 9 MiB
 
 # Pieces that a server may be behind the client.
 _AHEAD: Final = 4
@@ -42,6 +44,8 @@ async def spread(
     contexts: Contexts | None = None,
 ) -> list[Outcome]:
     """Send it to all of them; what came of it on each. Raises what `pieces` raises: then none of them has it."""
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         sendings = [_Sending(http, each, digest, length, silence_s, contexts) for each in targets]
@@ -104,6 +108,8 @@ class _Sending:
             yield piece
 
     async def _send(self) -> Outcome:
+        import aiohttp
+
         target = self._target
         headers = {} if self._length is None else {"Content-Length": str(self._length)}
         try:

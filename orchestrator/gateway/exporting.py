@@ -13,15 +13,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import aiohttp
 import orjson
 
 from orchestrator import __version__, telemetry
 from orchestrator.core.otlp import Value, request_of, span_of
 from orchestrator.gateway.live import TraceRules
 from orchestrator.gateway.tracing import Told, spans_of
+
+if TYPE_CHECKING:
+    import aiohttp  # loaded by who first asks: a worker that asks nobody is spared its 9 MiB
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +126,8 @@ class SpanExporter:
 
     async def _post(self, rules: TraceRules, body: bytes) -> int:
         """How many spans of it were rejected. Raises _NotTakenError."""
+        import aiohttp
+
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S))
         headers = {**rules.headers, "Content-Type": "application/json"}

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from orchestrator import telemetry
@@ -25,6 +24,9 @@ from orchestrator.core.errors import CapacityError
 from orchestrator.core.origins import is_loopback
 from orchestrator.gateway.grants import Issuer
 from orchestrator.gateway.signing_keys import FetchError, SigningKey, keys_in
+
+if TYPE_CHECKING:
+    import aiohttp  # loaded by who first asks: a worker that asks nobody is spared its 9 MiB
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class KeySet:
 
     async def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> tuple[int, bytes]:
         """What it answers to a form. Raises FetchError."""
+        import aiohttp
+
         try:
             async with self._http().post(
                 url, data=dict(form), headers=dict(headers), ssl=self._trust(), allow_redirects=False
@@ -114,6 +118,8 @@ class KeySet:
             await self.refresh()
 
     async def _fetch(self) -> None:
+        import aiohttp
+
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 keys = await (self._ask() if self.issuer.jwks_file is None else self._read(self.issuer.jwks_file))
@@ -238,6 +244,8 @@ class Issuers:
                     await self._stirred.wait()
 
     def _http(self) -> aiohttp.ClientSession:
+        import aiohttp
+
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar()

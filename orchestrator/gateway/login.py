@@ -53,10 +53,17 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class Logins:
-    """`issuer`: with which people log in at this moment; None: with none. `seal` is the same on all machines."""
+    """`issuer`: with which people log in at this moment; None: with none.
+
+    `seal` is the same on all machines, and asked for once somebody does.
+    """
 
     def __init__(
-        self, issuer: Callable[[], Issuer | None], tokens: Tokens, seal: Seal, clock: Callable[[], float] = time.time
+        self,
+        issuer: Callable[[], Issuer | None],
+        tokens: Tokens,
+        seal: Callable[[], Seal],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer, self._tokens, self._seal, self._clock = issuer, tokens, seal, clock
         self._exchanging = asyncio.Semaphore(EXCHANGES_AT_ONCE)
@@ -200,7 +207,7 @@ class Logins:
     # --- cookies ---
 
     def _cookie(self, name: str, told: Mapping[str, Any], login: Login, last_s: int, same_site: str) -> str:
-        sealed = base64.urlsafe_b64encode(self._seal.close(orjson.dumps(told), name)).decode().rstrip("=")
+        sealed = base64.urlsafe_b64encode(self._seal().close(orjson.dumps(told), name)).decode().rstrip("=")
         if len(sealed) > _COOKIE_BYTES:
             raise CallerError(403, "the claims that grants look at are too long for a cookie", "permission_error")
         return field("Set-Cookie", f"{_named(name, login)}={sealed}; Max-Age={last_s}; {_attributes(login, same_site)}")
@@ -219,7 +226,7 @@ class Logins:
                 sealed = base64.b64decode(value + "=" * (-len(value) % 4), b"-_", validate=True)
             except (binascii.Error, ValueError):  # ValueError: not ASCII
                 continue
-            if self._seal.is_on and (plain := self._seal.open(sealed, name)) is not None:
+            if (plain := self._seal().open(sealed, name)) is not None:
                 yield orjson.loads(plain)
 
 

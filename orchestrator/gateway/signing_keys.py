@@ -1,32 +1,29 @@
 """The keys that an issuer signs its tokens with, as it publishes them: a JWK set (RFC 7517) read.
 
-Pure. Of a key only what is public of it is looked at, and only if it can check a signature of ours.
+Pure. Of a key only what is public of it is looked at, and only if it can check a signature of ours. What reads keys is
+loaded with the first of them: a worker without issuers is spared its 4 MiB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-import jwt
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 MAX_KEYS: Final = 64
 LEAST_RSA_BITS: Final = 2048
 # What is public of a key: nothing else of it is looked at.
 _PUBLIC: Final = ("kty", "crv", "n", "e", "x", "y")
-_ALGORITHMS: Final[Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]]] = {
-    "RSA": (RSAAlgorithm.from_jwk, ("RS256", "PS256")),
-    "EC": (ECAlgorithm.from_jwk, ("ES256",)),
-    "OKP": (OKPAlgorithm.from_jwk, ("EdDSA",)),
-}
-
-PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+_ALGORITHMS: Final[Mapping[str, tuple[str, ...]]] = {"RSA": ("RS256", "PS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
 
 
 class FetchError(Exception):
@@ -62,16 +59,28 @@ def _key(told: Mapping[str, Any]) -> SigningKey | None:
     operations = told.get("key_ops", ["verify"])
     if told.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None
-    read, may_sign = _ALGORITHMS[kind]
-    algorithms = tuple(each for each in may_sign if told.get("alg", each) == each)
-    try:
-        public = read({name: told[name] for name in _PUBLIC if name in told})
-    except (jwt.PyJWTError, ValueError, TypeError):
-        return None
+    algorithms = tuple(each for each in _ALGORITHMS[kind] if told.get("alg", each) == each)
+    public = _read(kind, {name: told[name] for name in _PUBLIC if name in told})
     return SigningKey(str(told.get("kid", "")), algorithms, public) if algorithms and _is_strong(public) else None
 
 
+def _read(kind: str, told: dict[str, Any]) -> object:
+    """None where it is no key."""
+    from jwt import PyJWTError
+    from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+    readers = {"RSA": RSAAlgorithm.from_jwk, "EC": ECAlgorithm.from_jwk, "OKP": OKPAlgorithm.from_jwk}
+    try:
+        return readers[kind](told)
+    except (PyJWTError, ValueError, TypeError):
+        return None
+
+
 def _is_strong(public: object) -> TypeGuard[PublicKey]:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
     if isinstance(public, RSAPublicKey):
         return public.key_size >= LEAST_RSA_BITS
     if isinstance(public, EllipticCurvePublicKey):

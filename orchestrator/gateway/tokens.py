@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import jwt
 import orjson
 
 from orchestrator import telemetry
@@ -87,6 +86,8 @@ class Tokens:
 
     async def claims(self, issuer: Issuer, token: str, audience: Sequence[str], types: frozenset[str]) -> Claims:
         """What a token of this issuer says. Raises TokenRefusedError, CapacityError."""
+        import jwt  # only who has issuers needs it
+
         algorithm, key_id = _head_of(token, issuer, types)
         key = await self.keys.of(issuer).find(key_id, algorithm)
         if key is None:
@@ -163,6 +164,8 @@ def _part(token: str, number: int) -> dict[str, Any]:
 
 def _refusal(why: Exception, token: str, audience: Sequence[str]) -> TokenRefusedError:
     """What is told of it. Its signature was right where its claims are what is wrong."""
+    import jwt
+
     match why:
         case jwt.ExpiredSignatureError():
             return TokenRefusedError("expired", f"ended{_when(token, 'exp')}; ask its issuer for another one")

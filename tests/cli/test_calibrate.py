@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.app.calibrating import calibration_from
+from orchestrator.app.calibration_file import calibration_from
 from orchestrator.app.rules import rules_from
 from orchestrator.cli.main import main
 from orchestrator.core.errors import SettingsError

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from orchestrator.app import certificates
-from orchestrator.app.authority import put_authorities, silent_hosts
+from orchestrator.app.authority import put_authorities
 from orchestrator.app.certificates import Certificates
 from orchestrator.app.held_up import HeldUp
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S
+from orchestrator.app.speaking_tls import silent_hosts
 from orchestrator.core.errors import HostError, StoreError
 from orchestrator.core.model import InstanceState, NodeName, Snapshot
 from orchestrator.nodes.authorities import Authorities

@@ -11,9 +11,10 @@ from pathlib import Path
 import trustme
 
 from orchestrator import telemetry
-from orchestrator.app.authority import authorities_of, keep_client, papers_of
+from orchestrator.app.authority import authorities_of, keep_client
 from orchestrator.app.lasting import EndGauges, of_files, of_servers
 from orchestrator.app.paths import StatePaths
+from orchestrator.app.speaking_tls import papers_of
 from orchestrator.core.certificates import LIFE_DAYS, Lasting
 from orchestrator.nodes.authority import YEARS
 from orchestrator.nodes.tls import Contexts, Papers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.authority import papers_of
+from orchestrator.app.speaking_tls import papers_of
 from orchestrator.core.errors import SettingsError
 from orchestrator.nodes.tls import Papers
 from orchestrator.settings import load
