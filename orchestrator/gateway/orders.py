@@ -183,7 +183,8 @@ def _told_model(call: Call, instance: Instance) -> str:
 def dumped(body: Mapping[str, Any]) -> bytes:
     """A body as it goes to an instance."""
     try:
-        return orjson.dumps(body)
+        # It is kept as long as the answer takes. What orjson gives back lies in 4 KiB, however short it is.
+        return b"%b" % orjson.dumps(body)
     except TypeError:  # deeper than its 254 levels
         return _dumped_deep(body)
 
