@@ -232,6 +232,21 @@ def _pairs(journals: Mapping[str, Events]) -> Iterable[Mapping[str, Any]]:
                 yield {**each, "id": ids[each["n"]]}
 
 
+def _lost(journals: Mapping[str, Events]) -> Iterable[str]:
+    """The ids of calls that an instance was killed with: it could not write how they ended."""
+    for events in journals.values():
+        under_way: dict[int, str] = {}
+        for each in events:
+            if each["event"] == "took":
+                under_way[each["n"]] = each["id"]
+            elif each["event"] == "ended":
+                del under_way[each["n"]]
+            elif each["event"] in ("began", "died"):
+                yield from under_way.values()
+                under_way.clear()
+        yield from under_way.values()
+
+
 # --- what is in the books ---------------------------------------------------------------------------------------------
 
 
@@ -246,12 +261,20 @@ def accounted(
 
     `counted`: requests, completion_tokens and prompt_tokens of all instances together, since the journals began. An
     answer that a route doubts is counted as far as it came, as it was served; how much of its prompt was read by then
-    is not in the journals, so that prompts are held to what clients had alone.
+    is not in the journals, so that prompts are held to what clients had alone. What was gone on with elsewhere counts
+    with what its first instance had given; one that was killed could not say how much, so that may be a whole answer.
     """
     doubtful = {each.sent.id for each in calls if each.sent.model in set(routes)}
-    ended = list(_pairs(journals))
-    served = [each for each in ended if each["whole"] or (each["id"] in doubtful and each["frames"])]
-    most = {"requests": len(served), "completion_tokens": sum(map(_tokens, served))}
+    ended, lost = list(_pairs(journals)), list(_lost(journals))
+    times = Counter([*(each["id"] for each in ended), *lost])
+    in_parts = doubtful | {id_ for id_, taken in times.items() if taken > 1}
+    whole = [each for each in ended if each["whole"]]
+    parts = [each for each in ended if not each["whole"] and each["frames"] and each["id"] in in_parts]
+    longest = max(map(_tokens, whole), default=0)
+    most = {
+        "requests": len(whole) + sum(each["id"] in doubtful for each in parts) + len(doubtful & set(lost)),
+        "completion_tokens": sum(map(_tokens, [*whole, *parts])) + longest * sum(id_ in in_parts for id_ in lost),
+    }
     had = {each.sent.id for each in calls if _is_of_an_instance(each)}
     given = {each["id"]: each for each in ended if each["whole"] and each["id"] in had}
     least = {

@@ -280,7 +280,21 @@ def test_an_answer_that_a_route_doubted_is_counted_as_far_as_it_came() -> None:
     journals = {"one": [took(0, 10.0, "c-1"), ended(0, 10.5, is_whole=False, frames=4), *JOURNALS["one"]]}
     counted = {"requests": 2, "completion_tokens": 12}
     assert checker.accounted([doubted], journals, counted, ROUTES, Allowed()) == []
-    assert len(checker.accounted([SERVED], journals, counted, ROUTES, Allowed())) == 2
+    told = checker.accounted([SERVED], journals, counted, ROUTES, Allowed())  # of one that nobody doubts, once
+    assert told == ["2 requests are counted, instances gave 1"]
+
+
+def test_an_answer_that_another_instance_went_on_with_is_counted_with_what_the_first_had_given() -> None:
+    rest = {"two": [took(0, 10.6, "c-1"), ended(0, 11.0, tokens=8)]}
+    cut = {"one": [took(0, 10.0, "c-1"), ended(0, 10.5, is_whole=False, frames=4)], **rest}
+    killed = {"one": [took(0, 10.0, "c-1"), {"event": "began", "at_s": 10.5}], **rest}
+    for journals, most in ((cut, 12), (killed, 16), (rest, 8)):
+        counted = {"requests": 1, "completion_tokens": most}
+        assert checker.accounted([SERVED], journals, counted, ROUTES, Allowed()) == []
+        counted = {"requests": 1, "completion_tokens": most + 1}
+        assert len(checker.accounted([SERVED], journals, counted, ROUTES, Allowed())) == 1
+    twice = {"requests": 2, "completion_tokens": 12}
+    assert len(checker.accounted([SERVED], cut, twice, ROUTES, Allowed())) == 1
 
 
 def pool(in_flight: int = 0, queued: int = 0, drift: tuple[tuple[str, str], ...] = ()) -> PoolLoad:
