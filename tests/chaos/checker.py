@@ -199,19 +199,23 @@ def oversold(journals: Mapping[str, Events], slots: Mapping[str, int], leaving_s
     return found
 
 
-def _spans(events: Events) -> list[tuple[float, float]]:
-    """From when to when an instance worked on each call; its death ends all that it had."""
-    spans: list[tuple[float, float]] = []
-    open_: dict[int, float] = {}
+def _worked(events: Events) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+    """Each call that an instance took, with what ended it: itself, or its process' death; None: it goes on."""
+    under_way: dict[int, Mapping[str, Any]] = {}
     for each in events:
         if each["event"] == "took":
-            open_[each["n"]] = each["at_s"]
+            under_way[each["n"]] = each
         elif each["event"] == "ended":
-            spans.append((open_.pop(each["n"]), each["at_s"]))
+            yield under_way.pop(each["n"]), each
         elif each["event"] in ("began", "died"):
-            spans += [(began_s, each["at_s"]) for began_s in open_.values()]
-            open_.clear()
-    return spans + [(began_s, float("inf")) for began_s in open_.values()]
+            yield from ((taken, each) for taken in under_way.values())
+            under_way.clear()
+    yield from ((taken, None) for taken in under_way.values())
+
+
+def _spans(events: Events) -> list[tuple[float, float]]:
+    """From when to when an instance worked on each call; its death ends all that it had."""
+    return [(taken["at_s"], end["at_s"] if end else float("inf")) for taken, end in _worked(events)]
 
 
 def ran_twice(calls: Iterable[Called], journals: Mapping[str, Events], routes: Iterable[str]) -> list[str]:
@@ -224,27 +228,17 @@ def ran_twice(calls: Iterable[Called], journals: Mapping[str, Events], routes: I
 def _pairs(journals: Mapping[str, Events]) -> Iterable[Mapping[str, Any]]:
     """Every call that ended on an instance: how it ended, with its id."""
     for events in journals.values():
-        ids: dict[int, str] = {}
-        for each in events:
-            if each["event"] == "took":
-                ids[each["n"]] = each["id"]
-            elif each["event"] == "ended":
-                yield {**each, "id": ids[each["n"]]}
+        for taken, end in _worked(events):
+            if end is not None and end["event"] == "ended":
+                yield {**end, "id": taken["id"]}
 
 
 def _lost(journals: Mapping[str, Events]) -> Iterable[str]:
     """The ids of calls that an instance was killed with: it could not write how they ended."""
     for events in journals.values():
-        under_way: dict[int, str] = {}
-        for each in events:
-            if each["event"] == "took":
-                under_way[each["n"]] = each["id"]
-            elif each["event"] == "ended":
-                del under_way[each["n"]]
-            elif each["event"] in ("began", "died"):
-                yield from under_way.values()
-                under_way.clear()
-        yield from under_way.values()
+        for taken, end in _worked(events):
+            if end is None or end["event"] != "ended":
+                yield taken["id"]
 
 
 # --- what is in the books ---------------------------------------------------------------------------------------------
