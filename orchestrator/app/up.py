@@ -48,8 +48,7 @@ from orchestrator.store.connection import Connection
 REDIS_WAIT_S = 20.0
 # Of glibc's allocator: from a quarter of a MiB on, what is allocated has pages of its own, which are given back with
 # it, and of the rest 8 MiB are kept at most. By itself it raises both limits, to 32 and 64 MiB, once it has seen large
-# bodies: 40 of 6 MiB that came packed held 640 MiB and left 300 behind; by this 405 and 120, in the same CPU time.
-# Where a MiB was kept, calls of 32 KiB had ten pages each anew from the system, and 20 us of CPU went on that.
+# bodies, and keeps what they took. Less than that, and calls of 32 KiB have their pages anew from the system each time.
 WORKERS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "8388608"}
 INTERRUPTED = 130  # the exit code of an `up` that was ended before every tier answered
 
