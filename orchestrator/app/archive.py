@@ -237,9 +237,20 @@ def _found(path: Path, plain: IO[bytes], loose: Path) -> dict[str, _Loose]:
                 if file is not None and not _leads_out(each.name):
                     place = loose / str(room.files)
                     found[each.name] = _Loose(place, _copied(file, place))
+            _check_end(unzipped)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RecursionError) as why:
         raise _no_backup(path, why) from why
     return found
+
+
+def _check_end(unzipped: _Unzipped) -> None:
+    """Raise ReadError or BadGzipFile where more follows than a tar's filling: what seems to be its end may be a damaged
+    header, and gzip's checksum is only looked at by who reads on."""
+    filling = 0
+    while piece := unzipped.read(_AT_ONCE):
+        filling += len(piece)
+        if filling > tarfile.RECORDSIZE or any(piece):
+            raise tarfile.ReadError("something follows its end")
 
 
 def _copied(file: IO[bytes], place: Path) -> str:

@@ -163,6 +163,16 @@ def test_a_file_that_was_changed_or_cut_does_not_open(tmp_path, passphrase, shar
     assert [each.name for each in tmp_path.iterdir()] == ["kept"]
 
 
+def test_no_byte_of_its_end_may_be_another(tmp_path):
+    kept = tmp_path / "kept"
+    archive.write(kept, MEMBERS, ABOUT, None)
+    whole = kept.read_bytes()
+    for at in range(len(whole) - 100, len(whole)):
+        kept.write_bytes(whole[:at] + bytes((whole[at] ^ 0xFF,)) + whole[at + 1 :])
+        with pytest.raises(HostError, match=r"damaged|no whole backup"), archive.opened(kept, None, tmp_path):
+            pass
+
+
 def test_another_passphrase_or_none_opens_nothing(tmp_path):
     kept = tmp_path / "kept"
     archive.write(kept, MEMBERS, ABOUT, PASSPHRASE)
