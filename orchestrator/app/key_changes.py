@@ -71,6 +71,11 @@ def find_place(paths: StatePaths, config: Path | None, file: Path | None) -> Pla
     return Place(paths.keys if found is None else place_of(found, paths), found, is_in_use=False)
 
 
+def closes(kept: KeptKeys, place: Place) -> bool:
+    """Whether the next key is the first: an endpoint that asks nobody who they are lets in nobody without one then."""
+    return not kept.is_there and (place.settings is None or not place.settings.asks_who)
+
+
 def create(kept: KeptKeys, place: Place, fields: Mapping[str, Any], now: datetime) -> tuple[KeptKeys, Made]:
     """One more key. Raises SettingsError, HostError where there is one of its name."""
     name = fields["name"]

@@ -18,7 +18,7 @@ import click
 from orchestrator.app import audit
 from orchestrator.app import key_changes as changes
 from orchestrator.app.key_changes import Made, Place, all_of, check_beside, ends_soon, find_place, today
-from orchestrator.app.keys import KeptKeys, Writing, changing
+from orchestrator.app.keys import KeptKeys, Writing, changing, read_keys
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.output import console, draw, errors, literal, table
 from orchestrator.core.errors import HostError
@@ -27,6 +27,11 @@ from orchestrator.settings.moments import moment_of, span_of, written
 
 # The supervisor hears of a change at once, or within a few seconds where the file system tells of none.
 IN_FORCE_WITHIN_S: Final = 10.0
+# How a caller shows it, for who hands it out.
+HANDED_OUT: Final = (
+    "Callers send it as `Authorization: Bearer SECRET` or `X-Api-Key: SECRET`; their libraries take it from "
+    "OPENAI_API_KEY or ANTHROPIC_API_KEY, `ollamactl` from OLLAMACTL_KEY."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +78,12 @@ def run_create(where: Where, fields: Mapping[str, Any], *, as_json: bool) -> int
     """Make a key and print it."""
     place = where.place()
     with changing(place.file) as writing:
+        is_first = changes.closes(writing.kept, place)
         kept, made = changes.create(writing.kept, place, fields, today())
         _keep(where, place, writing, kept, "create key", made.key.name)
-    _tell_made(where, place, made, as_json=as_json)
+    _tell_made(place, made, as_json=as_json, also={"closes_endpoint": is_first})
+    if is_first:
+        _tell_closed(place, made.key)
     return 0
 
 
@@ -85,7 +93,7 @@ def run_rotate(where: Where, name: str, overlap: timedelta, *, as_json: bool) ->
     with changing(place.file) as writing:
         kept, made = changes.rotate(writing.kept, name, now, overlap)
         _keep(where, place, writing, kept, "rotate key", name)
-    _tell_made(where, place, made, as_json=as_json)
+    _tell_made(place, made, as_json=as_json)
     return 0
 
 
@@ -121,8 +129,10 @@ def run_list(where: Where, *, as_json: bool) -> int:
         click.echo(json.dumps([_in_words(key, file) for key, file in found], indent=2, ensure_ascii=False))
         return 0
     if not found:
-        everybody = "nobody is let in" if place.file.exists() else "whoever reaches the endpoint may ask"
-        console.print(f"no keys: {everybody}; `ollamactl keys create NAME` makes the first")
+        is_open = changes.closes(read_keys(place.file), place)
+        everybody = "whoever reaches the endpoint may ask" if is_open else "nobody is let in"
+        then = ", and from then on every caller needs one" if is_open else ""
+        console.print(f"no keys: {everybody}; `ollamactl keys create NAME` makes the first{then}", soft_wrap=True)
         return 0
     drawn = table("Name", "Secret", "Scopes", "Models", "Class", "Tenant", "Ends", "Limits", "In")
     for key, file in found:
@@ -178,14 +188,27 @@ def _wait(where: Where, kept: KeptKeys) -> None:
         errors.print("[yellow]the cluster has not taken this over yet: `ollamactl status` says why[/yellow]")
 
 
-def _tell_made(where: Where, place: Place, made: Made, *, as_json: bool) -> None:
+def _tell_made(place: Place, made: Made, *, as_json: bool, also: Mapping[str, bool] | None = None) -> None:
     if as_json:
-        told = {"secret": made.secret, **_in_words(made.key, str(place.file))}
+        told = {"secret": made.secret, **_in_words(made.key, str(place.file)), **(also or {})}
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
     _tell(made.key, str(place.file), as_json=False)
     console.print(f"{'secret':<10} {made.secret}")
     console.print("This is the only time that it is shown: only its digest is kept.")
+    console.print(HANDED_OUT, soft_wrap=True)
+
+
+def _tell_closed(place: Place, key: KeySettings) -> None:
+    """What the first key means for everybody who asked without one; on stderr, as --json has stdout."""
+    asks = "from now on the endpoint asks" if place.is_in_use else f"a cluster that starts with {place.file} asks"
+    told = [f"the first key: {asks} every caller for one, and answers 401 without"]
+    if place.settings is not None and place.settings.open:
+        told.append("`open: true` holds no more")
+    if "admin" not in key.granted:
+        told.append("the status page and /metrics need one with `--scope admin`, which this one has not")
+    for each in told:
+        errors.print(f"[yellow]note:[/yellow] {literal(each)}", soft_wrap=True)
 
 
 def _tell(key: KeySettings, file: str, *, as_json: bool) -> None:

@@ -245,3 +245,66 @@ def test_keys_are_not_written_where_the_cluster_of_another_user_could_not_read_t
     done = CliRunner().invoke(main, ["keys", "create", "a", "--state", str(tmp_path)])
     assert done.exit_code == 1
     assert not list(tmp_path.iterdir())
+
+
+# --- the first one ----------------------------------------------------------------------------------------------------
+
+
+def made_by_command(folder: Path, *words: str) -> tuple[str, str]:
+    """What `ollamactl keys create` prints, on stdout and stderr."""
+    done = CliRunner().invoke(main, ["keys", "create", *words, "--state", str(folder / "state")])
+    assert done.exit_code == 0, done.output
+    return done.stdout, done.stderr
+
+
+def listed(folder: Path) -> str:
+    return CliRunner().invoke(main, ["keys", "list", "--state", str(folder / "state")]).stdout
+
+
+def test_the_first_key_says_that_everybody_needs_one_from_then_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "makes the first, and from then on every caller needs one" in listed(tmp_path)
+    told, notes = made_by_command(tmp_path, "first")
+    assert "Authorization: Bearer SECRET" in told
+    assert "asks every caller for one, and answers 401 without" in notes
+    assert "/metrics need one with `--scope admin`" in notes
+    told, notes = made_by_command(tmp_path, "second", "--scope", "admin")
+    assert "Authorization: Bearer SECRET" in told
+    assert notes == ""
+
+
+def test_json_tells_the_first_key_from_those_after_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told, notes = made_by_command(tmp_path, "first", "--scope", "admin", "--json")
+    assert json.loads(told)["closes_endpoint"] is True
+    assert "answers 401 without" in notes
+    assert "--scope admin" not in notes
+    assert json.loads(made_by_command(tmp_path, "second", "--json")[0])["closes_endpoint"] is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "closes"),
+    [
+        ("", True),
+        ("open: true", True),
+        ("open: false", False),
+        ("keys: [{name: own, secret: 0123456789abcdef}]", False),
+        ("issuers: {a: {url: https://a.example, audience: [o], grants: {all: {when: {}}}}}", False),
+    ],
+)
+def test_a_first_key_beside_settings_that_ask_already_closes_nothing(tmp_path, monkeypatch, settings, closes):
+    monkeypatch.chdir(tmp_path)
+    Path("cluster.yaml").write_text(f"models: {{llama3.2:3b: }}\n{settings}\n")
+    Path("cluster.yaml").chmod(0o600)
+    told, notes = made_by_command(tmp_path, "first", "--json")
+    assert json.loads(told)["closes_endpoint"] is closes
+    assert ("answers 401 without" in notes) is closes
+    assert ("`open: true` holds no more" in notes) is (settings == "open: true")
+
+
+def test_a_key_after_the_last_one_was_revoked_closes_nothing_that_is_closed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made_by_command(tmp_path, "first")
+    CliRunner().invoke(main, ["keys", "revoke", "first", "--state", str(tmp_path / "state")])
+    assert "nobody is let in; `ollamactl keys create NAME` makes the first\n" in listed(tmp_path)
+    assert made_by_command(tmp_path, "next")[1] == ""

@@ -178,6 +178,15 @@ def test_without_its_last_key_an_endpoint_is_closed_and_not_open(gateway, tmp_pa
     opens(up, secret(up, "create", "next", cwd=tmp_path))
 
 
+def test_the_first_key_of_an_open_endpoint_that_runs_closes_it_and_says_so(gateway, tmp_path):
+    up = gateway()
+    assert chat(up, "").status_code == 200
+    told = keys(up, "create", "first", cwd=tmp_path)
+    assert "the first key: from now on the endpoint asks every caller for one, and answers 401 without" in told
+    opens(up, "", 401)
+    assert "the first key" not in keys(up, "create", "second", cwd=tmp_path)
+
+
 def test_keys_of_the_settings_and_kept_ones_open_alike_and_no_name_stands_in_both(gateway, tmp_path):
     mine = "0123456789abcdef"
     up = gateway(keys=[{"name": "mine", "secret": mine, "admin": True}])

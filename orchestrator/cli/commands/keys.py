@@ -104,7 +104,7 @@ def keys() -> None:
 @_FILE
 @JSON
 def keys_create(name: str, state: Path, config: Path | None, file: Path | None, as_json: bool, **given: Any) -> None:
-    """Make a key and print its secret, which nobody can read again."""
+    """Make a key and print its secret, which nobody can read again. From the first one on every caller needs one."""
     from orchestrator.cli.keys import Where, run_create
 
     sys.exit(run_create(Where(state, config, file), {"name": name, **_fields(given)}, as_json=as_json))
