@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,12 @@ from orchestrator.cli.difference import as_document, draw_proposal, propose_on_h
 from orchestrator.cli.looking import looked_at
 from orchestrator.cli.output import below, console, draw, literal, table
 from orchestrator.core.cards import Card
-from orchestrator.core.model import Demand, NodeFacts, Placement, PlacementPlan
+from orchestrator.core.model import Demand, Engine, NodeFacts, Placement, PlacementPlan
 from orchestrator.core.placement import HEADROOM_BYTES, usable_accelerators
 from orchestrator.core.placement.alternatives import explain
 from orchestrator.core.placement.serving import cards_of
 from orchestrator.fleet.inventory import take_inventory
-from orchestrator.fleet.wanted import engine_of, want
+from orchestrator.fleet.wanted import engine_of, stood_in_for, want
 from orchestrator.nodes.weights import ollama_models_dir
 from orchestrator.settings import ClusterSettings
 
@@ -38,13 +39,15 @@ def run_plan(
     if settings.instances and not as_json:
         console.print("nothing is deployed: the configuration names `instances` that run already")
         return 0
-    plan, facts, demands = asyncio.run(_plan(settings))
+    plan, facts, demands, notes = asyncio.run(_plan(settings))
     told = explanations(demands, facts) if is_explained else ()
     if as_json:
-        whole = {"plan": asdict(plan), "nodes": [asdict(each) for each in facts]}
+        whole = {"plan": asdict(plan), "nodes": [asdict(each) for each in facts], "notes": notes}
         click.echo(json.dumps({**whole, **({"explained": told} if is_explained else {})}, indent=2))
     else:
         _draw(plan, facts)
+        for note in notes:
+            console.print(f"[yellow]note:[/yellow] {literal(note)}", soft_wrap=True)
         for line in (line for lines in told for line in lines):
             console.print(literal(line), highlight=False)
     return 1 if plan.refused else 0
@@ -65,12 +68,27 @@ def _plan_hosts(state: Path, settings: ClusterSettings, *, as_json: bool, is_exp
     return 0 if proposal.is_empty else EXIT_DIFFERENCE
 
 
-async def _plan(settings: ClusterSettings) -> tuple[PlacementPlan, tuple[NodeFacts, ...], tuple[Demand, ...]]:
+async def _plan(
+    settings: ClusterSettings,
+) -> tuple[PlacementPlan, tuple[NodeFacts, ...], tuple[Demand, ...], tuple[str, ...]]:
     if settings.instances:
-        return PlacementPlan(()), (), ()
-    facts = await take_inventory(settings.nodes, ollama_models_dir())
-    wanted = want(settings, facts, engine_of(settings))
-    return wanted.plan, facts, wanted.demands
+        return PlacementPlan(()), (), (), ()
+    facts, engine = await take_inventory(settings.nodes, ollama_models_dir()), engine_of(settings)
+    wanted = want(settings, facts, engine)
+    return wanted.plan, facts, wanted.demands, _stand_in_notes(settings, stood_in_for(settings, engine))
+
+
+def _stand_in_notes(settings: ClusterSettings, stood_in: Sequence[str]) -> tuple[str, ...]:
+    """That the plan is of other weights than the models' names say, and how to have it of theirs."""
+    if not stood_in:
+        return ()
+    is_chosen = settings.engine == Engine.LLAMA_CPP.value and shutil.which("ollama") is not None
+    why = "`engine: llama.cpp` is set" if is_chosen else "`ollama` is not on PATH here"
+    out = "take `engine` out" if is_chosen else "put `ollama` on PATH (ollama.com)"
+    return (
+        f"{why}, so SmolLM2-135M serves on the CPU as {', '.join(stood_in)}, and what is planned has its size; for "
+        f'others and theirs {out}, name weights with `models.NAME.gguf`, or plan for cards: --simulate "RTX 4090"',
+    )
 
 
 def explanations(demands: Sequence[Demand], facts: Sequence[NodeFacts]) -> tuple[tuple[str, ...], ...]:

@@ -62,6 +62,13 @@ def engine_of(settings: ClusterSettings) -> LocalEngine:
     return engine
 
 
+def stood_in_for(settings: ClusterSettings, engine: LocalEngine) -> tuple[str, ...]:
+    """Models in whose place, and with whose size, the built-in engine's own small weights are planned and served."""
+    if engine.kind is not Engine.LLAMA_CPP or engine.weights is None:
+        return ()
+    return tuple(name for name, model in settings.models.items() if model.gguf is None)
+
+
 def weights_file(name: str, model: ModelSettings, engine: LocalEngine, *, is_simulated: bool) -> Path | None:
     """The file a pool's weights are read from, where it is known before an engine runs."""
     if model.gguf is not None:
