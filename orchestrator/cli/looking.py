@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.app.live_settings import settings_to_look_at
 from orchestrator.cli.output import errors, literal
-from orchestrator.settings.looking import Looked
+from orchestrator.settings.looking import Looked, look
 
 
 def looked_at(config: Path | None, state: Path | None = None, simulate: str | None = None) -> Looked:
@@ -16,6 +16,12 @@ def looked_at(config: Path | None, state: Path | None = None, simulate: str | No
     With a note on stderr for each missing variable. Raises SettingsError, HostError.
     """
     return with_notes(asyncio.run(settings_to_look_at(config, state, simulate)))
+
+
+def hosts_looked_at(config: Path | None, state: Path) -> Looked:
+    """As `looked_at`, for who needs to know the hosts alone: whether models can be sized and files of the FAQ are there
+    is not asked of a file."""
+    return with_notes(look(config)) if config else looked_at(None, state)
 
 
 def with_notes(looked: Looked) -> Looked:

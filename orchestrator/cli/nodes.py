@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from orchestrator.app.paths import StatePaths
-from orchestrator.cli.looking import looked_at, with_notes
+from orchestrator.cli.looking import hosts_looked_at
 from orchestrator.cli.output import console, draw, errors, fail, literal, table
 from orchestrator.core.errors import HostError, SettingsError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName
@@ -23,9 +23,8 @@ from orchestrator.nodes.probe import Asked
 from orchestrator.nodes.remote_probe import look_once
 from orchestrator.nodes.ssh import Rights, SshAddress, connected, shown_key
 from orchestrator.nodes.weights import ollama_models_dir
-from orchestrator.settings import NodeSettings, SshSettings, load
+from orchestrator.settings import NodeSettings, SshSettings
 from orchestrator.settings.adding import add_node
-from orchestrator.settings.looking import look
 
 GIB = 2**30
 
@@ -44,7 +43,7 @@ def run_gpus(state: Path, config: Path | None, *, as_json: bool) -> int:
 
 
 def _run(state: Path, config: Path | None, drawn: Callable[[Iterable[NodeFacts]], Table], *, as_json: bool) -> int:
-    settings = (with_notes(look(config)) if config else looked_at(None, state)).settings
+    settings = hosts_looked_at(config, state).settings
     sights = asyncio.run(look_at_all(settings.nodes, ollama_models_dir(), _reach(state, settings.ssh)))
     if as_json:
         click.echo(json.dumps([_told(each) for each in sights], indent=2))
@@ -167,7 +166,7 @@ class Addition:
 def run_add(state: Path, config: Path | None, addition: Addition) -> int:
     """Get to know a host, check it, and write it into the configuration; nothing is written where a check fails."""
     path = config or Path("cluster.yaml")
-    settings = load(path) if path.exists() else None
+    settings = hosts_looked_at(path, state).settings if path.exists() else None
     known = next((each for each in settings.nodes if each.name == addition.name), None) if settings else None
     node = _wanted(addition, known)
     reach = _reach(state, settings.ssh if settings else SshSettings())

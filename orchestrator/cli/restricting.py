@@ -11,15 +11,15 @@ from pathlib import Path
 import click
 
 from orchestrator.app import audit
-from orchestrator.app.live_settings import Wish, resolve_settings
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.restricting import admin_of, restrict, restriction_of, unrestrict
 from orchestrator.app.visits import BRINGS_NONE, visits
+from orchestrator.cli.looking import hosts_looked_at
 from orchestrator.cli.output import console, fail, literal
 from orchestrator.core.errors import SettingsError
 from orchestrator.core.model import NodeName
 from orchestrator.nodes.restricting import RULE, Restriction
-from orchestrator.settings import ClusterSettings, load
+from orchestrator.settings import ClusterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Wanted:
 def run_restrict(state: Path, config: Path | None, name: str, wanted: Wanted) -> int:
     """Restrict a host, or take that back. Raises OrchestratorError."""
     paths = StatePaths(state.absolute())
-    settings = load(config) if config else asyncio.run(resolve_settings(Wish(Path(), None, None, None, None))).settings
+    settings = hosts_looked_at(config, state).settings
     node = _node(settings, name)
     return asyncio.run(_restrict(paths, settings, node, wanted))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from orchestrator.core.errors import SettingsError
-from orchestrator.settings.file import parse, read_text
+from orchestrator.settings.file import read_text
+from orchestrator.settings.looking import look_text
 from orchestrator.settings.model import ClusterSettings
 from orchestrator.settings.positions import read
 from orchestrator.whole_file import write_whole
@@ -24,10 +25,10 @@ models:
 
 def add_node(path: Path, node: Mapping[str, str]) -> ClusterSettings:
     """Write the node into the file, which is made where it is missing. Raises SettingsError and changes nothing
-    where the outcome would not be valid."""
+    where the outcome would not be valid. Environment variables that the file names need not be set here."""
     old = read_text(path) if path.exists() else None
     new = NEW_FILE.format(node=_item(node, "  ")) if old is None else with_node(old, node)
-    settings = parse(new, str(path))
+    settings = look_text(new, str(path)).settings
     before = (read(old).value if old is not None else read(new).value | {"nodes": None}) or {}
     if read(new).value != {**before, "nodes": [*(before.get("nodes") or ()), dict(node)]}:
         raise SettingsError(

@@ -61,8 +61,13 @@ class _Lent(Mapping[str, str]):
 
 def look(path: Path, environment: Mapping[str, str] = os.environ) -> Looked:
     """As `file.load`, but for variables that are not set. Raises SettingsError for everything else."""
+    return look_text(read_text(path), str(path), environment)
+
+
+def look_text(text: str, source: str, environment: Mapping[str, str] = os.environ) -> Looked:
+    """As `file.parse`, but for variables that are not set. Raises SettingsError for everything else."""
     lent = _Lent(environment)
-    settings = parse(read_text(path), str(path), lent)
+    settings = parse(text, source, lent)
     by_value, lacking = lent.by_value, []
     providers = {}
     for name, provider in settings.providers.items():

@@ -11,13 +11,15 @@ import asyncssh
 import pytest
 from click.testing import CliRunner, Result
 
-from orchestrator.app import deployments
+from orchestrator.app import deployments, settings_in_use
 from orchestrator.app.paths import StatePaths
 from orchestrator.cli.main import main
 from orchestrator.core.deployment import Deployment
 from orchestrator.core.model import Event, Moment
 from orchestrator.fleet.chronicle import Chronicle
 from orchestrator.nodes.host_keys import HostKeys
+from orchestrator.nodes.state_lock import StateLock
+from orchestrator.settings import ClusterSettings
 
 Ctl = Callable[..., Result]
 
@@ -63,6 +65,35 @@ def test_hosts_that_all_cannot_be_reached_are_named(ctl: Ctl, command: str, tmp_
     assert done.exit_code == 1
     assert "no host can be reached:\ngpu-1: " in done.stderr
     assert deployments.current(StatePaths(tmp_path / "state")) is None
+
+
+@pytest.mark.usefixtures("deaf")
+@pytest.mark.parametrize("command", ["add", "restrict"])
+def test_a_host_is_gone_to_without_the_secrets_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("W_KEY", raising=False)
+    settings = tmp_path / "cluster.yaml"
+    settings.write_text(f"{settings.read_text()}keys: [{{name: w, secret: 'env:W_KEY'}}]\n")
+    done = CliRunner().invoke(main, ["nodes", command, "gpu-1", "--yes", "--state", str(tmp_path / "state")])
+    assert done.exit_code == 1, done.output
+    note, error = done.stderr.splitlines()
+    assert note.startswith("note: the environment variable W_KEY is not set here")
+    assert error.startswith("error: gpu-1: ")
+    assert "cannot be reached" in error
+
+
+def test_a_host_of_the_cluster_that_runs_is_restricted_without_a_file_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with StateLock(tmp_path / "state"):
+        runs = {"nodes": [{"name": "gpu-1", "address": "127.0.0.1:1"}], "models": {"llama3.2:3b": {}}}
+        settings_in_use.write(StatePaths(tmp_path / "state"), ClusterSettings.model_validate(runs))
+        done = CliRunner().invoke(main, ["nodes", "restrict", "gpu-1", "--state", str(tmp_path / "state")])
+    assert done.exit_code == 1
+    assert "`ollamactl nodes add gpu-1` shows it" in done.stderr
 
 
 @pytest.mark.usefixtures("deaf")

@@ -97,3 +97,13 @@ def test_the_files_mode_stays(tmp_path):
     path.chmod(0o600)
     add_node(path, NODE)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_secrets_of_a_start_need_not_be_set_where_a_node_is_added(tmp_path, monkeypatch):
+    monkeypatch.delenv("W_KEY", raising=False)
+    path, text = tmp_path / "cluster.yaml", f"{MODELS}keys: [{{name: w, secret: 'env:W_KEY'}}]\n"
+    path.write_text(text)
+    assert [each.name for each in add_node(path, NODE).nodes] == ["gpu-3"]
+    assert path.read_text().startswith(text)
+    with pytest.raises(SettingsError, match="W_KEY"):
+        load(path)
