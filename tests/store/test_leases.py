@@ -15,7 +15,7 @@ from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool, sweep
 from orchestrator.store.schema import grants
 from orchestrator.store.usage import fields, read
-from tests.store.playing import ONE, POOL, TWO, MakeGateway, all_keys, look, offer, request, taken
+from tests.store.playing import ONE, POOL, TWO, MakeGateway, all_keys, look, now_s, offer, request, taken
 from tests.waiting import until
 
 
@@ -312,16 +312,18 @@ async def test_a_dead_gateways_slot_returns_after_its_time_and_goes_to_who_waits
 ) -> None:
     await offer(store, gpu_1=1)
     dead = Leases(store, "gw7.dead", 0.3)  # never started: renews nothing, hears nothing
-    await lease(dead)
     alive = await gateway()
+    began_s = await now_s(store)
+    await lease(dead)
     waiting = request()
-    assert await alive.admit(waiting) == Queued(0)
+    await alive.admit(waiting)
     assert await alive.wait(POOL, waiting.lease, 30) == Leased(ONE, waiting.lease)
+    assert await now_s(store) - began_s > 0.29
 
 
 async def test_a_living_gateways_lease_outlives_its_time_by_renewal(store: Connection, gateway: MakeGateway) -> None:
     await offer(store, gpu_1=1)
-    leases = await gateway(ttl_s=0.3)
+    leases = await gateway(ttl_s=1.0)
     held = await lease(leases)
     other = await gateway()
     waiting = request()
@@ -381,10 +383,10 @@ async def test_a_slot_is_held_while_the_engine_still_works_for_a_client_that_lef
     held = await lease(leases)
     waiting = request()
     await leases.admit(waiting)
+    left_s = await now_s(store)
     await leases.settle(POOL, held.lease, Outcome.GONE, hold_s=0.5)
-    assert await taken(store) == {ONE: 1}
-    assert (await look(store)).queued == 1
     assert await leases.wait(POOL, waiting.lease, 30) == Leased(ONE, waiting.lease)
+    assert await now_s(store) - left_s > 0.49
 
 
 async def test_new_instances_go_to_who_waits_and_vanished_ones_get_nothing_new(
