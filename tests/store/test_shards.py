@@ -158,7 +158,7 @@ async def test_one_living_address_of_the_cluster_is_enough(cluster: Cluster) -> 
 
 
 async def test_a_cluster_that_is_not_there_is_told_of() -> None:
-    connection = Connection(f"cluster://127.0.0.1:{free_port()}", timeout_s=1.0)
+    connection = Connection(f"cluster://127.0.0.1:{free_port()}")
     try:
         with pytest.raises(StoreError, match=r"cluster://127\.0\.0\.1:\d+ does not answer"):
             await connection.open(1.0)
