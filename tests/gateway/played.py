@@ -25,10 +25,9 @@ from tests.forking import Forked
 from tests.gateway.stand_in import StandIn, standing_in
 from tests.nodes.simulators import NO_AUTHORITIES, free_port
 from tests.store.playing import Server
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_WITHIN_S = 20.0
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class Played:
         snapshot = Snapshot(self.version, time.time_ns() // 1_000_000, self.pools)
         assert await cluster.publish(self.connection, leadership, snapshot, grace_s=0)
 
-    async def until_known(self, within_s: float = 10.0) -> None:
+    async def until_known(self, within_s: float = WITHIN_S) -> None:
         """Wait until every gateway serves by what was published last."""
         wanted = [(pool.name, each.id, each.context) for pool in self.pools for each in pool.instances]
         async with aiohttp.ClientSession() as http:
@@ -66,7 +65,7 @@ class Played:
 
     async def until_ready(self) -> None:
         """Wait until a gateway answers that it is."""
-        async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(WITHIN_S), aiohttp.ClientSession() as http:
             while True:
                 assert all(each.poll() is None for each in self.gateways), self.logs()
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.model import Instance, InstanceState
+from orchestrator.gateway.admission import HOLD_PREFILL_S
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.pools import pool_load
 from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes, until_queued
@@ -94,10 +96,10 @@ async def test_a_call_whose_only_instance_is_being_restarted_waits_for_it_and_is
 async def test_a_call_whose_only_instance_is_down_is_refused_at_once(start):
     world, _ = await start()
     await world.publish([replace(world.pools[0], instances=(_in_state(world, InstanceState.DOWN),))])
-    async with asyncio.timeout(10):
-        reply = await ask(world.url, "/api/chat", "hi", stream=False)
-        while reply.status == 200:  # the worker has not heard of it yet
-            reply = await ask(world.url, "/api/chat", "hi", stream=False)
+    # Until the worker has heard of it.
+    reply = await until(
+        lambda: ask(world.url, "/api/chat", "hi", stream=False), holds=lambda reply: reply.status != 200
+    )
     assert (reply.status, "Retry-After" in reply.headers) == (503, True)
 
 
@@ -150,7 +152,7 @@ def server_sent_events(body: bytes) -> list[str]:
 
 
 async def test_an_instance_that_hangs_is_cut_at_the_limit_and_another_answers(start):
-    world, (bad, _) = await start(2, first_byte_s=0.4)
+    world, (bad, _) = await start(2, first_byte_s=1.5)  # which the other keeps on a busy machine, too
     bad.does = "hang"
     replies = await asyncio.gather(*(ask(world.url, "/api/chat", "hi", stream=True) for _ in range(4)))
     assert {each.text for each in replies} == {TEXT}
@@ -245,10 +247,11 @@ async def test_a_slot_is_counted_a_little_longer_than_its_client_stays(start):
     async with connected(world.url) as (_, writer):
         writer.write(request_bytes("/api/chat", body_for("/api/chat", "hang")))
         await instance.until(active=1)
+        left_s = time.monotonic()
     await instance.until(active=0)
     # A real engine reads on in its prompt for a while: the next call waits for that, and is then answered.
-    assert sum((await world.in_flight()).values()) == 1
     assert (await ask(world.url, "/api/chat", "hi")).status == 200
+    assert time.monotonic() - left_s > HOLD_PREFILL_S - 0.01
 
 
 async def test_a_client_that_leaves_the_queue_leaves_no_ticket(start):
@@ -476,13 +479,15 @@ async def test_a_worker_asked_to_stop_finishes_what_it_has(start):
 
 async def refused(url: str) -> None:
     """Wait until nobody listens any more."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                async with connected(url):
-                    await asyncio.sleep(0.01)
-            except (ConnectionRefusedError, ConnectionResetError):
-                return
+
+    async def is_refused() -> bool:
+        try:
+            async with connected(url):
+                return False
+        except (ConnectionRefusedError, ConnectionResetError):
+            return True
+
+    await until(is_refused)
 
 
 async def test_two_workers_share_a_port_and_one_serves_on_when_the_other_is_killed(start):

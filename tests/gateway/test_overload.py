@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -57,11 +58,13 @@ async def test_where_every_instance_answers_errors_retries_end_and_are_no_storm(
     for each in instances:
         each.does = "own-500"
     calls = 60
+    began_s = time.monotonic()
     replies = await asyncio.gather(*(ask(world.url, "/api/chat", f"hi {n}", stream=False) for n in range(calls)))
+    lasted_s = time.monotonic() - began_s
     assert {each.status for each in replies} <= {502, 503}
     asked = sum(len(each.asked) for each in instances)
-    # Each call once, a few and a fifth of all once more; without a budget it is three times as many.
-    assert asked <= calls + FEW + 0.2 * calls + 5
+    # Each call once, a few and a fifth of all once more, and one a second; without a budget it is three times as many.
+    assert asked <= calls + FEW + 0.2 * calls + lasted_s
     assert await counted(world, "olm_retries_spared") > 0
     await world.until_idle()
 
@@ -109,10 +112,10 @@ async def test_a_call_past_its_deadline_is_not_begun_and_leaves_the_queue_when_i
 
 
 async def test_a_call_that_failed_somewhere_is_not_begun_elsewhere_past_its_deadline(start):
-    world, instances = await start(2, first_byte_s=0.5)
+    world, instances = await start(2, first_byte_s=1.6)
     for each in instances:
         each.does = "hang"
-    reply = await ask(world.url, "/api/chat", "hi", stream=False, headers={"X-Deadline": "0.4"})
+    reply = await ask(world.url, "/api/chat", "hi", stream=False, headers={"X-Deadline": "1.5"})
     assert reply.status == 504
     assert sum(len(each.asked) for each in instances) == 1
     await world.until_idle()
