@@ -136,7 +136,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 "routes": {"auto": {}},
                 "keys": KEYS,
                 "cache": {"enabled": False},
-                "limits": {"queue_wait_s": 0.3, "first_byte_s": 1},
+                "limits": {"queue_wait_s": 0.3},
                 **changes,
             }
             pools = [pool_of("little", [little.port], slots=8), pool_of("big", [big.port], slots=8)]
@@ -245,7 +245,8 @@ async def test_a_tier_outside_that_is_asked_for_by_name_gets_no_local_call(start
 
 async def test_a_doubted_answer_to_a_local_call_is_escalated_to_nobody_outside(start):
     route = {"primary": "small", "escalate_to": "far", "escalate_if": [{"length_cut": True}, {"timeout": 0.3}]}
-    world = await start(routes={"auto": {}, "up": route}, tiers={"small": {"backup": "full"}})
+    limits = {"queue_wait_s": 0.3, "first_byte_s": 1}  # what hangs is left for the backup at home
+    world = await start(routes={"auto": {}, "up": route}, tiers={"small": {"backup": "full"}}, limits=limits)
     for is_stream, world.little.does in ((False, "too-long"), (True, "hang")):
         await world.ask(SECRET, model="up", stream=is_stream)
         assert world.little.asked
@@ -281,7 +282,7 @@ async def test_an_answer_that_is_made_anew_behind_a_stale_one_is_made_at_home(st
 
 async def test_calls_that_wait_for_one_answer_are_of_one_class_and_one_that_names_its_own_waits_for_no_other(start):
     """Who follows takes over where the leader fails: then its own class counts."""
-    world = await start(cache={"models": "all"}, limits={"queue_wait_s": 0.3, "first_byte_s": 60})
+    world = await start(cache={"models": "all"}, limits={"queue_wait_s": 0.3})
     world.little.does = "wait"
     leader = asyncio.create_task(world.ask(PLAIN))
     await world.little.until(1)
