@@ -348,6 +348,7 @@ async def test_a_stream_that_breaks_for_its_leader_is_gone_on_with_for_those_who
             await each.ask("/api/chat", "hi")
             await each.until(b"two ")
         whole = asyncio.create_task(ask(world.urls[1], "/api/chat", "hi", stream=False, **CERTAIN))
+        await until_counted(world, FOLLOWERS, 4)
         failing, other = (bad, good) if bad.active else (good, bad)
         other.does = ""
         failing.gate.set()
