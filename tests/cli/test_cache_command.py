@@ -19,6 +19,7 @@ from tests.gateway.asking import Reply, ask
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
 from tests.store.playing import Server
+from tests.waiting import until
 
 KEYS = {"ops": "o" * 16, "desk": "d" * 16}
 FAQ = "- questions: [otoyol hız limiti]\n  answer: 120 km/h\n  language: tr\n"
@@ -67,11 +68,12 @@ async def asked(world: Played, text: str, who: str = "ops", model: str = "auto",
 
 async def until_answers(world: Played, n: int) -> dict[str, Any]:
     """Wait until the books have so many."""
-    async with asyncio.timeout(15):
-        while True:
-            told: dict[str, Any] = json.loads((await ollamactl(world, "stats", "--json"))[1])
-            if told["answers"] == n:
-                return told
+
+    async def told() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((await ollamactl(world, "stats", "--json"))[1])
+        return found
+
+    return await until(told, holds=lambda seen: seen["answers"] == n)
 
 
 async def test_stats_tell_what_is_on_whose_answers_there_are_and_why_calls_missed(world):
