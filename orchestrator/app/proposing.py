@@ -17,7 +17,7 @@ from orchestrator.app import deployments
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.deployment import Deployment
 from orchestrator.core.difference import Difference, Existing, difference
-from orchestrator.core.errors import HostError, SettingsError
+from orchestrator.core.errors import Barrier, HostError, SettingsError
 from orchestrator.core.model import NodeFacts, NodeName, Placement, PoolName
 from orchestrator.core.numbers import Followed
 from orchestrator.fleet.apply import held_bytes
@@ -56,6 +56,7 @@ class Seen:
     running: tuple[Existing, ...] = ()
     lacks: tuple[str, ...] = ()
     error: str = ""
+    barrier: Barrier = Barrier.REACHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,17 @@ async def propose(settings: ClusterSettings, paths: StatePaths, eyes: Eyes, limi
     at_once = asyncio.Semaphore(LOOKS_AT_ONCE)
     seen = await asyncio.gather(*(_see(each, eyes, at_once) for each in settings.nodes))
     if not any(each.facts for each in seen):
-        raise HostError("no host can be reached:\n" + "\n".join(each.error for each in seen))
+        raise HostError("\n".join((_none_seen([each.barrier for each in seen]), *(each.error for each in seen))))
     return await asyncio.to_thread(_proposal, settings, current, seen, frozenset(limit), eyes.program)
+
+
+def _none_seen(barriers: Sequence[Barrier]) -> str:
+    """What keeps everybody out: hosts that refuse are not said to be silent."""
+    counts = Counter(barriers)
+    if len(counts) == 1:
+        return f"no host can be {barriers[0]}:"
+    each = ", ".join(f"{count} cannot be {barrier}" for barrier, count in counts.items())
+    return f"no host can be {Barrier.USED} ({each}):"
 
 
 def _check_limit(settings: ClusterSettings, limit: Collection[str]) -> None:
@@ -132,11 +142,11 @@ async def _see(node: NodeSettings, eyes: Eyes, at_once: asyncio.Semaphore) -> Se
         async with at_once:
             sight = await eyes.look(node)
             if sight.facts is None:
-                return Seen(node, None, error=sight.error)
+                return Seen(node, None, error=sight.error, barrier=sight.barrier)
             made = found(await eyes.marks(node))
             lacks = () if node.address == LOCAL else await eyes.base(node)
     except HostError as why:
-        return Seen(node, None, error=str(why))
+        return Seen(node, None, error=str(why), barrier=why.barrier)
     return Seen(node, sight.facts, tuple(Existing(each.placement, each.terms) for each in made.values()), tuple(lacks))
 
 

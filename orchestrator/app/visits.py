@@ -27,7 +27,7 @@ from orchestrator.fleet.hostbase import (
     make_bases,
     remove_base,
 )
-from orchestrator.fleet.inventory import LOCAL, Reach, Sight, address_of, look_at
+from orchestrator.fleet.inventory import LOCAL, Reach, Sight, address_of, look_at, unseen
 from orchestrator.fleet.keepers import LocalKeeping
 from orchestrator.fleet.spreading import Copied, CopyFailed, Progress, spread
 from orchestrator.nodes.host_keys import HostKeys
@@ -101,7 +101,7 @@ class Visits:
         try:
             return Sight(name, await look_at(node, ollama_models_dir(), self.reach))
         except HostError as why:
-            return Sight(name, None, str(why))
+            return unseen(name, why)
 
     def wanted(self, node: NodeName) -> BaseWanted:
         """What a host is to have, but for what ends TLS there. Raises HostError."""

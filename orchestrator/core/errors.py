@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from orchestrator.core.engine_words import known_words
 
 
@@ -95,5 +97,17 @@ class StoreError(OrchestratorError):
     """Redis did not answer. The operator can act; calls already leased run on."""
 
 
+class Barrier(StrEnum):
+    """What nobody got past on the way to work on a host, as in: it cannot be …"""
+
+    REACHED = "reached"
+    TRUSTED = "trusted by its host key"
+    LOGGED_IN = "logged in to"
+    SUDO = "worked on with sudo"
+    USED = "worked with"  # whoever logged in came so far, and something there is not as it must
+
+
 class HostError(OrchestratorError):
     """A host, a process on it or its driver is not as it should be; the text says what to do."""
+
+    barrier = Barrier.USED

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.core.cards import Card, parse_cards
-from orchestrator.core.errors import HostError
+from orchestrator.core.errors import Barrier, HostError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName, Placement
 from orchestrator.nodes.host_keys import HostKeys
 from orchestrator.nodes.probe import Asked, probe
@@ -47,13 +47,20 @@ class Reach:
 class Sight:
     """A node as it was last seen: its facts, or in one line why there are none.
 
-    `is_refused`: it answers, and what it was restricted to does nothing for this ollamactl.
+    `is_refused`: it answers, and what it was restricted to does nothing for this ollamactl. `barrier`: of one that was
+    not seen.
     """
 
     node: NodeName
     facts: NodeFacts | None
     error: str = ""
     is_refused: bool = False
+    barrier: Barrier = Barrier.REACHED
+
+
+def unseen(node: str, why: HostError) -> Sight:
+    """What is known of a node that could not be looked at."""
+    return Sight(NodeName(node), None, str(why), isinstance(why, RefusedError), why.barrier)
 
 
 def address_of(node: NodeSettings) -> SshAddress:
@@ -72,7 +79,7 @@ async def look_at_all(nodes: Iterable[NodeSettings], models_dir: Path, reach: Re
             async with at_once:
                 return Sight(name, await look_at(node, models_dir, reach))
         except HostError as error:
-            return Sight(name, None, str(error), isinstance(error, RefusedError))
+            return unseen(name, error)
 
     return tuple(await asyncio.gather(*(look(node) for node in nodes)))
 

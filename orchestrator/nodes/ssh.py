@@ -18,7 +18,7 @@ from pathlib import Path
 
 import asyncssh
 
-from orchestrator.core.errors import HostError
+from orchestrator.core.errors import Barrier, HostError
 from orchestrator.core.model import NodeName
 from orchestrator.nodes.host_keys import HostKeys, fingerprint
 from orchestrator.nodes.names import name_unknown
@@ -65,8 +65,9 @@ class SshWaits:
 class SshError(HostError):
     """A step on a node failed; the text is one line for the operator, the node's name first."""
 
-    def __init__(self, node: str, step: str, message: str) -> None:
+    def __init__(self, node: str, step: str, message: str, barrier: Barrier = Barrier.USED) -> None:
         super().__init__(f"{node}: {message}")
+        self.barrier = barrier
         self.node = node
         self.step = step
         self.message = message
@@ -76,7 +77,7 @@ class HostKeyError(SshError):
     """The host has not shown the key it must have. `shown` is the fingerprint of the one it has, where known."""
 
     def __init__(self, node: str, message: str, shown: str | None = None) -> None:
-        super().__init__(node, "host key", message)
+        super().__init__(node, "host key", message, Barrier.TRUSTED)
         self.shown = shown
 
 
@@ -84,7 +85,7 @@ class LostError(SshError):
     """The connection was there, and is gone: whatever was under way may be tried again over a new one."""
 
     def __init__(self, node: str, step: str, why: str = "") -> None:
-        super().__init__(node, step, f"{step}: the connection was lost{f' ({why})' if why else ''}")
+        super().__init__(node, step, f"{step}: the connection was lost{f' ({why})' if why else ''}", Barrier.REACHED)
 
 
 class Rights(Enum):
@@ -211,7 +212,7 @@ class SshHost:
                 why = (
                     f"no sudo without a password for {who}: add `USER ALL=(ALL) NOPASSWD: ALL` to /etc/sudoers.d there"
                 )
-        raise SshError(self.node, "sudo", why)
+        raise SshError(self.node, "sudo", why, Barrier.SUDO)
 
     async def rights(self) -> Rights:
         """What root does here for who is logged in; asked for once. Raises SshError."""
@@ -344,24 +345,26 @@ async def _changed_key(address: SshAddress, pinned: asyncssh.SSHKey, waits: SshW
 
 
 def _why_not_connected(address: SshAddress, waits: SshWaits, error: Exception) -> SshError:
-    def said(message: str) -> SshError:
-        return SshError(address.node, "connect", message)
+    def said(message: str, barrier: Barrier = Barrier.REACHED) -> SshError:
+        return SshError(address.node, "connect", message, barrier)
 
     match error:
         case asyncssh.PermissionDenied():
             which = f"key {address.key}" if address.key else "any key of the agent and ~/.ssh"
             return said(
                 f"{address} does not accept {which}: add its public half to ~/.ssh/authorized_keys there, or name "
-                "another `user` or `key`"
+                "another `user` or `key`",
+                Barrier.LOGGED_IN,
             )
         case asyncssh.KeyImportError() | asyncssh.KeyEncryptionError():
-            return said(f"the key {address.key} cannot be used ({error}); a key with a passphrase goes into the agent")
+            why = f"the key {address.key} cannot be used ({error}); a key with a passphrase goes into the agent"
+            return said(why, Barrier.LOGGED_IN)
         case FileNotFoundError() if address.key is not None and not address.key.expanduser().exists():
-            return said(f"there is no key at {address.key}")
+            return said(f"there is no key at {address.key}", Barrier.LOGGED_IN)
         case TimeoutError():
             return said(f"{address} did not answer within {waits.connect_s:g} s")
         case asyncssh.Error():
-            return said(f"{address}: {error.reason or type(error).__name__}")
+            return said(f"{address}: {error.reason or type(error).__name__}", Barrier.LOGGED_IN)
         case socket.gaierror():
             return said(name_unknown(address.host, error.strerror or str(error)))
         case OSError():

@@ -114,7 +114,7 @@ class SystemdKeeper:
                 while self._link is None:
                     await self._decided.wait()
                     if self._link is None and self._problem is not None:
-                        raise SshError(self.node, STEP, _message(self._problem))
+                        raise SshError(self.node, STEP, _message(self._problem), self._problem.barrier)
         except TimeoutError as error:
             raise SshError(self.node, STEP, f"no connection within {LINK_WITHIN_S:g} s") from error
         return self._link

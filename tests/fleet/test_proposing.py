@@ -11,11 +11,12 @@ from orchestrator.app import deployments
 from orchestrator.app.paths import StatePaths
 from orchestrator.app.proposing import Eyes, Proposal, propose
 from orchestrator.core.difference import Kind
-from orchestrator.core.errors import HostError, SettingsError
+from orchestrator.core.errors import Barrier, HostError, SettingsError
 from orchestrator.core.model import Accelerator, NodeFacts, NodeName
-from orchestrator.fleet.inventory import Sight
+from orchestrator.fleet.inventory import Sight, unseen
 from orchestrator.fleet.made import MARK, UNIT_PREFIX, Made, marked
 from orchestrator.nodes.keeper_units import Unit
+from orchestrator.nodes.ssh import HostKeyError, SshError
 from orchestrator.settings import ClusterSettings, NodeSettings
 
 GIB = 2**30
@@ -28,6 +29,7 @@ class Hosts:
     def __init__(self, paths: StatePaths, *names: str) -> None:
         self.paths, self.names = paths, names
         self.silent: set[str] = set()
+        self.refusing: dict[str, HostError] = {}
         self.lacks: dict[str, tuple[str, ...]] = {}
         self.marks: dict[str, dict[str, str]] = {name: {} for name in names}
         self.program: str | None = None
@@ -57,6 +59,8 @@ class Hosts:
         name = NodeName(node.name)
         if name in self.silent:
             return Sight(name, None, f"{name}: {node.address} did not answer within 10 s")
+        if name in self.refusing:
+            return unseen(name, self.refusing[name])
         cards = tuple(
             Accelerator(f"GPU-{name}-{index}", index, "NVIDIA GeForce RTX 4090", 24 * GIB, 24 * GIB, 0)
             for index in (0, 1)
@@ -153,4 +157,21 @@ async def test_another_program_changes_every_instance_and_not_those_of_some_host
 async def test_without_any_host_that_answers_nothing_is_planned(hosts: Hosts):
     hosts.silent = {"gpu-1", "gpu-2"}
     with pytest.raises(HostError, match=r"no host can be reached:\ngpu-1: .*\ngpu-2: "):
+        await hosts.proposed(hosts.settings({SMALL: {}}))
+
+
+@pytest.mark.parametrize("barrier", Barrier)
+async def test_hosts_that_all_refuse_alike_are_said_to_do_so(hosts: Hosts, barrier: Barrier):
+    hosts.refusing = {name: SshError(name, "a step", "why it does not", barrier) for name in hosts.names}
+    with pytest.raises(
+        HostError, match=rf"^no host can be {barrier}:\ngpu-1: why it does not\ngpu-2: why it does not$"
+    ):
+        await hosts.proposed(hosts.settings({SMALL: {}}))
+
+
+async def test_hosts_that_refuse_are_told_from_those_that_are_silent(hosts: Hosts):
+    hosts.silent = {"gpu-1"}
+    hosts.refusing = {"gpu-2": HostKeyError("gpu-2", "another key")}
+    told = r"^no host can be worked with \(1 cannot be reached, 1 cannot be trusted by its host key\):\ngpu-1: "
+    with pytest.raises(HostError, match=told):
         await hosts.proposed(hosts.settings({SMALL: {}}))

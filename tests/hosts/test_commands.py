@@ -117,6 +117,34 @@ def test_yes_never_takes_a_key_that_changed_and_its_fingerprint_does(hosts, gpu_
 
 
 @pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("as guest", "no host can be worked on with sudo:\ngpu-1: no sudo without a password for guest: "),
+        ("strange key", "no host can be logged in to:\ngpu-1: ops@"),
+        ("other host", "no host can be trusted by its host key:\ngpu-1: the host key of "),
+        ("powered off", "no host can be reached:\ngpu-1: "),
+    ],
+)
+def test_a_plan_says_what_keeps_it_from_every_host(hosts, gpu_1, ctl, tmp_path, how, told):
+    assert ctl(*adding(hosts, gpu_1, "--yes")).returncode == 0
+    settings, known = tmp_path / "cluster.yaml", tmp_path / "state" / "known_hosts"
+    match how:
+        case "as guest":
+            settings.write_text(settings.read_text().replace("user: ops", "user: guest"))
+        case "strange key":
+            settings.write_text(settings.read_text().replace(str(hosts.key), str(hosts.strange_key)))
+        case "other host":
+            other = asyncssh.generate_private_key("ssh-ed25519").export_public_key("openssh").decode().split()[:2]
+            known.write_text(f"{gpu_1.address} {' '.join(other)}\n")
+        case "powered off":
+            gpu_1.power_off()
+            settings.write_text(f"{settings.read_text()}ssh: {{connect_s: 2}}\n")
+    refused = ctl("plan")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {told}")
+
+
+@pytest.mark.parametrize(
     ("user", "told"), [("guest", "no sudo without a password for guest"), ("nobody", "not accept key")]
 )
 def test_a_host_that_fails_a_check_is_not_added(hosts, gpu_1, ctl, tmp_path, user, told):
