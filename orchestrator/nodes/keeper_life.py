@@ -7,6 +7,9 @@ the quick restart again.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ HEALTHY_AFTER_S = 10.0
 KILL_WAIT_S = 5.0
 # How often a starting unit is asked whether it accepts connections.
 _FIRST_ASK_S, _LONGEST_ASK_S = 0.01, 0.2
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
 def pause_s(deaths: int) -> float:
@@ -207,7 +211,7 @@ class Life:
         if self.unit.ready is None:
             return ""
         deadline_s, ask_s = time.monotonic() + self.unit.ready_timeout_s, _FIRST_ASK_S
-        while not await _accepts(self.unit.ready):
+        while not await _accepts(self.unit.ready, process.pid):
             if await process.has_ended_within(ask_s):
                 return f"{self.unit.name} ended before it was ready"
             if time.monotonic() > deadline_s:
@@ -215,6 +219,8 @@ class Life:
                 self._tell(EventKind.FAILED, process, why=why)
                 return why
             ask_s = min(ask_s * 2, _LONGEST_ASK_S)
+        if process.has_ended:  # nobody starts one again that ends before it has begun
+            return f"{self.unit.name} ended as soon as it accepted connections"
         if not self._stopping.is_set():
             self._enter(UnitState.RUNNING)
             self._tell(EventKind.READY, process)
@@ -244,8 +250,11 @@ class Life:
         self._emit(UnitEvent(self.unit.name, kind, _now_unix_ms(), pid, exit, why, retry_in_s, lines))
 
 
-async def _accepts(address: str) -> bool:
-    """Whether `unix:/path` or `tcp:host:port` accepts a connection now."""
+async def _accepts(address: str, session: int) -> bool:
+    """Whether `unix:/path` or `tcp:host:port` accepts a connection now; of a path, by a process of this session.
+
+    What had the path before may listen still: it makes nothing ready.
+    """
     kind, _, where = address.partition(":")
     try:
         if kind == "unix":
@@ -255,8 +264,19 @@ async def _accepts(address: str) -> bool:
             _, writer = await asyncio.open_connection(host, int(port))
     except OSError:
         return False
+    is_own = kind != "unix" or _is_of(session, writer)
     writer.close()
-    return True
+    return is_own
+
+
+def _is_of(session: int, writer: asyncio.StreamWriter) -> bool:
+    """Whether a process of this session listens at the far side of a Unix socket, as the kernel knows (unix(7))."""
+    told = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    listener, _, _ = _CREDENTIALS.unpack(told)
+    try:
+        return listener == 0 or os.getsid(listener) == session  # 0: of another namespace, so nobody here can tell
+    except ProcessLookupError:
+        return False
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -221,6 +223,43 @@ async def test_start_returns_once_the_unit_accepts_connections(kept: Kept) -> No
 async def test_a_unit_that_ends_before_it_is_ready_is_an_error_with_its_last_lines(kept: Kept) -> None:
     with pytest.raises(HostError, match=r"ended before it was ready\nwrong version"):
         await kept.start("unit", "print('wrong version'); raise SystemExit(3)", ready="unix:/nowhere")
+    assert kept.keeper.status() == ()
+    assert [each.kind for each in kept.told("unit")] == [STARTED, EXITED]
+
+
+async def test_a_unit_that_ends_while_another_listens_at_its_path_is_an_error_with_its_last_lines(kept: Kept) -> None:
+    path, fails = kept.state / "taken", "print('address in use'); raise SystemExit(1)"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(HostError, match=r"ended before it was ready\naddress in use"):
+            await kept.start("unit", fails, ready=f"unix:{path}")
+    assert kept.keeper.status() == ()
+
+
+async def test_a_unit_that_takes_the_path_of_another_is_ready_when_it_listens_itself(kept: Kept) -> None:
+    path = kept.state / "taken"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        unit = kept.unit("unit", f"import os, sys; os.unlink(sys.argv[1])\n{LISTENS}", ready=f"unix:{path}")
+        await kept.keeper.start(replace(unit, argv=(*unit.argv, str(path))))
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.connect(str(path))
+            pid, *_ = struct.unpack("iII", asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    assert pid == kept.pid("unit")
+
+
+async def test_a_unit_that_ends_as_it_accepts_connections_has_not_begun(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def accepted_and_ended(address: str, session: int) -> bool:
+        await until(lambda: not is_alive(session), "it has ended")
+        return True
+
+    monkeypatch.setattr(keeper_life, "_accepts", accepted_and_ended)
+    with pytest.raises(HostError, match=r"unit ended as soon as it accepted connections\nbad data"):
+        await kept.start("unit", "print('bad data'); raise SystemExit(4)", ready="unix:/nowhere")
     assert kept.keeper.status() == ()
     assert [each.kind for each in kept.told("unit")] == [STARTED, EXITED]
 
