@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 from urllib.parse import unquote
@@ -39,10 +38,6 @@ LEAVING_S = 3.0
 # Requests of a client that sends ahead: the next one is parsed while one is answered, others wait in the socket.
 AHEAD: Final = 1
 
-# What is not offered is passed over: Java's client asks each plain connection for HTTP/2. The parser would take the
-# rest of such a connection for another protocol.
-_UPGRADE: Final = re.compile(rb"(\r\n)(?:Upgrade|HTTP2-Settings)[ \t]*:", re.IGNORECASE)
-_HEAD_END: Final = b"\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _TOO_LARGE: Final = "the request's head is too large"
@@ -237,13 +232,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        # In the head alone: a body is long. Of a head without an end all but one byte (-1), and a colon would follow.
-        if self._parsed is None and data.find(b"pgrade", 0, data.find(_HEAD_END)) >= 0:
-            head, end, rest = data.partition(_HEAD_END)
-            data = _UPGRADE.sub(rb"\1X-Not-Offered:", head) + end + rest
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as why:
+        except httptools.HttpParserUpgrade as stopped:
+            if self._next[-1].headers.pop(b"upgrade", None) is not None:
+                self.data_received(self._head_again() + data[stopped.args[0] :])
+                return
+            self._garbled("no connection is passed on here")  # CONNECT
+        except httptools.HttpParserError as why:
             own = why.__context__
             if isinstance(own, _NotTakenError):
                 self._garbled(own.why, own.status)
@@ -319,6 +315,18 @@ class Connection(asyncio.Protocol):
         self._parsed = None
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _head_again(self) -> bytes:
+        """The head of the request that came last, to be parsed once more: without its offer of another protocol.
+
+        That is not taken: Java's client makes one with its first request. The parser took what is behind such a head
+        for that protocol's.
+        """
+        request = self._next.pop()
+        self._parser = httptools.HttpRequestParser(self)
+        version = b"1.1" if request.is_http_11 else b"1.0"
+        fields = b"".join(b"%b: %b\r\n" % each for each in request.headers.items())
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (request.method.encode(), self._target, version, fields)
 
     def _go_on(self) -> None:
         """Answer the next request, if one has come."""

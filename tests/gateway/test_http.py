@@ -82,14 +82,35 @@ async def test_a_body_that_is_packed_otherwise_than_said_is_refused(world, raw, 
     assert (await packed(world, raw, coding)).status == status
 
 
-async def test_a_client_that_offers_http_2_is_answered_in_http_1(world):
-    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAoAAAAAIAAAAA"}
+@pytest.mark.parametrize("name", ["Upgrade", "upgrade", "UPGRADE", "uPgRaDe"])
+@pytest.mark.parametrize("cut", [0, 40, -len(CHAT) - 2, -len(CHAT), -1])
+async def test_a_client_that_offers_http_2_is_answered_in_http_1(world, name, cut):
+    offer = {"Connection": f"{name}, HTTP2-Settings", name: "h2c", "HTTP2-Settings": "AAMAAABkAAQAoAAAAAIAAAAA"}
+    request = request_bytes("/api/chat", CHAT, offer)
     async with connected(world.url) as (reader, writer):
         for _ in range(2):
-            writer.write(request_bytes("/api/chat", CHAT, offer))
+            writer.write(request[:cut])
+            await asyncio.sleep(0.01 if cut else 0)  # what is written within one turn comes in one read
+            writer.write(request[cut:])
             head, body = await answered(reader)
             assert head.startswith(b"HTTP/1.1 200")
             assert b'"done":true' in body
+
+
+async def test_http_2_may_be_offered_with_each_of_the_requests_that_a_client_sends_ahead(world):
+    offer = {"Connection": "Upgrade", "Upgrade": "h2c"}
+    async with connected(world.url) as (reader, writer):
+        writer.write(3 * request_bytes("/api/chat", CHAT, offer))
+        for _ in range(3):
+            assert b'"done":true' in (await answered(reader))[1]
+
+
+async def test_no_connection_is_passed_on(world):
+    async with connected(world.url) as (reader, writer):
+        writer.write(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + request_bytes("/api/chat", CHAT))
+        received = await reader.read()
+        assert received.startswith(b"HTTP/1.1 40")
+        assert received.count(b"HTTP/1.1") == 1
 
 
 async def test_a_target_with_scheme_and_host_is_understood(world):
