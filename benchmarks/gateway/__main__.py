@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +78,16 @@ DEFAULT_SCENARIOS = ("A", "B", "C", "P", "D", "U", "E", "F")  # what takes five 
 
 async def main(asked: argparse.Namespace) -> None:
     kinds = KINDS | (contenders.from_file(asked.file) if asked.file else {})
-    named = asked.contenders.split(",") if asked.contenders else []
-    unknown = [each for each in named if each not in kinds]
-    if unknown:
-        raise SystemExit(f"no such contender: {', '.join(unknown)}; there are: {', '.join(kinds)}")
-    letters = [each for each in SCENARIOS if each in asked.only.upper().split(",")]
+    named = _known("contender", asked.contenders, kinds)
+    wanted = _known("scenario", asked.only.upper(), SCENARIOS)
+    letters = [each for each in SCENARIOS if each in wanted]
+    if not letters:
+        raise SystemExit(f"no scenario is named; there are: {', '.join(SCENARIOS)}")
+    measured = named or [name for each in letters for name in SCENARIOS[each].contenders]
+    _known("contender that is measured", asked.beside, measured)
     cores = os.sched_getaffinity(0)
+    if (task := asyncio.current_task()) is not None:  # SIGINT does so of itself
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     print(f"{machine.described()}\n")
     began_s = time.monotonic()
     for letter in letters:
@@ -92,6 +98,15 @@ async def main(asked: argparse.Namespace) -> None:
         table = await _measured(asked, scenario, {each: kinds[each] for each in names}, cores, shares_cores)
         print(_drawn(table, scenario, names, asked.beside) + "\n", flush=True)
     print(f"{time.monotonic() - began_s:.0f} s; {' '.join(sys.argv[1:])}")
+
+
+def _known(what: str, told: str | None, there: Iterable[str]) -> list[str]:
+    """The names between commas. Ends the program where one is none."""
+    names = [each.strip() for each in (told or "").split(",") if each.strip()]
+    there = list(dict.fromkeys(there))
+    if unknown := [each for each in names if each not in there]:
+        raise SystemExit(f"no such {what}: {', '.join(unknown)}; there are: {', '.join(there)}")
+    return names
 
 
 async def _measured(
@@ -124,19 +139,52 @@ def _split(cores: set[int]) -> tuple[set[int], set[int]]:
     return {first}, cores - {first}
 
 
-if __name__ == "__main__":
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def whole(told: str) -> int:
+        if not told.isdecimal() or not least <= int(told) <= most:
+            raise argparse.ArgumentTypeError(f"a whole number from {least} to {most} is needed, not {told!r}")
+        return int(told)
+
+    return whole
+
+
+def _number(least: float) -> Callable[[str], float]:
+    def number(told: str) -> float:
+        try:
+            value = float(told)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"a number of at least {least:g} is needed, not {told!r}")
+        return value
+
+    return number
+
+
+def arguments(told: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of a command line, this one's unless told. Ends the program where one is wrong, and says which."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(DEFAULT_SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--contenders", help=f"of {', '.join(KINDS)} and those of --file  [default: the scenario's]")
     parser.add_argument("--file", type=Path, help="further contenders, one a line")
     parser.add_argument("--beside", default="", help="contenders that ours is divided by  [default: all]")
-    parser.add_argument("--rounds", type=int, default=0, help="[default: 1 or 2, by scenario]")
-    parser.add_argument("--seconds", type=float, default=0.5, help="scales how long each cell takes")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: answers are looked up in the cache and kept")
+    parser.add_argument("--rounds", type=_whole(1, 1000), default=0, help="[default: 1 or 2, by scenario]")
+    parser.add_argument("--seconds", type=_number(0.01), default=0.5, help="scales how long each cell takes")
+    parser.add_argument(
+        "--temperature", type=_number(0), default=0.0, help="0: answers are looked up in the cache and kept"
+    )
     parser.add_argument("--shared-cores", action="store_true", help="all processes on all cores")
-    parser.add_argument("--first-port", type=int, default=FIRST_PORT, help="of the six instances")
+    parser.add_argument(
+        "--first-port", type=_whole(1, 65_536 - INSTANCES), default=FIRST_PORT, help="of the six instances"
+    )
+    return parser.parse_args(told)
+
+
+if __name__ == "__main__":
     machine.raise_file_limit()
     try:
-        asyncio.run(main(parser.parse_args()))
+        asyncio.run(main(arguments()))
     except contenders.CannotMeasure as why:
         sys.exit(str(why))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)

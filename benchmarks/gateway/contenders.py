@@ -148,12 +148,21 @@ def plain(place: Place) -> Sequence[str]:
 def from_file(path: Path) -> dict[str, Kind]:
     """Further contenders, a line each: `NAME PORT PREFIX COMMAND…`, `#` begins a remark; README.md says more."""
     kinds: dict[str, Kind] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        words = shlex.split(line, comments=True)
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as why:
+        raise SystemExit(f"{path} cannot be read: {why}") from why
+    for number, line in enumerate(lines, 1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as why:
+            raise SystemExit(f"{path}:{number}: {why}: {line}") from why
         if not words:
             continue
-        if len(words) < 4 or not words[1].isdigit() or not words[2].startswith("/"):
+        if len(words) < 4 or not words[2].startswith("/"):
             raise SystemExit(f"{path}:{number}: not `NAME PORT PREFIX COMMAND…` (PREFIX `/` for none): {line}")
+        if not words[1].isdecimal() or not 0 < int(words[1]) < 65_536:
+            raise SystemExit(f"{path}:{number}: {words[1]} is no port: {line}")
         name, port, prefix, command = words[0], int(words[1]), words[2].rstrip("/"), words[3:]
         kinds[name] = Kind(lambda place, command=command: command, prefix=prefix, port=port)  # type: ignore[misc]
     return kinds
@@ -164,11 +173,16 @@ async def start(name: str, kind: Kind, place: Place, stack: ExitStack, cores: se
     command = kind.command(place)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **dict(kind.environment)}
     log = place.folder / "log"
+    if kind.port and is_taken(kind.port):
+        raise CannotMeasure(f"{name} cannot listen on port {kind.port}: something else does")
     with log.open("wb") as told:
-        process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdout=told, stderr=told, stdin=subprocess.DEVNULL,
-            start_new_session=True, preexec_fn=lambda: _begin(cores),
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                command, env=environment, cwd=ROOT, stdout=told, stderr=told, stdin=subprocess.DEVNULL,
+                start_new_session=True, preexec_fn=lambda: _begin(cores),
+            )  # fmt: skip
+        except OSError as why:
+            raise CannotMeasure(f"{name} cannot be started: {why}") from why
     stack.callback(_end, process)
     contender = Contender(name, (place.port, *place.further_ports), process.pid, kind.prefix, kind.dialect)
     try:
@@ -234,6 +248,12 @@ def _kill(pid: int) -> None:
         os.kill(pid, 9)
     except ProcessLookupError:
         return  # ended by itself meanwhile
+
+
+def is_taken(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:

@@ -35,7 +35,10 @@ class Spoken:
     async def started(cls, module: str, *arguments: str, greets: bool = False) -> Spoken:
         pipe = asyncio.subprocess.PIPE
         command = [sys.executable, "-m", f"benchmarks.gateway.{module}", *arguments]
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=2**28)
+        # In a session of its own Ctrl-C does not reach it: it ends when nobody is left to tell it anything.
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=2**28, start_new_session=True
+        )
         spoken = cls(process)
         if greets:
             await spoken._heard()
@@ -133,7 +136,12 @@ class Rig:
                     return None
 
             beginning = [asyncio.create_task(begin(name, kind)) for name, kind in kinds.items()]
-            await asyncio.wait(beginning)  # all of them, also where one fails: only then is the stack complete
+            try:
+                await asyncio.wait(beginning)  # all of them, also where one fails: only then is the stack complete
+            finally:
+                for each in beginning:
+                    each.cancel()  # those that an interruption found at work
+                await asyncio.wait(beginning)
             begun = [each.result() for each in beginning]
             self.contenders = [Contender(DIRECT, self.ports), *filter(None, begun)]
             for each in self.contenders[1:]:

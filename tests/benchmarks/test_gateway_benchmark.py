@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gateway import __main__ as bench
 from benchmarks.gateway import contenders
 from benchmarks.gateway.callers import CUT, CUT_AS_IF_WHOLE, SILENT, Expected
 from benchmarks.gateway.contenders import Contender, Kind
@@ -20,6 +24,7 @@ from benchmarks.gateway.replies import dialect_of
 from benchmarks.gateway.rig import Rig, rig
 from benchmarks.gateway.table import Table
 from tests.nodes.simulators import free_port
+from tests.waiting import wait_until
 
 CALLS = Job((), clients=4, seconds=0.05)
 
@@ -134,9 +139,64 @@ def test_further_contenders_are_lines_of_a_file_and_a_wrong_line_is_named(tmp_pa
     kind = contenders.from_file(path)["other"]
     place = contenders.Place(tmp_path, kind.port, (), Setup())
     assert (kind.port, kind.prefix, kind.command(place)) == (4000, "/ollama", ["/opt/other", "-c", "a file"])
-    path.write_text("\nother /opt/other\n")
-    with pytest.raises(SystemExit, match="contenders:2"):
-        contenders.from_file(path)
+    for wrong in ("other /opt/other", "other 70000 / /opt/other", "other 4000 / 'a file"):
+        path.write_text(f"\n{wrong}\n")
+        with pytest.raises(SystemExit, match=f"contenders:2: .*{wrong}"):
+            contenders.from_file(path)
+    for unreadable in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SystemExit, match=f"{unreadable} cannot be read"):
+            contenders.from_file(unreadable)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("--rounds=0", "--rounds=-1", "--rounds=x", "--seconds=0", "--seconds=-1", "--seconds=nan", "--seconds=inf"),
+        *("--temperature=-1", "--temperature=nan", "--first-port=0", "--first-port=70000", "--first-port=65535"),
+    ],
+)
+def test_a_number_that_measures_nothing_is_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        bench.arguments([wrong])
+    assert wrong.partition("=")[2] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--only=A,Z", "--only=,", "--contenders=nobody", "--beside=nobody", "--beside=litellm"]
+)
+async def test_a_name_that_is_none_is_refused_with_those_that_there_are(wrong):
+    with pytest.raises(SystemExit, match="there are: "):
+        await bench.main(bench.arguments([wrong]))
+
+
+async def test_a_contender_that_cannot_be_measured_is_named(stand):
+    taken = Kind(lambda place: ["true"], port=stand.ports[0])
+    absent = Kind(lambda place: ["/no/such/program"])
+    for kind, why in ((taken, f"other cannot listen on port {taken.port}"), (absent, "other cannot be started: ")):
+        with pytest.raises(contenders.CannotMeasure, match=why):
+            async with stand.standing({"other": kind}, Setup(), {0}):
+                pytest.fail("it was measured")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_says_nothing_of_itself_and_leaves_nothing(tmp_path, how):
+    told, left, run = tmp_path / "told", tmp_path / "left", tmp_path / "contenders"
+    left.mkdir()
+    run.write_text(f"other {free_port()} / sh -c 'echo $$ > {told}; exec sleep 99'\n")
+    blocks = (range(first, first + INSTANCES) for first in range(20_500, 32_000, INSTANCES))
+    ports = next(block for block in blocks if not any(map(contenders.is_taken, block)))
+    names = ["--only=A", "--contenders=other", f"--file={run}", f"--first-port={ports[0]}"]
+    command = [sys.executable, "-m", "benchmarks.gateway", *names]
+    with subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(left)}, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as bench_run:  # fmt: skip
+        wait_until(lambda: told.exists() and told.read_text().strip(), "the contender has begun")
+        os.killpg(bench_run.pid, how)
+        _, said = bench_run.communicate(timeout=30)
+    assert (bench_run.returncode, said) == (130, "A …\n")
+    assert not Path(f"/proc/{int(told.read_text())}").exists()
+    assert not list(left.iterdir())
 
 
 def test_a_turned_table_has_a_line_for_each_contender_that_was_measured():
