@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from orchestrator.fleet.engines import LocalEngine, find_engine
 from orchestrator.nodes.weights import ollama_models_dir, pulled_weights
 from orchestrator.store.embedded import find_server
 from tests.nodes.simulators import NO_AUTHORITIES
+from tests.ports import free_port
 from tests.waiting import wait_until as until
 
 TIMEOUT_S = 90.0
@@ -74,12 +74,6 @@ def needs_real_engine() -> None:
     """Skip where this machine has none, saying why."""
     if isinstance(found := real_engine(), str):
         pytest.skip(f"no real engine: {found}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:

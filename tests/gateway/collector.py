@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from tests.ports import free_port
 from tests.waiting import until
 
 
@@ -55,8 +56,8 @@ class Collector:
         app.router.add_post("/v1/traces", self._take)
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
+        self.port = self.port or free_port()  # its own also while it is stopped
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         self.gate.set()

@@ -22,6 +22,7 @@ from orchestrator.core.dialects.streams import open_stream
 from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish, ToolCall
 from tests.open_lines import OpenLines, read_request
+from tests.ports import free_port
 from tests.waiting import until
 
 BULKY_FRAMES = 4000
@@ -60,8 +61,8 @@ class StandIn:
     _open: OpenLines = field(default_factory=OpenLines)
 
     async def start(self) -> None:
+        self.port = self.port or free_port()  # its own also while it is stopped
         self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=2**24)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """As if it was killed: nobody listens, every connection is reset."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +11,11 @@ from pathlib import Path
 
 from orchestrator.nodes.simulator.config import SimulatorConfig, write_config
 from tests.forking import Forked
+from tests.ports import free_port as free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 # For processes that ask nobody outside: to read all certificates of this machine takes each 100 ms of a core.
 NO_AUTHORITIES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

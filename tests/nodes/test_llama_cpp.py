@@ -28,6 +28,7 @@ from orchestrator.core.model import Instance, InstanceId, NodeName, PoolName
 from orchestrator.nodes.engine_api import EngineApi
 from orchestrator.nodes.llama_cpp import EXIT_NO_ENGINE, EXIT_PORT_IN_USE, EXIT_UNUSABLE, bundled_weights
 from tests.nodes.keeping import TIMEOUT_S, Kept
+from tests.ports import free_port
 from tests.waiting import until
 
 REPO = Path(__file__).parents[2]
@@ -44,12 +45,6 @@ def command(port: int, *more: str, model_file: Path | None = WEIGHTS, slots: int
     wish = {"model-file": model_file, "alias": ALIAS, "port": port, "slots": slots, "context": 512}
     options = [part for name, value in wish.items() for part in (f"--{name}", str(value))]
     return [sys.executable, "-m", "orchestrator.nodes.llama_cpp", *options, *more]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Engine:

@@ -21,16 +21,11 @@ from orchestrator.store.embedded import find_server, server_command, server_sock
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import PoolLoad, pool_load, publish_pool
 from orchestrator.store.slots import SLOTS
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 POOL = PoolName("llama3.2:3b")
 ONE, TWO = InstanceId("gpu-1"), InstanceId("gpu-2")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
