@@ -21,7 +21,7 @@ from orchestrator.app.paths import StatePaths
 from orchestrator.app.rotating import LOOK_EVERY_S, Rotating
 from orchestrator.app.speaking_tls import contexts_of, papers_of
 from orchestrator.core.certificates import Lasting
-from orchestrator.core.errors import HostError, OrchestratorError
+from orchestrator.core.errors import HostError, OrchestratorError, StoreError
 from orchestrator.fleet.fenced import Leading
 from orchestrator.fleet.inventory import Reach, address_of
 from orchestrator.nodes.authorities import Authorities
@@ -34,8 +34,11 @@ from orchestrator.store.members import Met
 
 log = logging.getLogger(__name__)
 
-# After a look that failed as a whole: Redis was away, or a file of this machine cannot be read.
+# After a look that failed as a whole: a file of this machine cannot be read.
 AFTER_TROUBLE_S: Final = 30.0
+# After one that ended where it was not known who leads, or Redis was away: often for a moment, and each step of another
+# authority waits for a whole look. Hosts are not asked before that is known.
+AFTER_STORE_S: Final = 3.0
 # Hosts whose instances behind TLS do not answer: a look is a connection over SSH.
 SILENT_EVERY_S: Final = 20.0
 
@@ -87,10 +90,11 @@ class Certificates:
 
     async def _try(self, what: str, look: Callable[[], Awaitable[float]]) -> float:
         """In how many seconds to look again; what is wrong is said once."""
-        again_s, problem = AFTER_TROUBLE_S, ""
+        problem = ""
         try:
             again_s = await look()
         except OrchestratorError as why:
+            again_s = AFTER_STORE_S if isinstance(why, StoreError) else AFTER_TROUBLE_S
             problem = str(why)
             if problem != self._said.get(what):
                 log.error("%s", problem)
@@ -135,6 +139,8 @@ class Certificates:
         if why := await asyncio.to_thread(keep_client, self._paths, authorities):
             log.info("this machine's certificate was made: %s", why)
         self.papers = authorities.held.words
+        if leads:
+            self._leading.check()
         kept = await asyncio.gather(*(self._keep(node, authorities) for node in hosts))
         behind = {node.name: why for node, why in zip(hosts, kept, strict=True) if why}
         return await self._rotating.go_on(authorities, behind) if leads else LOOK_EVERY_S

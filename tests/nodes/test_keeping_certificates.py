@@ -40,10 +40,17 @@ SHOWN = certificate_in(NEW.signs.for_host(["gpu-1", "10.0.0.1"], NOW))
 
 
 class Leads:
+    """`unknown`: how often it is not known yet; `asked`: how often anybody wanted to know."""
+
     term = 1
 
+    def __init__(self) -> None:
+        self.unknown = self.asked = 0
+
     def check(self) -> None:
-        pass
+        self.asked += 1
+        if self.asked <= self.unknown:
+            raise StoreError("whether this controller still leads is not known")
 
 
 class Host:
@@ -97,7 +104,12 @@ def silent() -> Silent:
 
 
 @pytest.fixture
-def controller(tmp_path: Path, silent: Silent) -> Certificates:
+def leads() -> Leads:
+    return Leads()
+
+
+@pytest.fixture
+def controller(tmp_path: Path, silent: Silent, leads: Leads) -> Certificates:
     """One that leads, with the new authority alone."""
     paths = StatePaths(tmp_path)
     put_authorities(paths, SETTINGS, NEW)
@@ -108,7 +120,18 @@ def controller(tmp_path: Path, silent: Silent) -> Certificates:
     async def tell(line: str | None) -> None:
         pass
 
-    return Certificates(paths, lambda: SETTINGS, lambda: True, Leads(), met, HeldUp(tell, Leads().check), silent)
+    return Certificates(paths, lambda: SETTINGS, lambda: True, leads, met, HeldUp(tell, leads.check), silent)
+
+
+@asynccontextmanager
+async def running(controller: Certificates) -> AsyncIterator[None]:
+    """It looks by itself until the end."""
+    task = asyncio.create_task(controller.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 @pytest.mark.parametrize("trusts", [OLD.trusted, "", NEW.trusted + OLD.trusted], ids=["the old one", "nobody", "both"])
@@ -161,24 +184,40 @@ async def test_trouble_with_a_host_is_said_once_and_again_when_it_is_another_or_
 async def test_a_look_that_failed_as_a_whole_is_made_again_soon_and_its_reason_said_once(
     host: Host, controller: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whys, is_whole = iter(["away", "away", "gone"]), asyncio.Event()
+    whys, is_whole = iter([StoreError("away"), StoreError("away"), HostError("gone")]), asyncio.Event()
 
     async def look() -> float:
-        if why := next(whys, ""):
-            raise StoreError(why)
+        if why := next(whys, None):
+            raise why
         is_whole.set()
         return LOOK_EVERY_S
 
     monkeypatch.setattr(certificates, "AFTER_TROUBLE_S", 0.01)
+    monkeypatch.setattr(certificates, "AFTER_STORE_S", 0.01)
     monkeypatch.setattr(controller, "look", look)
-    running = asyncio.create_task(controller.run())
-    try:
-        async with asyncio.timeout(20):
-            await is_whole.wait()
-    finally:
-        running.cancel()
-        await asyncio.wait((running,))
+    async with running(controller):
+        await until(is_whole.is_set, "a look went well")
     assert [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR] == ["away", "gone"]
+
+
+async def test_while_it_is_not_known_who_leads_no_host_is_asked_and_once_it_is_all_are_looked_at(
+    host: Host, controller: Certificates, leads: Leads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine that is so for a moment: a step of another authority does not wait half a minute for it."""
+    monkeypatch.setattr(certificates, "AFTER_TROUBLE_S", LOOK_EVERY_S)
+    monkeypatch.setattr(certificates, "AFTER_STORE_S", 0.01)
+    leads.unknown, host.shown = 3, SHOWN + OLD.trusted
+    asked: list[int] = []
+    shows = host.shows
+
+    async def counted(at: object) -> str:
+        asked.append(leads.asked)
+        return await shows(at)
+
+    monkeypatch.setattr(certificates, "shown_certificate", counted)
+    async with running(controller):
+        await until(lambda: host.given, "the host has what it is to have")
+    assert asked[0] == leads.unknown + 1
 
 
 async def test_a_host_whose_instances_do_not_answer_is_looked_at_soon_and_others_are_not(
@@ -186,9 +225,8 @@ async def test_a_host_whose_instances_do_not_answer_is_looked_at_soon_and_others
 ) -> None:
     monkeypatch.setattr(certificates, "SILENT_EVERY_S", 0.01)
     host.shown = SHOWN + NEW.trusted
-    running = asyncio.create_task(controller.run())
-    try:
-        await until(lambda: controller.papers, "it has looked at all")
+    async with running(controller):
+        await until(lambda: host.looks, "it has looked at all")
         host.shown = UNREADABLE + NEW.trusted
         for silent.names in (set(), {"gpu-2"}):
             asked = silent.asked
@@ -196,9 +234,6 @@ async def test_a_host_whose_instances_do_not_answer_is_looked_at_soon_and_others
             assert host.looks == 1, "as long as it answers the next look at all will do"
         silent.names = {"gpu-1"}
         await until(lambda: host.given, "it is mended")
-    finally:
-        running.cancel()
-        await asyncio.wait((running,))
     ((authority, pem),) = host.given
     assert authority == NEW.trusted
     assert pem
