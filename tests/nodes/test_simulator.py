@@ -223,19 +223,21 @@ async def raw_request(base: str, body: dict[str, Any]) -> tuple[asyncio.StreamRe
 # --- slots, queue, loads ---------------------------------------------------------------------------------------------
 
 
-async def test_a_third_request_waits_until_one_of_two_slots_is_free(start, http):
-    base, log = start(speed=20.0), []
-    await generate(http, base, options={"num_predict": 1})
-
-    async def stream(name: str) -> None:
-        async with http.post(f"{base}/api/generate", json={"model": "big:8b", "prompt": name}) as reply:
-            log.append((name, "first"))
-            await reply.read()
-            log.append((name, "last"))
-
-    await asyncio.gather(*(stream(name) for name in ("a", "b", "c")))
-    firsts = [name for name, what in log if what == "first"]
-    assert log.index((firsts[2], "first")) > min(log.index((name, "last")) for name in firsts[:2])
+async def test_a_third_request_waits_until_one_of_two_slots_is_free(start, http, tmp_path):
+    file = tmp_path / "card.seats"
+    base = start(speed=20.0, script=ENDLESS, seats_file=str(file))
+    endless = {"model": "big:8b", "prompt": "endless"}
+    (first, leaves), (second, stays) = [await raw_request(base, endless) for _ in range(2)]
+    await first.read(1)
+    await second.read(1)
+    third, waits = await raw_request(base, endless)
+    for _ in range(5):  # a round trip later it has arrived, and a step takes less than one
+        await loaded(http, base)
+    assert int.from_bytes(file.read_bytes()[4:8], "little") == 2
+    leaves.close()
+    assert await third.read(1)
+    for each in (stays, waits):
+        each.close()
 
 
 async def test_the_queue_of_a_loaded_model_has_no_end(start, http):
@@ -246,18 +248,22 @@ async def test_the_queue_of_a_loaded_model_has_no_end(start, http):
 
 
 async def test_requests_that_wait_for_a_load_are_refused_beyond_the_queue(start, http):
-    base = start(max_queue=1, speed=2.0)
+    base = start(max_queue=1, max_loaded_models=1, speed=20.0, script=ENDLESS)
+    reader, writer = await raw_request(base, {"model": "big:8b", "prompt": "endless"})
+    await reader.read(1)  # as long as this one is answered, the loader waits for room
 
     async def status(n: int) -> int:
-        body = {"model": "big:8b", "prompt": str(n), "stream": False, "options": {"num_predict": 1}}
+        body = {"model": "other:8b", "prompt": str(n), "stream": False, "options": {"num_predict": 1}}
         async with http.post(f"{base}/api/generate", json=body) as reply:
             if reply.status == 503:
                 message = "server busy, please try again.  maximum pending requests exceeded"
                 assert await reply.json() == {"error": message}
             return reply.status
 
-    statuses = await asyncio.gather(*map(status, range(12)))
-    assert sorted(statuses) == [200] * 2 + [503] * 10
+    asked = [asyncio.create_task(status(n)) for n in range(12)]
+    await until(lambda: sum(each.done() for each in asked) >= 10, "those beyond the queue are told so")
+    writer.close()
+    assert sorted(await asyncio.gather(*asked)) == [200] * 2 + [503] * 10
 
 
 async def test_a_client_that_leaves_while_its_answer_is_written_frees_the_slot(start, http):
@@ -308,8 +314,9 @@ async def test_another_context_loads_the_model_again_and_changes_its_size(start,
 
 async def test_a_model_goes_when_its_keep_alive_is_over(start, http):
     base = start()
-    await generate(http, base, keep_alive="150ms")
+    await generate(http, base, keep_alive="10m")
     assert list(await loaded(http, base)) == ["big:8b"]
+    await generate(http, base, keep_alive="150ms")
     await until(lambda: loaded(http, base), holds=lambda models: not models)
     await generate(http, base, keep_alive=0)
     assert await loaded(http, base) == {}
@@ -468,6 +475,7 @@ async def test_a_hang_takes_calls_and_answers_none_and_its_health_is_told_as_eve
     with running(config, tmp_path) as process:
         await generate(http, base)
         process.send_signal(signal.SIGUSR2)
+        assert list(await loaded(http, base)) == ["big:8b"]  # a round trip later it has heeded it
         asked = asyncio.create_task(generate(http, base))
         assert list(await loaded(http, base)) == ["big:8b"]
         assert not (await asyncio.wait((asked,), timeout=0.3))[0]
