@@ -38,13 +38,15 @@ def test_workers_that_start_give_back_what_their_own_earlier_lives_held_and_noth
 
 def test_without_redis_both_machines_together_keep_to_the_slots(pair: World) -> None:
     one, (a, b) = pair.instances[0], pair.sides
+    one.behave(slower=20.0)  # so that both are under way until it is told otherwise
     with streaming(a, tokens=40), streaming(a, tokens=40):
         pair.until(lambda: in_flight(pair, one.name) == SLOTS, "one machine has all slots")
         pair.store.servers[0].kill()
         asking = Asking()
+        before = taken(one)
         for side in (a, b) * 6:
             asking.ask(side)
-        before = taken(one)
+        one.behave()
         pair.until(lambda: taken(one) >= before + 4, "they are served without Redis")
         pair.store.servers[0].start()
         replies = asking.end()
