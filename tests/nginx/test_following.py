@@ -281,6 +281,7 @@ async def test_without_redis_the_servers_stay_it_is_said_once_and_what_changed_m
         world.configure(nginx={"limits": {"a_minute": 600}})
         await until(lambda: "limit_req" in world.file.read_text())
         await world.until_servers(one)
+        await until(lambda: bool(world.warned))
         assert len(world.warned) == 1
         assert "does not answer" in world.warned[0]
         world.redis.start()
