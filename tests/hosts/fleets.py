@@ -43,7 +43,7 @@ from tests.hosts.reaching import address, known, reach
 from tests.store.playing import Server
 
 SMALL = "llama3.2:3b"
-TIMEOUT_S = 90.0
+TIMEOUT_S = 180.0
 OWNER = "/var/lib/ollamactl-host"
 
 
@@ -165,6 +165,10 @@ class Fleet:
 
     def told(self, kind: Moment) -> list[Event]:
         return [each for each in self.events() if each.kind is kind]
+
+    def times_served(self, instance: InstanceId) -> int:
+        """How often it began to serve: one that was down for a moment only has done so once more."""
+        return sum(each.instance == instance for each in self.told(Moment.SERVING))
 
     def log(self) -> str:
         file = self.paths.logs / "controller.log"
