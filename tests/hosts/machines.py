@@ -25,11 +25,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.waiting import WITHIN_S
+
 CGROUPS = Path("/sys/fs/cgroup")
 LIBRARY = "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
 NVML_SCRIPT = "etc/nvml-stub.conf"
 USERS = {"ops": True, "guest": False}  # who may log in, and whether with sudo
-BOOT_S = 30.0
+BOOT_S = WITHIN_S
 _networks = itertools.count()
 # An `ollama` that a host can run wherever it is put, and what it needs to: this interpreter and these packages, where
 # any user may read them and no unit hides them, as it may hide homes.
@@ -111,7 +113,7 @@ class Machine:
     def run(self, *command: str, check: bool = True) -> str:
         """What a command prints that root runs in the host, without SSH."""
         inside = ["nsenter", "--target", str(self.init), "--all", "--", "env", "-i", "PATH=/usr/sbin:/usr/bin"]
-        done = subprocess.run([*inside, *command], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run([*inside, *command], capture_output=True, text=True, check=False, timeout=WITHIN_S)
         assert done.returncode == 0 or not check, f"{self.name}: {shlex.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 

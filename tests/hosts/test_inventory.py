@@ -16,6 +16,7 @@ from orchestrator.nodes.remote_probe import look_once, looks
 from orchestrator.nodes.ssh import SshError, connected
 from tests.hosts.conftest import A100_IN_SLICES, TWO_4090
 from tests.hosts.reaching import MODELS, address, known, node, reach
+from tests.waiting import WITHIN_S
 
 MIB = 2**20
 
@@ -89,7 +90,7 @@ async def watched(hosts, keys, *machines):
     lookout = Lookout([node(hosts, each) for each in machines], reach(keys), lambda sight: news.set())
 
     async def until(seen) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             while not seen(lookout.sights):
                 news.clear()
                 await news.wait()
@@ -124,11 +125,11 @@ async def test_a_foreign_process_and_a_lost_card_are_seen_while_they_happen(host
 
 async def test_a_driver_that_hangs_costs_the_gpus_and_comes_back(hosts, gpu_1, tmp_path, monkeypatch):
     async with connected(address(hosts, gpu_1), known(tmp_path, gpu_1)) as host:
-        asked = Asked(NodeName("gpu-1"), MODELS, interval_s=0.1, nvml_wait_s=0.5)
+        asked = Asked(NodeName("gpu-1"), MODELS, interval_s=0.1, nvml_wait_s=2.0)
         async with aclosing(looks(host, asked)) as seen:
-            assert len((await anext(seen)).accelerators) == 2
+            assert await first(seen, lambda facts: len(facts.accelerators) == 2)  # on a busy host not the first look
             gpu_1.play(f"{TWO_4090}fault call=nvmlDeviceGetMemoryInfo_v2 answer=hang\n")
-            assert await first(seen, lambda facts: "did not answer within 0.5 s" in "".join(facts.problems))
+            assert await first(seen, lambda facts: "did not answer within 2 s" in "".join(facts.problems))
             gpu_1.play(TWO_4090)
             assert await first(seen, lambda facts: len(facts.accelerators) == 2)
 
@@ -159,7 +160,7 @@ async def test_the_probe_ends_with_its_connection_and_leaves_nothing(hosts, gpu_
         await anext(seen)
         running = gpu_1.run("pgrep", "-f", "sent = json.loads").split()
     assert len(running) >= 2  # the probe and its reader of GPUs, and sudo
-    gpu_1.run("timeout", "10", "sh", "-c", "while pgrep -f 'sent = json.load[s]'; do sleep 0.05; done")
+    gpu_1.run("timeout", "60", "sh", "-c", "while pgrep -f 'sent = json.load[s]'; do sleep 0.05; done")
     assert gpu_1.run("find", "/tmp", "/home/ops", "/root", "-newer", "/etc/hosts", "-name", "*onhost*") == ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.machines import network, why_not
+from tests.waiting import WITHIN_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +74,6 @@ def test_a_run_that_is_ended_by_sigterm_leaves_nothing(tmp_path, nvml_libraries)
         _, tag, folder = next(line for line in run.stdout if line.startswith("booted")).split()
         assert left_of(tag)
         run.send_signal(signal.SIGTERM)
-        run.communicate(timeout=60)
+        run.communicate(timeout=WITHIN_S)
     assert left_of(tag) == []
     assert folder not in Path("/proc/mounts").read_text()

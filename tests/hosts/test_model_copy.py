@@ -122,7 +122,7 @@ def world(hosts: Network, tmp_path: Path) -> Iterator[World]:
         each.run("nft", "flush", "ruleset")
         each.run("sh", "-c", f"umount -q {MODELS}; rm -rf {MODELS}*")
         # What was cut off from us notices within its patience; in any other case all is gone already.
-        each.run("timeout", "20", "sh", "-c", "while ss -Hltn | grep -qv ':22 '; do sleep 0.1; done")
+        each.run("timeout", "60", "sh", "-c", "while ss -Hltn | grep -qv ':22 '; do sleep 0.1; done")
 
 
 # --- what comes over -------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ async def test_a_copy_that_is_called_off_leaves_nothing_running_and_nothing_that
     with pytest.raises(asyncio.CancelledError):
         await under_way
     for machine in world.hosts.machines.values():
-        machine.run("timeout", "20", "sh", "-c", "while pgrep -f 'sent = json.load[s]'; do sleep 0.05; done")
+        machine.run("timeout", "60", "sh", "-c", "while pgrep -f 'sent = json.load[s]'; do sleep 0.05; done")
     assert world.models(TWO) == ()
 
 
@@ -313,7 +313,7 @@ async def test_what_gives_models_has_only_their_owners_rights_and_ends_with_its_
         pid = re.findall(r"pid=(\d+)", listening)[0]
         assert machine.run("ps", "-o", "user=", pid).strip() == OWNER
         await host.close()
-        machine.run("timeout", "20", "sh", "-c", f"while [ -e /proc/{pid} ]; do sleep 0.1; done")
+        machine.run("timeout", "60", "sh", "-c", f"while [ -e /proc/{pid} ]; do sleep 0.1; done")
 
 
 async def test_what_hears_nobody_any_more_ends_by_itself(world):
@@ -321,7 +321,7 @@ async def test_what_hears_nobody_any_more_ends_by_itself(world):
     async with world.connect(ONE) as host, giving(host, world.at(ONE), mib_s=None, waits=IMPATIENT) as giver:
         world.machine(ONE).cut()
         gone = f"while ss -Hltn | grep -q ':{giver.port} '; do sleep 0.1; done"
-        world.machine(ONE).run("timeout", "20", "sh", "-c", gone)
+        world.machine(ONE).run("timeout", "60", "sh", "-c", gone)
 
 
 EMPTY = hashlib.sha256(b"").hexdigest()

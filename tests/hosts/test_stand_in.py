@@ -19,6 +19,7 @@ from orchestrator.fleet.inventory import look_at
 from orchestrator.nodes.engine_api import EngineApi
 from tests.hosts.machines import STAND_IN, Machine
 from tests.hosts.reaching import MODELS, known, node, reach
+from tests.waiting import WITHIN_S
 
 PROGRAM = "/opt/ollama"  # hosts find servers by that name
 PORT = 11500
@@ -90,7 +91,7 @@ async def serving(machine: Machine, models_dir: str = MODELS, kills: str = "mixe
 
 
 async def _up(served: Serving) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             try:
                 await served.api.version(served.instance())
@@ -150,7 +151,7 @@ async def test_it_can_ignore_sigterm_and_leave_a_runner_behind(gpu_1):
         gpu_1.run("kill", "-TERM", server)
         assert await served.tags() == []
         gpu_1.run("kill", "-KILL", server)
-        gpu_1.run("timeout", "20", "sh", "-c", f"while [ -e /proc/{server} ]; do sleep 0.05; done")
+        gpu_1.run("timeout", "60", "sh", "-c", f"while [ -e /proc/{server} ]; do sleep 0.05; done")
         gpu_1.run("kill", "-KILL", runner)
 
 

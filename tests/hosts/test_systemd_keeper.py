@@ -203,13 +203,14 @@ async def test_instances_run_again_after_the_power_failed_and_nobody_else_notice
 
 async def test_what_happened_while_the_cable_was_out_is_told_when_it_is_in_again(hosts, host, tmp_path, monkeypatch):
     monkeypatch.setattr(systemd_link, "PING_EVERY_S", 0.2)
-    monkeypatch.setattr(systemd_link, "PONG_WITHIN_S", 2.0)
     async with kept(hosts, host, tmp_path) as keeper:
         await keeper.start(unit(host))
         pid = (await running(keeper)).pid
         async with heard(keeper) as events:
-            host.cut()
-            await until(lambda: events, "the loss", holds=len)
+            with monkeypatch.context() as impatient:  # only now: a busy host is silent for a while, too
+                impatient.setattr(systemd_link, "PONG_WITHIN_S", 2.0)
+                host.cut()
+                await until(lambda: events, "the loss", holds=len)
             assert str(events[0]) == "gpu-1: the host was silent for 2 s"
         async with asyncio.TaskGroup() as group:
             again = group.create_task(anext(aiter(keeper.events())))
@@ -345,7 +346,7 @@ async def test_a_keeper_that_ends_leaves_nothing_of_itself_and_instances_running
         await keeper.start(unit(host))
         pid = (await running(keeper)).pid
         assert "sent = json.loads" in host.run("ps", "-eo", "args")
-    host.run("timeout", "20", "sh", "-c", "while pgrep -f 'sent = json.load[s]' >/dev/null; do sleep 0.05; done")
+    host.run("timeout", "60", "sh", "-c", "while pgrep -f 'sent = json.load[s]' >/dev/null; do sleep 0.05; done")
     assert pid in inside(host, "a")
     async with kept(hosts, host, tmp_path) as keeper:
         assert (await running(keeper)).pid == pid
