@@ -8,7 +8,7 @@ import pytest
 from running import needs_built_in_engine, needs_redis
 from walled import NAME_SERVER, NOBODY, NOBODY_6, Told, walled
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NEEDS = {"simulated": needs_redis, "built-in": needs_built_in_engine}
 
