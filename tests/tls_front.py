@@ -16,9 +16,10 @@ import pytest
 import trustme
 
 from tests.nodes.simulators import free_port
+from tests.waiting import WITHIN_S
 
 STUNNEL = shutil.which("stunnel4") or shutil.which("stunnel")
-UP_S = 20.0
+UP_S = WITHIN_S
 
 
 @contextmanager

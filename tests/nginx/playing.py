@@ -19,11 +19,11 @@ from aiohttp import web
 
 from orchestrator.core.nginx import Site, render
 from tests.nodes.simulators import free_port
+from tests.waiting import WITHIN_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "nginx" / "ollama-cluster.conf"
 NAME = "ollama.example.com"
-STARTED_WITHIN_S = 10.0
 
 
 def nginx_program() -> str:
@@ -82,12 +82,12 @@ def fronted(folder: Path, gateways: Sequence[str], **more: Any) -> Iterator[Fron
         yield front
     finally:
         process.terminate()
-        assert process.wait(10) == 0, (folder / "error.log").read_text()
+        assert process.wait(WITHIN_S) == 0, (folder / "error.log").read_text()
 
 
 async def listens(front: Front) -> None:
     """Wait until nginx accepts connections."""
-    async with asyncio.timeout(STARTED_WITHIN_S):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", front.port)

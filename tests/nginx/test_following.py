@@ -473,5 +473,5 @@ def _started(folder: Path, main: Path) -> Iterator[None]:
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(WITHIN_S)
         assert process.poll() == 0

@@ -28,7 +28,7 @@ from tests.nginx.playing import (
     write_configuration,
 )
 from tests.nodes.simulators import free_port
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 MODEL = "llama3.2:3b"
 
@@ -82,7 +82,7 @@ async def test_a_caller_that_leaves_ends_its_call_and_frees_the_slot(world):
         await reply.content.readline()
         assert sum((await world.gateway.in_flight()).values()) == 1
         reply.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         await world.instance.left.wait()
     await world.gateway.until_idle()
 

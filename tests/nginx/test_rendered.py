@@ -21,6 +21,7 @@ from orchestrator.nodes.nginx import BACKUP, UNREAD, Installed, Nginx
 from orchestrator.settings import ClusterSettings, parse
 from tests.nginx.playing import NAME, SHIPPED, Front, fronted, instance, listens, nginx_program, site
 from tests.nodes.simulators import free_port
+from tests.waiting import WITHIN_S
 
 CHAT = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]})
 
@@ -164,7 +165,7 @@ async def test_frames_come_one_by_one_over_tls_and_http2(tmp_path):
                 *command, f"https://{NAME}:{front.port}/api/chat", stdout=asyncio.subprocess.PIPE
             )
             assert curl.stdout is not None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WITHIN_S):
                 behind.say("one ")
                 assert b'"one "' in await curl.stdout.readline()
                 behind.say("", is_last=True)
@@ -238,7 +239,7 @@ async def test_instances_come_and_go_without_a_failed_call_and_a_stream_goes_on(
                 after = render(site(front.folder, front.port, [f"127.0.0.1:{two.port}"], is_direct=True))
                 became = await asyncio.to_thread(_installed_nginx(front).install, after, _file(front))
                 assert became is Installed.RELOADED
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(WITHIN_S):
                     while f'"server":"127.0.0.1:{two.port}"' not in front.access_log:
                         # The played instance has no such path: its 404 is an answer, nginx' 502 would be a failed call.
                         async with http.post(f"{front.url}/api/generate", headers={"Connection": "close"}) as reply:

@@ -12,6 +12,7 @@ from pathlib import Path
 from orchestrator.nodes.simulator.config import SimulatorConfig, write_config
 from tests.forking import Forked
 from tests.ports import free_port as free_port
+from tests.waiting import WITHIN_S
 
 ROOT = Path(__file__).resolve().parents[2]
 # For processes that ask nobody outside: to read all certificates of this machine takes each 100 ms of a core.
@@ -34,7 +35,7 @@ def running(config: SimulatorConfig, folder: Path) -> Iterator[subprocess.Popen[
             was_running = process.poll() is None and not process.was_told_to_end
             if was_running:
                 process.terminate()
-            status = process.wait(10)
+            status = process.wait(WITHIN_S)
             assert not was_running or status == 0
 
 

@@ -24,6 +24,7 @@ from orchestrator.nodes.onhost.nvml import merge_processes
 from orchestrator.nodes.onhost.ollamas import MARK, Models
 from orchestrator.nodes.probe import PROGRAM, Asked, Seen, bundle, facts_from_json, facts_to_json, probe
 from orchestrator.nodes.sending import packed
+from tests.waiting import WITHIN_S
 
 MIB = 2**20
 RTX_4090 = (
@@ -594,7 +595,7 @@ def sent_program(tmp_path: Path, **asked: Any) -> subprocess.Popen[bytes]:
 def test_what_is_sent_prints_what_a_look_from_here_would_see(play, tmp_path):
     play(RTX_4090, "link a=0 b=1 path=50")
     with sent_program(tmp_path, most=1) as program:
-        printed, complaint = program.communicate(timeout=30)
+        printed, complaint = program.communicate(timeout=WITHIN_S)
     there, here = Seen().read(printed), probe(NodeName("gpu-7"), tmp_path)
     assert complaint == b""
     changing = {"ram_free_bytes": 0, "disk_free_bytes": 0, "ollamas": ()}
@@ -614,7 +615,7 @@ def test_a_line_tells_what_changed_and_the_program_ends_with_its_input(play, tmp
         assert seen.facts is not None
         assert (seen.facts.node, seen.facts.driver_version) == ("gpu-7", "550.54.15")
         program.stdin.close()
-        assert program.wait(timeout=10) == 0
+        assert program.wait(timeout=WITHIN_S) == 0
 
 
 @pytest.mark.parametrize("line", [b"", b"sh: python3: not found\n", b"[1]\n", b'{"node": "n1"}\n'])

@@ -26,6 +26,7 @@ from orchestrator.nodes.state_lock import StateLock
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.members import Kind, Met
 from tests.store.playing import free_port
+from tests.waiting import WITHIN_S
 
 SETTINGS = ClusterSettings()
 YEAR_S = 366 * 86_400
@@ -228,7 +229,7 @@ async def test_without_redis_each_step_is_told_at_once_and_that_it_is_not_known_
     monkeypatch.setattr(rotating, "tell_controller", tell)
     with StateLock(tmp_path) as lock:
         lock.tell("127.0.0.1:1")
-        async with asyncio.timeout(10), aclosing(begin(paths)) as steps:
+        async with asyncio.timeout(WITHIN_S), aclosing(begin(paths)) as steps:
             assert await anext(steps) == rotating.in_words(found())
             assert found().coming is not None
             assert (await anext(steps)).startswith("whom it waits for is not known: Redis at redis://127.0.0.1:")

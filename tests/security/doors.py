@@ -18,9 +18,9 @@ from orchestrator.gateway.request import Request
 from orchestrator.gateway.visitors import Visitors
 from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import connected
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
-PATIENCE_S = 20
+PATIENCE_S = WITHIN_S
 
 
 def limits(**more: Any) -> Limits:

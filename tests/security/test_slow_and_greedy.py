@@ -11,6 +11,7 @@ from orchestrator.gateway import connection as http
 from orchestrator.gateway.visitors import LOOKED_AT, Visitors
 from tests.gateway.asking import connected
 from tests.security.doors import Door, door, left, limits, statuses, thrown
+from tests.waiting import WITHIN_S
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -35,7 +36,7 @@ async def test_a_body_that_trickles_is_ended_after_its_time_however_steadily_it_
     async with door(within_s=0.3) as opened, connected(opened.url) as (reader, writer):
         writer.write(HEAD + b"Content-Length: 100000\r\n\r\n")
         answer = asyncio.ensure_future(left(reader))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             while not answer.done():
                 if not writer.is_closing():
                     writer.write(b"x")
@@ -76,7 +77,7 @@ async def test_answers_that_nobody_reads_are_not_made_one_after_the_other():
         assert visitor.transport.get_write_buffer_size() < 4 * len(answer)
         writer.transport.resume_reading()
         received = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             while received < asked * len(answer):
                 received += len(await reader.read(2**20))
         assert len(opened.asked) == asked
@@ -126,7 +127,7 @@ async def test_what_stands_around_a_body_is_as_limited_as_a_head(kind):
             writer.write(more)
         await opened.until(lambda: len(opened.bodies) == 1)
         assert "could not be read" in str(opened.bodies[0])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
 
 
@@ -134,7 +135,7 @@ async def test_what_stands_behind_a_body_is_no_header():
     body = b"2\r\nhi\r\n0\r\nAuthorization: Bearer stolen\r\nHost: evil\r\nContent-Encoding: gzip\r\n\r\n"
     async with door() as opened, connected(opened.url) as (reader, writer):
         writer.write(CHUNKED + body)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     assert opened.bodies == [b"hi"]
     assert opened.asked[0].headers[b"host"] == b"localhost"
@@ -144,7 +145,7 @@ async def test_what_stands_behind_a_body_is_no_header():
 async def test_a_body_of_single_bytes_is_held_as_what_it_is():
     async with door() as opened, connected(opened.url) as (reader, writer):
         writer.write(CHUNKED + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     assert opened.bodies == [b"x" * 20_000]
     assert len(opened.asked[0]._pieces) < 100
@@ -171,7 +172,7 @@ async def test_a_request_behind_a_large_one_is_no_large_one():
         writer.write(HEAD + b"Content-Length: 100000\r\n\r\n" + body + GET[:20])
         await opened.until(lambda: len(opened.bodies) == 1)
         writer.write(GET[20:])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             received = b""
             while received.count(b"HTTP/1.1 200") < 2:
                 received += await reader.read(65_536)

@@ -18,6 +18,7 @@ from tests.gateway.stand_in import standing_in
 from tests.nginx.playing import NAME, Front, fronted, listens, nginx_program
 from tests.security.ambiguous import HIDDEN, LAST, REFUSED, TAKEN
 from tests.security.doors import door, heard, left, statuses, thrown
+from tests.waiting import WITHIN_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _NUMBERS = count()
@@ -98,7 +99,7 @@ async def test_behind_nginx_no_request_is_answered_that_nginx_did_not_see(world,
     async with connected(world.front.url) as (reader, writer):
         writer.write(request)
         writer.write_eof()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             await left(reader)
     await answers_its_own(world.front)
     assert world.gateway.gateways[0].poll() is None
