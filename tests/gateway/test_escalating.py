@@ -21,7 +21,7 @@ from orchestrator.store.pools import pool_load
 from tests.gateway.asking import Reply, ask, body_for, connected, get, request_bytes
 from tests.gateway.judged import Judged, judged, until_asked
 from tests.gateway.played import Played, played, pool_of
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 NATIVE = ("/api/chat", "/api/generate", "/v1/chat/completions")
 OTHERS = ("/v1/completions", "/v1/messages", "/v1/responses")
@@ -46,7 +46,12 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             instances = await stack.enter_async_context(judged(smalls + 1))
             *small, big = instances
             small_pool = pool_of("small", [each.port for each in small], engine=engine)
-            usual: dict[str, Any] = {"cache": "off"} if route.get("buffered") else {"cache": "off", "hold_tokens": 3}
+            usual: dict[str, Any] = {"cache": "off"}
+            if not route.get("buffered"):
+                usual |= {
+                    "hold_tokens": 3,
+                    "hold_s": 60,
+                }  # until it is judged, however long a busy machine takes for that
             told: dict[str, Any] = {
                 "models": {"small": {}, "big": {}},
                 "tiers": {"low": {"model": "small"}, "high": {"model": "big"}},
@@ -169,7 +174,7 @@ async def test_each_condition_sends_the_call_on(start):
 
 
 async def test_an_instance_that_says_nothing_in_time_is_left_for_the_higher_tier(start):
-    world, small, _ = await start([{"timeout": 1}])
+    world, small, _ = await start([{"timeout": 2}])
     for is_stream in (True, False):
         small.gate.clear()
         reply = await ask_route(world, "/api/chat", "silent", stream=is_stream)
@@ -296,7 +301,7 @@ async def test_what_was_held_back_for_long_enough_is_shown(start):
     world, small, _ = await start(hold_s=0.2)
     async with connected(world.url) as (reader, writer):
         writer.write(request_bytes("/api/chat", body_for("/api/chat", "slow", model="r")))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WITHIN_S):
             told = await reader.readuntil(b'"content":"it "')
             assert b"takes" not in told
             small.gate.set()

@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "models": {"judge": {}, "m": {}},
     "tiers": {"small": {"model": "m"}, "full": {"model": "m"}, "judge": {"model": "judge"}},
 }
-LLM = {"scorer": "llm", "scorer_tier": "judge"}
+LLM = {"scorer": "llm", "scorer_tier": "judge", "scorer_timeout_s": 60}
 
 
 @dataclass(slots=True)
