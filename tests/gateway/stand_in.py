@@ -23,7 +23,7 @@ from orchestrator.core.dialects.vectors import embeddings_body
 from orchestrator.core.model import Answer, Call, Dialect, Endpoint, Finish, ToolCall
 from tests.open_lines import OpenLines, read_request
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 BULKY_FRAMES = 4000
 WORDS = ("one ", "two ", "three")
@@ -78,7 +78,7 @@ class StandIn:
 
     async def until_still(self) -> None:
         """Wait until nothing more can be written: every buffer behind this is full."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WITHIN_S):
             before = -1
             while before != self.written:
                 before = self.written

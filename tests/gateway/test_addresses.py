@@ -12,7 +12,7 @@ from orchestrator.core.errors import InstanceError
 from orchestrator.gateway import addresses
 from orchestrator.gateway.addresses import Addresses, system_look_up
 from orchestrator.gateway.upstream import Connections
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 
 class Resolver:
@@ -75,7 +75,7 @@ async def test_nobody_waits_for_a_resolver_that_does_not_answer() -> None:
     found = Addresses(resolver)
     await found.of("gpu")
     resolver.known = None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         assert await found.of("gpu") == ("127.0.0.2",)
     resolver.known = {"gpu": "127.0.0.3"}
     resolver.there.set()

@@ -22,6 +22,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, get, request_bytes
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import standing_in
+from tests.waiting import WITHIN_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,7 +60,7 @@ async def raw_reply(world: Played, sent: bytes, *, ends: bool = False) -> bytes:
         writer.write(sent)
         if ends:
             writer.write_eof()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WITHIN_S):
             return await reader.read(65_536)
 
 
@@ -118,7 +119,7 @@ async def test_a_body_of_20_mb_is_refused_before_it_was_sent(world):
     for path in CHAT:
         async with connected(world.url) as (reader, writer):
             writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {20 * MIB}\r\n\r\n".encode())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(WITHIN_S):
                 head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 413")
     reply = await post(world, "/v1/chat/completions", b" " * (20 * MIB))
@@ -178,7 +179,7 @@ async def test_garbage_behind_a_request_ends_the_connection_at_the_latest_after_
     body = {**body_for("/api/chat", "hi"), "stream": False}
     async with connected(world.url) as (reader, writer):
         writer.write(request_bytes("/api/chat", body) + b"\x00garbage\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             received = await reader.read()
     assert received.split(b" ")[1] in (b"200", b"400")
 
@@ -188,7 +189,7 @@ async def test_requests_sent_ahead_are_answered_one_after_the_other(world):
     async with connected(world.url) as (reader, writer):
         writer.write(b"".join(asked))
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             while received.count(b'"done":true') < 4:
                 received += await reader.read(65_536)
     assert received.count(b"HTTP/1.1 200 OK") == 4
@@ -201,7 +202,7 @@ async def test_half_a_request_holds_up_nobody_else(world):
         two.write(half[:-5])
         assert (await ask(world.url, "/api/chat", "hi")).status == 200
         # The body that does not come is waited for, and no longer than a silent instance would be.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 408")
 
 

@@ -17,7 +17,7 @@ from orchestrator.store import usage
 from tests.gateway.asking import STREAMS, ask, get
 from tests.gateway.played import Played, played, played_before_three, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 TEXT = "".join(WORDS)
 EASY, HARD = "hello", "Prove step by step that the sum of two odd numbers is even, then write a Python program for it."
@@ -167,7 +167,7 @@ async def test_a_model_that_was_pulled_anew_is_not_answered_for_by_what_the_old_
     certain = {"options": {"temperature": 0}, "stream": False}
     await ask(world.url, "/api/chat", "hi", **certain)
     await world.publish([replace(pool, details={"tags": {"digest": "new"}}) for pool in world.pools])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while len(m.asked) < 2:  # until the worker has heard of it
             reply = await ask(world.url, "/api/chat", "hi", **certain)
     assert reply.cache == "miss"

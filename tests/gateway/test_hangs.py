@@ -16,7 +16,7 @@ from orchestrator.store.suspicion import suspected
 from tests.gateway.asking import Reply, ask, get
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 TEXT = "".join(WORDS)
 HANG_S = 0.3
@@ -118,7 +118,7 @@ async def test_a_long_prompt_that_is_read_for_long_is_waited_for(start):
 async def test_a_call_is_not_given_up_where_it_has_nowhere_else_to_go(start):
     world, (one, other) = await start(2)
     asked = asyncio.create_task(chat(world, "wait", stream=True))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         while "wait" not in one.asked or "wait" not in other.asked:
             await answers_for(world, HANG_S)
     await answers_for(world, 4 * HANG_S)

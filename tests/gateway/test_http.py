@@ -23,6 +23,7 @@ from orchestrator.settings import ClusterSettings
 from tests.gateway.asking import Reply, ask, body_for, connected, request_bytes, until_queued
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import StandIn, standing_in
+from tests.waiting import WITHIN_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,7 +58,7 @@ async def packed(world: Played, raw: bytes, coding: str) -> Reply:
 
 async def answered(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """Head and body of the next answer, told by its length."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(WITHIN_S):
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         return head, await reader.readexactly(int(length[15:]))
@@ -169,7 +170,7 @@ async def test_a_head_without_an_end_is_refused_before_it_fills_the_memory(world
     async with connected(world.url) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
         writer.write(b"x" * 1_000_000)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WITHIN_S):
             # Its end, if not its word: what was sent and not read may reset the connection under the answer.
             try:
                 received = await reader.read()
@@ -188,7 +189,7 @@ async def test_a_client_of_events_that_asks_for_it_hears_where_it_stands(world, 
     body = body_for("/v1/chat/completions", "hi", stream=True)
     async with connected(world.url) as (reader, writer):
         writer.write(request_bytes("/v1/chat/completions", body, {"X-Queue-Updates": "1"}))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WITHIN_S):
             head = await reader.readuntil(b"\r\n\r\n")
             told = await reader.readuntil(b"\n\n")
             instance.gate.set()
@@ -262,7 +263,7 @@ async def test_who_watches_is_told_more_after_a_state_that_could_not_be_read() -
     server = await asyncio.get_running_loop().create_server(lambda: Connection(serve, opened), "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/status/live"
     try:
-        async with asyncio.timeout(15), aiohttp.ClientSession() as http, http.get(url) as reply:
+        async with asyncio.timeout(WITHIN_S), aiohttp.ClientSession() as http, http.get(url) as reply:
             told = [json.loads((await reply.content.readuntil(b"\n\n")).removeprefix(b"data: ")) for _ in range(3)]
     finally:
         page.end()

@@ -25,7 +25,7 @@ from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, 
 from tests.gateway.played import Played, played, pool_of
 from tests.gateway.stand_in import WORDS, StandIn, standing_in
 from tests.store.playing import Server
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 TEXT = "".join(WORDS)
 CERTAIN: dict[str, Any] = {"temperature": 0, "options": {"temperature": 0}}
@@ -73,7 +73,7 @@ class Asker:
 
     async def until(self, told: bytes) -> bytes:
         """Read until that has come."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             while told not in self.came:
                 piece = await self._reader.read(65_536)
                 assert piece, f"{told!r} is not in {self.came!r}"
@@ -88,7 +88,7 @@ class Asker:
 
     async def broken(self) -> dict[str, Any]:
         """Read until the connection ends; the last frame."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             self.came += await self._reader.read()
         assert not self.came.endswith(b"0\r\n\r\n")
         return _lines(self.came.partition(b"\r\n\r\n")[2])[-1]
@@ -457,7 +457,7 @@ async def test_without_redis_calls_join_on_each_worker(start, redis):
     world, (instance,) = await start(workers=2, redis=redis, slots=4)
     redis.kill()
     for url in world.urls:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WITHIN_S):
             while (await ask(url, "/api/chat", "hi", stream=False)).headers["X-Cache"] != "off":
                 pass
     before = len(instance.asked)

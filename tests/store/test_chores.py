@@ -17,6 +17,7 @@ from orchestrator.store import chores as module
 from orchestrator.store.chore_seals import Seals
 from orchestrator.store.chores import Chores
 from orchestrator.store.connection import Connection
+from tests.waiting import WITHIN_S
 
 PULL = Chore(ChoreKind.PULL, {"model": "m:8b"}, "boss")
 KEY, OTHER_KEY = (hashlib.sha256(each).digest() for each in (b"the machines' secret", b"somebody else's"))
@@ -36,7 +37,7 @@ async def token(store: Connection) -> int:
 
 
 async def told(chores: Chores, chore: Chore) -> list[Any]:
-    async with asyncio.timeout(20), aclosing(chores.follow(chore)) as said:
+    async with asyncio.timeout(WITHIN_S), aclosing(chores.follow(chore)) as said:
         return [each async for each in said]
 
 

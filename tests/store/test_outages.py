@@ -174,7 +174,7 @@ async def test_leases_outlive_a_redis_that_was_stopped_for_longer_than_their_tim
 async def test_the_log_says_what_it_means_that_redis_cannot_be_told_of_calls(
     own_server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    redis = await connect(own_server, timeout_s=0.5)
+    redis = await connect(own_server, timeout_s=1.0)
     await offer(redis, gpu_1=2)
     leases = Leases(redis, "gw0.x", 1.0)
     await leases.start()
@@ -198,7 +198,7 @@ async def test_the_log_says_what_it_means_that_redis_cannot_be_told_of_calls(
 async def test_calls_fail_with_a_store_error_while_redis_is_away_and_leave_nothing_behind(
     own_server: Server, connect: Connect
 ) -> None:
-    redis = await connect(own_server, timeout_s=0.3)
+    redis = await connect(own_server, timeout_s=1.0)
     await offer(redis, gpu_1=1)
     leases = Leases(redis, "gw0.x", 30)
     await leases.start()
@@ -215,7 +215,7 @@ async def test_calls_fail_with_a_store_error_while_redis_is_away_and_leave_nothi
 async def test_who_is_let_go_while_redis_is_away_is_granted_nothing_when_it_is_back(
     own_server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    redis = await connect(own_server, timeout_s=0.3)
+    redis = await connect(own_server, timeout_s=1.0)
     await offer(redis, gpu_1=1)
     leases = Leases(redis, "gw0.x", 60)
     await leases.start()

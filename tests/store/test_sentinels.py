@@ -15,7 +15,7 @@ from orchestrator.store.address import parse_url
 from orchestrator.store.connection import Connection
 from orchestrator.store.sentinels import master_of
 from tests.store.playing import free_port, playing
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
 
 class Sentinel:
@@ -107,7 +107,7 @@ async def test_a_master_that_is_named_no_more_is_left_at_once_though_it_answers(
     is_up = asyncio.Event()
     connection.on_up(is_up.set)
     await sentinel.names(second)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         await is_up.wait()
     told = bytes(await connection.command("INFO", "server")).decode()
     assert f"tcp_port:{second}" in told
