@@ -165,7 +165,8 @@ class Certificates:
                 if why or held is None or held.trusts != authorities.held.trusts:
                     self._leading.check()
                     await renew_certificate(host, self._owner(), authorities.trusted, pem or None)
-                    log.info("%s: its certificate was renewed: %s", node.name, why or "others are trusted")
+                    why = why or "others are trusted, or its unit or settings were damaged"
+                    log.info("%s: what ends TLS there was renewed: %s", node.name, why)
                 if pem:
                     self._hosts[node.name] = ends_in(pem.encode())[0]
         except HostError as error:

@@ -89,7 +89,8 @@ async def seen_as(host: SshHost) -> str:
 
 async def shown_certificate(host: SshHost) -> str:
     """What the host shows to who asks its instances over TLS, and behind it whom it trusts, in PEM; '': TLS was never
-    deployed there. What cannot be shown, as its file is damaged, is a certificate that cannot be read.
+    deployed there. What cannot be shown, as its file is damaged, is a certificate that cannot be read; a host whose
+    unit or settings for TLS are damaged trusts nobody.
 
     Raises SshError.
     """
@@ -99,8 +100,8 @@ async def shown_certificate(host: SshHost) -> str:
 
 
 async def renew_certificate(host: SshHost, owner: Owner, trusted: str, pem: str | None) -> None:
-    """Have the host trust these, and show another, `pem` with its key, None the one it shows. Nothing where TLS was
-    never deployed. Raises SshError."""
+    """Have the host trust these, and show another, `pem` with its key, None the one it shows; what is damaged of its
+    unit and settings is mended. Nothing where TLS was never deployed. Raises SshError."""
     asked = {"authority": trusted, "host": pem}
     async with aclosing(run(host, (held(owner), Step("tls", "renew tls", asked)))) as saying:
         async for _ in saying:

@@ -213,6 +213,22 @@ def test_certificates_that_a_crash_damaged_are_mended_without_a_deployment(opera
     assert "nothing to do: 2 as they are" in operator("deploy", "--yes")
 
 
+def test_a_unit_and_settings_that_a_crash_damaged_are_mended_without_a_deployment(operator: Operator) -> None:
+    instances = deployed(operator, tls=True)
+    damages = {
+        "gpu-1": "truncate --size 0 /etc/ollamactl/tls/stunnel.conf; systemctl restart 'ollama-tls@*'",
+        "gpu-2": "truncate --size 0 /etc/systemd/system/ollama-tls@.service; systemctl daemon-reload; "
+        "systemctl stop 'ollama-tls@*'",
+    }
+    for name, damage in damages.items():
+        operator.net.machines[name].run("sh", "-c", f"{damage}; true")
+    operator.until(lambda: not any(is_shown(each) for each in instances), "nobody shows anything")
+    operator.until(lambda: all(is_shown(each) for each in instances), "they show certificates again")
+    operator.until(lambda: {each["state"] for each in operator.instances(SMALL)} == {"serving"}, "they serve")
+    assert operator.asks(SMALL) == 200
+    assert "nothing to do: 2 as they are" in operator("deploy", "--yes")
+
+
 def test_it_is_turned_off_again_and_goes_with_the_base(operator: Operator) -> None:
     deployed(operator, tls=True)
     instances = deployed(operator, tls=False)

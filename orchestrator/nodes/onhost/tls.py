@@ -6,6 +6,8 @@ the host's base.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import ssl
@@ -18,11 +20,16 @@ from orchestrator.whole_file import write_whole
 
 PROGRAMS = ("stunnel4", "stunnel")  # as Debian has it, and as others do
 UNIT = "ollama-tls@.service"
+UNIT_AT = kept.UNITS + "/" + UNIT
 INSTANCES = "ollama-tls@*.service"
+BEHIND = "ollama@*.service"
 # By it an instance that starts, at boot too, has its TLS start with it.
 DROP_IN = kept.UNITS + "/" + kept.UNIT + ".d/tls.conf"
 WANTS = "[Unit]\nWants=ollama-tls@%i.service\n"
 AUTHORITY, HOST, CONF = FOLDER + "/authority.pem", FOLDER + "/host.pem", FOLDER + "/stunnel.conf"
+# By path, the digest of what was written last: what an earlier version wrote is another text, and no damage.
+WRITTEN = FOLDER + "/written.json"
+COMPOSED = "/run/ollamactl-tls/"  # an instance's settings, as its stunnel was started with
 TO_READ = "/run/ollamactl-tls-read"  # there while what runs has not read what was written
 # In place of a certificate that is not shown: it cannot be read either.
 UNREADABLE = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
@@ -31,16 +38,17 @@ COMMENT = "TLS before Ollama instances, made by ollamactl"
 
 def look(work: Work) -> Told:
     """The certificate that is shown now, UNREADABLE where none can be, and behind it whom it trusts; never the key.
-    Nobody is trusted by what runs and has not read that yet: whoever looks after it comes again. '': TLS was never
-    deployed."""
-    trusted = "" if work.at(TO_READ).exists() else kept.text_of(work.at(AUTHORITY)) or ""
+    Nobody is trusted by what runs and has not read that yet, or where unit or settings are damaged: whoever looks after
+    it comes again. '': TLS was never deployed."""
+    is_whole = not work.at(TO_READ).exists() and not _damaged(work)
+    trusted = (kept.text_of(work.at(AUTHORITY)) or "") if is_whole else ""
     work.more = {"certificate": _shown(work) + trusted if _is_deployed(work) else ""}
     return False, "looked at"
 
 
 def _is_deployed(work: Work) -> bool:
     """Whether it was: also where a crash, or somebody, took certificates away."""
-    is_there = work.at(HOST).exists() or work.at(kept.UNITS + "/" + UNIT).exists()
+    is_there = any(work.at(each).exists() for each in (HOST, UNIT_AT, WRITTEN))
     return is_there and accounts.account(USER) is not None
 
 
@@ -59,11 +67,7 @@ def _shown(work: Work) -> str:
 
 def have(work: Work, authority: str, host: str | None) -> Told:
     """Everything of it. `authority`: whom it trusts; `host`: its key and certificate, None for those that are there."""
-    program = next((found for each in PROGRAMS if (found := shutil.which(each, path=PATH))), None)
-    if program is None:
-        raise Refused(
-            "there is no `stunnel` to end TLS with: `apt-get install stunnel4` there, or set `deploy.tls: false`"
-        )
+    units = _units()
     is_new = accounts.account(USER) is None
     if is_new and not work.is_dry:
         shell = ["--shell", "/usr/sbin/nologin", "--home-dir", "/nonexistent", "--no-create-home"]
@@ -72,29 +76,78 @@ def have(work: Work, authority: str, host: str | None) -> Told:
     made += [FOLDER] if _have_folder(work) else []
     texts = {AUTHORITY: authority, CONF: settings_text(), **({} if host is None else {HOST: host})}
     written = [path for path, text in texts.items() if _have_private(work, path, text)]
-    if not work.is_dry:
-        work.at(DROP_IN).parent.mkdir(exist_ok=True)
-    units = {kept.UNITS + "/" + UNIT: unit_text(program), DROP_IN: WANTS}
-    made += written + [path for path, text in units.items() if kept.have_file(work, path, text, 0o644)]
+    made += written + _have_units(work, units)
+    _note_written(work)
     is_reloaded = kept.reload(work) | read_anew(work)
     return bool(made) or is_reloaded, ", ".join(made) if made else UNIT
 
 
 def renew(work: Work, authority: str, host: str | None) -> Told:
-    """Trust these, and another key and certificate; nothing where TLS was never deployed."""
+    """Trust these, and another key and certificate, and have unit and settings again where they are damaged; nothing
+    where TLS was never deployed."""
     if not _is_deployed(work):
         return False, "none"
+    damaged = _damaged(work)
     _have_folder(work)
-    settings = {} if work.at(CONF).exists() else {CONF: settings_text()}
+    settings = {CONF: settings_text()} if CONF in damaged else {}
     texts = {AUTHORITY: authority, **settings, **({} if host is None else {HOST: host})}
     written = [path for path, text in texts.items() if _have_private(work, path, text)]
-    is_read = read_anew(work)
+    if damaged:
+        written += _have_units(work, {path: text for path, text in _units().items() if path in damaged})
+        _note_written(work)
+        kept.reload(work)
+    is_read = read_anew(work, is_conf_mended=CONF in damaged)
     return bool(written) or is_read, ", ".join(written) if written else HOST
 
 
-def read_anew(work: Work) -> bool:
+def _units() -> dict[str, str]:
+    """What systemd is told, by path. Raises Refused where there is no stunnel."""
+    program = next((found for each in PROGRAMS if (found := shutil.which(each, path=PATH))), None)
+    if program is None:
+        raise Refused(
+            "there is no `stunnel` to end TLS with: `apt-get install stunnel4` there, or set `deploy.tls: false`"
+        )
+    return {UNIT_AT: unit_text(program), DROP_IN: WANTS}
+
+
+def _have_units(work: Work, units: dict[str, str]) -> list[str]:
+    """Those that were not so."""
+    if not work.is_dry:
+        work.at(DROP_IN).parent.mkdir(exist_ok=True)
+    made = [path for path, text in units.items() if kept.have_file(work, path, text, 0o644)]
+    if made and not work.is_dry:
+        work.at(TO_READ).touch()
+    return made
+
+
+def _damaged(work: Work) -> set[str]:
+    """Of unit and settings what is gone, is not what was written last, or cannot be read by whom it is for."""
+    try:
+        told = json.loads(kept.text_of(work.at(WRITTEN)) or "{}")
+    except ValueError:
+        told = {}
+    written = told if isinstance(told, dict) else {}
+    known, conf = accounts.account(USER), work.at(CONF)
+    found = {path for path in (UNIT_AT, DROP_IN, CONF) if written.get(path, "") not in ("", _digest(work, path))}
+    found |= {path for path in (UNIT_AT, DROP_IN, CONF) if not work.at(path).exists()}
+    is_for_it = CONF in found or (known is not None and _is_private(conf, known.pw_uid))
+    return found if is_for_it else {*found, CONF}
+
+
+def _note_written(work: Work) -> None:
+    if not work.is_dry:
+        told = {path: _digest(work, path) for path in (UNIT_AT, DROP_IN, CONF)}
+        write_whole(work.at(WRITTEN), json.dumps(told) + "\n", mode=0o600)
+
+
+def _digest(work: Work, path: str) -> str:
+    return hashlib.sha256((kept.text_of(work.at(path)) or "").encode()).hexdigest()
+
+
+def read_anew(work: Work, *, is_conf_mended: bool = False) -> bool:
     """Have those that run show what is there now, if it was written since, with no connection closed for it; whether
-    they had to. Also where an earlier run was cut off, or one of them could not be told."""
+    they had to. Also where an earlier run was cut off, or one of them could not be told. Those that a damaged unit kept
+    from running are started; with `is_conf_mended` those that run by other settings than there are now start anew."""
     if not work.at(TO_READ).exists():
         return False
     running = ran("systemctl", "list-units", "--state=active", "--no-legend", "--plain", "--no-pager", INSTANCES)
@@ -102,14 +155,27 @@ def read_anew(work: Work) -> bool:
         return True
     for line in running.stdout.splitlines():
         if line.strip():  # one that was stopped meanwhile reads it when it starts
-            ran("systemctl", "try-reload-or-restart", line.split()[0])
+            unit = line.split()[0]
+            is_other = is_conf_mended and not _is_by(work, unit)
+            ran("systemctl", "try-restart" if is_other else "try-reload-or-restart", unit)
+    behind = ran("systemctl", "list-units", "--state=active", "--no-legend", "--plain", "--no-pager", BEHIND)
+    for line in behind.stdout.splitlines():
+        name, at, instance = line.strip().partition(" ")[0].partition("@")
+        if at and name == BEHIND.partition("@")[0]:
+            ran("systemctl", "start", f"ollama-tls@{instance}")  # nothing where it runs, or the instance has no TLS
     work.at(TO_READ).unlink()
     return True
 
 
+def _is_by(work: Work, unit: str) -> bool:
+    """Whether it was started with the settings that there are now."""
+    instance = unit.partition("@")[2].rpartition(".service")[0]
+    return (kept.text_of(work.at(f"{COMPOSED}{instance}.conf")) or "").startswith(kept.text_of(work.at(CONF)) or "")
+
+
 def drop(work: Work) -> bool:
     """Nothing of it; whether there was anything. The units are stopped with their instances."""
-    unit, drop_in, known = work.at(kept.UNITS + "/" + UNIT), work.at(DROP_IN), accounts.account(USER)
+    unit, drop_in, known = work.at(UNIT_AT), work.at(DROP_IN), accounts.account(USER)
     is_ours = known is not None and known.pw_gecos.startswith(COMMENT)
     there = [each for each in (unit, drop_in) if each.exists()]
     if work.is_dry or not (there or is_ours):
