@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.core.dialects.checks import CHAT_ABILITIES
 from orchestrator.core.model import Engine, Instance, ModelShape
 from orchestrator.nodes.engine_api import EngineApi
 
@@ -15,11 +16,11 @@ async def pool_details(engine: EngineApi, instance: Instance, shape: ModelShape)
     """`tags`, `ps` and `show` of the pool's model, as Ollama words them. Raises InstanceError."""
     if instance.engine is Engine.OLLAMA:
         return await engine.describe(instance)
-    return details_of(instance, shape)
+    return details_of(instance, shape, await engine.abilities(instance))
 
 
-def details_of(instance: Instance, shape: ModelShape) -> Mapping[str, Any]:
-    """The same of a model of llama.cpp's, from its numbers."""
+def details_of(instance: Instance, shape: ModelShape, abilities: Collection[str]) -> Mapping[str, Any]:
+    """The same of a model of llama.cpp's, from its numbers. `abilities`: none are told, what most can is assumed."""
     digest = hashlib.sha256(f"{instance.pool} {shape}".encode()).hexdigest()
     details = {
         "parent_model": "",
@@ -29,7 +30,7 @@ def details_of(instance: Instance, shape: ModelShape) -> Mapping[str, Any]:
         "parameter_size": _parameters(shape.parameters),
         "quantization_level": shape.quantisation,
     }
-    capabilities = ["embedding"] if shape.is_embedding else ["completion"]
+    capabilities = ["embedding"] if shape.is_embedding else sorted(abilities or CHAT_ABILITIES)
     lengths = {"context_length": shape.context_length, "embedding_length": shape.embedding_length}
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     named = {"name": instance.pool, "model": instance.pool}

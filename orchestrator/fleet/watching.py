@@ -187,7 +187,7 @@ class Watched:
         at = self.server.instance(pool, listed.name, engine)
         if listed.shape is not None:
             shape = replace(listed.shape, is_embedding=bool(listed.is_embedding))
-            return Model(listed, details_of(at, shape), "", listed.is_embedding)
+            return Model(listed, details_of(at, shape, listed.abilities), "", listed.is_embedding)
         show = {} if listed.remote_host else await self._api.shown(at)
         is_embedding = embeds_only(show.get("capabilities"))
         details = {"tags": listed.tags, "show": show}

@@ -124,7 +124,9 @@ def _to_count(call: Call, pool: Pool, instance: Instance) -> tuple[str, bytes, T
 
 def _llama_cpp_abilities(pool: Pool) -> frozenset[str]:
     """Ollama itself refuses by a model's abilities; this engine would try, and fail in words of its own."""
-    return _EMBEDDING_ABILITIES if pool.is_embedding else CHAT_ABILITIES
+    if pool.is_embedding:
+        return _EMBEDDING_ABILITIES
+    return frozenset((pool.details.get("show") or {}).get("capabilities") or CHAT_ABILITIES)
 
 
 def note_kept_from_reloading(caller: str, option: str, done: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from orchestrator.core.abilities import abilities_of
 from orchestrator.core.catalogue import is_cloud_model
 from orchestrator.core.errors import CapacityError, InstanceError
 from orchestrator.core.model import Engine, Instance
@@ -94,6 +95,12 @@ class EngineApi:
 
         _refuse_remote(instance, own(tags))
         return {"tags": own(tags), "ps": own(running), "show": show}
+
+    async def abilities(self, instance: Instance) -> tuple[str, ...]:
+        """What the model of llama.cpp's server can do, in Ollama's words; () where it does not tell."""
+        async with self._answered(instance, "/props") as reply:
+            body = await reply.read()
+            return abilities_of(_object(instance, "/props", body)) if reply.status == 200 else ()
 
     async def pull(self, instance: Instance, on_progress: Callable[[str, int, int], None]) -> None:
         """Have the instance fetch its model; `on_progress` gets status, bytes done and in all. Raises InstanceError."""

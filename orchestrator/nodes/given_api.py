@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import aiohttp
@@ -39,6 +39,7 @@ class Listed:
     remote_host: str = ""  # who serves it in truth: it is not on this server
     is_embedding: bool | None = None  # None: not told
     shape: ModelShape | None = None
+    abilities: tuple[str, ...] = ()  # of llama.cpp's, in Ollama's words
 
     @property
     def digest(self) -> str:
@@ -67,7 +68,10 @@ class GivenApi(EngineApi):
     async def listed(self, at: Instance) -> tuple[Listed, ...]:
         """The models it has."""
         if at.engine is Engine.LLAMA_CPP:
-            return _of_llama_cpp(await self._got(at, "/v1/models") or {})
+            found = _of_llama_cpp(await self._got(at, "/v1/models") or {})
+            # Of several it would tell what itself can do, which passes calls on to them.
+            abilities = await self.abilities(at) if len(found) == 1 else ()
+            return tuple(replace(each, abilities=abilities) for each in found)
         return tuple(map(_of_ollama, _named((await self._got(at, "/api/tags") or {}).get("models"))))
 
     async def in_memory(self, at: Instance) -> Mapping[str, Mapping[str, Any]] | None:

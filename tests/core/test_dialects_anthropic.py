@@ -8,10 +8,18 @@ import orjson
 import pytest
 from dialects_recordings import answers, events, llama_events, recorded, without_passing
 
+from orchestrator.core.answer_form import wanted_form
 from orchestrator.core.cachekey import Bypass, answer_key, bypass, is_deterministic
 from orchestrator.core.dialects.as_chat import as_chat
 from orchestrator.core.dialects.checks import check_for_model
-from orchestrator.core.dialects.conversation import Turn, is_load_request, sampling, turns, wanted_thinking
+from orchestrator.core.dialects.conversation import (
+    Turn,
+    is_load_request,
+    sampling,
+    turns,
+    wanted_thinking,
+    wants_format,
+)
 from orchestrator.core.dialects.counting import CountReader, ollama_count_body
 from orchestrator.core.dialects.errors import ERROR_STARTS, caller_error_response, error_frame, error_response
 from orchestrator.core.dialects.frames import Stats, head_of, stream_headers
@@ -433,6 +441,24 @@ def test_a_choice_of_tools_is_told_to_the_engine_that_heeds_it(choice, tools, wa
     sent = orjson.loads(to_llama_cpp(call, "up")[1])
     assert [each["function"]["name"] for each in sent["tools"]] == tools
     assert sent.get("tool_choice") == wanted
+
+
+@pytest.mark.parametrize(
+    ("told", "schema"),
+    [
+        ({"type": "json_schema", "schema": {"type": "object"}}, {"type": "object"}),
+        ({"type": "json_schema", "schema": "x"}, None),
+        ({"type": "text", "schema": {"type": "object"}}, None),
+        (["json_schema"], None),
+        (None, None),
+    ],
+)
+def test_a_schema_for_the_answer_is_told_to_the_engine_that_heeds_it(told, schema):
+    call = a_call(output_config={"format": told, "effort": "low"})
+    sent = orjson.loads(to_llama_cpp(call, "up")[1])
+    assert sent.get("response_format", {}).get("json_schema", {}).get("schema") == schema
+    assert wanted_form(call) == schema
+    assert wants_format(call) is (schema is not None)
 
 
 def test_a_tool_without_a_name_is_refused_not_dropped():

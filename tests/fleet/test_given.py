@@ -495,7 +495,9 @@ async def test_llama_cpps_server_tells_its_slots_and_context_and_serves_its_mode
         assert (instance.engine, instance.slots, instance.context) == (Engine.LLAMA_CPP, 3, 512)
         assert (instance.state, instance.upstream_model) == (SERVING, "/m/Small.gguf")
         assert any("has 3 slots and not 8" in each for each in world.last.notes)
-        assert world.pool("small").details["show"]["model_info"]["general.parameter_count"] > 10**8
+        shown = world.pool("small").details["show"]
+        assert shown["model_info"]["general.parameter_count"] > 10**8
+        assert shown["capabilities"] == ["completion"], "its template has no place for tools"
         world.configure({"url": f"http://127.0.0.1:{port}", "model": "smollm2:135m"})
         await world.until(lambda: world.last.pool("smollm2:135m"), "it serves under the name given")
         await world.until(lambda: world.pool("smollm2:135m").instances[0].state is SERVING, "it is known")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,20 @@ def test_llama_cpps_refusals_are_told_in_ollamas_words():
         fault = order.translation.error(501, body)
         assert fault is not None
         assert fault.status == status
+
+
+def test_llama_cpp_is_sent_what_its_model_can_do_and_refused_what_it_would_drop():
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    for abilities, wish, word in (
+        (["completion"], {"tools": tools}, "tools"),
+        (["tools"], {"think": True}, "thinking"),
+    ):
+        unable = replace(LLAMA, details={"show": {"capabilities": ["completion", *abilities]}})
+        with pytest.raises(CallerError, match=f"does not support {word}"):
+            ordered(unable, "/api/chat", **wish)
+        able = replace(LLAMA, details={"show": {"capabilities": ["completion", word]}})
+        assert ordered(able, "/api/chat", **wish)
+    assert ordered(LLAMA, "/api/chat", tools=tools), "where nobody knows it is tried"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def chat_body(body: Mapping[str, Any]) -> Fields:
     fields: Fields = {"messages": list(chat_messages(body))}
     if tools := [_tool(tool) for tool in _tools(body)]:
         fields["tools"] = tools
-    return fields | _tool_choice(body.get("tool_choice") or {})
+    return fields | _tool_choice(body.get("tool_choice") or {}) | wanted_format(body)
 
 
 def wanted_thinking(body: Mapping[str, Any]) -> bool | str | None:
@@ -59,6 +59,13 @@ def wanted_thinking(body: Mapping[str, Any]) -> bool | str | None:
     effort = str((body.get("output_config") or {}).get("effort") or "").strip().lower()
     effort = "high" if effort == "xhigh" else effort
     return effort if effort in _EFFORTS else None
+
+
+def wanted_format(body: Mapping[str, Any]) -> Fields:
+    """The schema that an answer shall fit. Ollama does not read it; an engine that does is told."""
+    told = (body.get("output_config") or {}).get("format")
+    schema = told.get("schema") if isinstance(told, dict) and told.get("type") == "json_schema" else None
+    return {"format": schema} if isinstance(schema, dict) else {}
 
 
 def chat_messages(body: Mapping[str, Any]) -> Iterator[Fields]:
@@ -190,7 +197,7 @@ def _tool(tool: Mapping[str, Any]) -> Fields:
 
 
 def _tool_choice(given: Mapping[str, Any]) -> Fields:
-    """Ollama does not read it; an engine that does is told."""
+    """As with a schema."""
     kind = given.get("type")
     if kind == "tool" and given.get("name"):
         return {"tool_choice": {"type": "function", "function": {"name": given["name"]}}}

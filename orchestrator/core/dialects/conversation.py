@@ -162,6 +162,8 @@ def wants_format(call: Call) -> bool:
     """The answer shall be JSON, of a schema or of any."""
     if call.endpoint is Endpoint.OPENAI_RESPONSES:
         return bool(responses.wanted_format(call.body))
+    if call.endpoint is Endpoint.ANTHROPIC_MESSAGES:
+        return bool(anthropic.wanted_format(call.body))
     return bool(call.body.get("format") or call.body.get("response_format"))
 
 
