@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 
 from orchestrator.nodes.keeper import EventKind, Keeper, Unit, UnitEvent
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = WITHIN_S
 MARK = "UNIT_MARK"
 
 SLEEPS = "import signal; signal.pause()"

@@ -26,9 +26,8 @@ from orchestrator.nodes.keeper_units import Request
 from orchestrator.store import embedded
 from orchestrator.store.connection import Connection
 from tests.cluster.running import needs_redis
-from tests.waiting import until
+from tests.waiting import WITHIN_S, until
 
-BACK_WITHIN_S = 30.0
 # What `ollamactl upgrade` does about Redis, alone.
 COMMAND = """
 import asyncio, sys
@@ -87,7 +86,7 @@ class Supervisor:
 
     async def says(self, *words: str) -> object:
         connection = Connection(embedded.server_url(self.root), name="test")
-        await connection.open(BACK_WITHIN_S)
+        await connection.open(WITHIN_S)
         try:
             return await connection.command(*words)
         finally:
