@@ -166,6 +166,7 @@ async def test_a_purge_ends_it_on_every_worker(start):
 async def test_a_wrong_hit_that_was_reported_is_given_by_no_worker_again(start):
     world, (little, _) = await start(workers=2)
     await at(world, 0)
+    await until_kept(world)  # or the other would have it made, too
     hit = await until_near(world, 1)
     await until_near(world, 0)
     assert (await report(world, hit.headers["X-Cache-Key"])).status == 200  # to the first
