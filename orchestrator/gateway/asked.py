@@ -118,6 +118,20 @@ def wait_of(asked: Asked) -> float | None:
     return left_s if wait_s is None else min(wait_s, left_s)
 
 
+def may_wait_yet_s(asked: Asked, waited_s: float, at_most_s: float) -> float:
+    """Seconds that it may wait yet, where it has waited so long and the settings let it wait `at_most_s` in all.
+
+    Raises CallerError for a header that is no number.
+    """
+    headers = asked.request.headers
+    if QUEUE_TIMEOUT in headers:
+        at_most_s = min(at_most_s, _number(asked, QUEUE_TIMEOUT, 86_400))
+    left_s = at_most_s - waited_s
+    if DEADLINE in headers:
+        left_s = min(left_s, _number(asked, DEADLINE, 86_400) - (time.perf_counter() - asked.trace.began_s))
+    return left_s
+
+
 def _number(asked: Asked, header: bytes, at_most: float) -> float:
     given = asked.request.header(header)
     try:

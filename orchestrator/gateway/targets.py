@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from orchestrator import telemetry
 from orchestrator.core import limits
@@ -26,8 +26,8 @@ from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Engine, InstanceState, Pool
 from orchestrator.gateway import discretion
 from orchestrator.gateway.answer_cache import Given
-from orchestrator.gateway.asked import TRIES, Asked, names_tier, wait_of
-from orchestrator.gateway.asking import Asking, GiveKept
+from orchestrator.gateway.asked import TRIES, Asked, may_wait_yet_s, names_tier, wait_of
+from orchestrator.gateway.asking import GiveKept
 from orchestrator.gateway.breakers import UNCOUNTED, Breakers
 from orchestrator.gateway.budgets import Budgets, Reserved
 from orchestrator.gateway.counted import count_call
@@ -83,10 +83,17 @@ class _Doubted(NamedTuple):
         return self.answer is not None
 
 
+class Inside(Protocol):
+    """Answers for pools of the cluster."""
+
+    async def serve_from(self, asked: Asked, pool: Pool, watch: Watch | None = None, /) -> Reply | None:
+        """Raises our errors."""
+
+
 class Sides(NamedTuple):
     """What answers calls: the cluster's own pools, and providers outside."""
 
-    inside: Asking
+    inside: Inside
     outside: Outside
 
 
@@ -135,7 +142,7 @@ class Targets:
     def _again_s(self, asked: Asked, why: CapacityError | InstanceError, came_s: float) -> float | None:
         """Seconds until all are to be asked again, at the latest; None: that is of no use."""
         waited_s = time.perf_counter() - came_s
-        left_s = self._live.rules.limits.queue_wait_s - waited_s
+        left_s = may_wait_yet_s(asked, waited_s, self._live.rules.limits.queue_wait_s)
         if left_s <= 0 or not self._may_pass(asked, why, waited_s):
             return None
         alone_s = why.retry_after_s if isinstance(why, InstanceError) else 0.0

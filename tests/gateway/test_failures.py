@@ -151,6 +151,36 @@ def server_sent_events(body: bytes) -> list[str]:
     return events
 
 
+async def eject(world: Played, *instances: str) -> None:
+    until_ms = time.time_ns() // 1_000_000 + 600_000
+    for each in instances:
+        await world.connection.command("HSET", "olm:pool:{m}:health", each, f"2 {until_ms} 1")
+
+
+async def test_a_call_that_all_but_an_ejected_instance_failed_is_told_how_and_waits_for_no_ejections_end(start):
+    world, (well, ejected) = await start(2)
+    await eject(world, "m-1")
+    for path, is_stream in (("/api/chat", True), ("/v1/completions", False)):
+        reply = await ask(world.url, path, "own-500", stream=is_stream, headers={"X-Queue-Timeout": "20"})
+        assert reply.status == 502
+        assert "answered 500" in dialect_of_error(path, reply)
+    assert not ejected.asked
+    assert (await ask(world.url, "/api/chat", "hi")).text == TEXT
+    assert well.asked[-1] == "hi"
+    await world.until_idle()
+
+
+@pytest.mark.parametrize("header", ["X-Queue-Timeout", "X-Deadline"])
+async def test_where_all_instances_are_ejected_nobody_waits_longer_than_they_asked_to(start, header):
+    world, instances = await start(2)
+    await eject(world, "m-0", "m-1")
+    async with asyncio.timeout(20):  # the settings would let it wait a minute
+        reply = await ask(world.url, "/api/chat", "hi", headers={header: "0.5"})
+    assert reply.status in (503, 504)
+    assert int(reply.headers["Retry-After"]) > 0
+    assert not any(each.asked for each in instances)
+
+
 async def test_an_instance_that_hangs_is_cut_at_the_limit_and_another_answers(start):
     world, (bad, _) = await start(2, first_byte_s=1.5)  # which the other keeps on a busy machine, too
     bad.does = "hang"

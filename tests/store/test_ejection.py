@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.core.model import InstanceId
-from orchestrator.store.admission import Ejection, Leased, Outcome, Refused, Why
+from orchestrator.store.admission import Ejection, Leased, Outcome, Queued, Refused, Why
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from tests.store.playing import ONE, POOL, TWO, MakeGateway, look, now_s, offer, request
@@ -212,3 +212,21 @@ async def test_a_success_from_before_does_not_end_an_ejection(store: Connection,
     await asyncio.gather(*(call(leases, Outcome.FAILED) for _ in range(2)))
     await leases.settle(POOL, early.lease, Outcome.OK)
     assert await ejected(store) == {ONE}
+
+
+async def test_a_call_that_may_have_none_but_ejected_ones_is_told_so_and_files_no_ticket(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=2, gpu_2=2, gpu_3=1)
+    leases = await gateway(ejection=LONG)
+    for _ in range(2):
+        await call(leases, Outcome.FAILED)
+    three = InstanceId("gpu-3")
+    refused = await leases.admit(request(excluded=(TWO, three)))
+    assert isinstance(refused, Refused)
+    assert (refused.why, refused.depth) == (Why.EJECTED, 0)
+    assert refused.again_s is not None
+    assert 500 < refused.again_s <= 600
+    assert isinstance(await leases.admit(request()), Leased), "others are served"
+    assert isinstance(await leases.admit(request(excluded=(TWO,))), Leased)
+    assert isinstance(await leases.admit(request(excluded=(TWO,))), Queued), "one that is busy is waited for"

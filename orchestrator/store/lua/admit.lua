@@ -1,8 +1,8 @@
 -- admit: lease a call a slot, or file a ticket, or say why not. One of calls.lua's.
 -- answers  {'L', instance} | {'Q', tickets ahead, expected wait} |
 --          {'R', reason, tickets waiting, wait before it may be otherwise}; waits in ms, -1: nobody can tell
---          reasons: unknown (pool never published), empty (no instance), ejected (all of them for now), excluded (none
---          but those it may not have), busy (may not queue), full (the queue), late (would be granted too late, by
+--          reasons: unknown (pool never published), empty (no instance), ejected (all that it may have, for now), excluded
+--          (none but those it may not have), busy (may not queue), full (the queue), late (would be granted too late, by
 --          far), ended (settled or withdrawn before)
 -- A lease id that is known is answered what it was answered first, or what became of its ticket since.
 local function repeated(id, record)
@@ -32,10 +32,14 @@ local function hopeless(excluded)
   if count == 0 then return 'empty' end
   if ejected == count then return 'ejected' end
   if excluded == '' then return nil end
+  local why = 'excluded'
   for at = 1, count do
-    if not find(excluded, '\t' .. ids[at] .. '\t', 1, true) then return nil end
+    if not find(excluded, '\t' .. ids[at] .. '\t', 1, true) then
+      if not is_barred[at] then return nil end
+      why = 'ejected'
+    end
   end
-  return 'excluded'
+  return why
 end
 
 -- The part of the room, and of the wait, that is a class' own: the last ones are turned away while the first still find
