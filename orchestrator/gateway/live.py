@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -237,6 +237,11 @@ class Live:
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await changed.wait()
+
+    @property
+    def pools(self) -> Iterable[str]:
+        """The names of all pools."""
+        return self._pools
 
     def pool(self, name: str) -> Pool | None:
         """The pool of this very name."""

@@ -17,7 +17,7 @@ from orchestrator.core.dialects.bounds import with_answer_limit
 from orchestrator.core.dialects.frames import Stats
 from orchestrator.core.dialects.parse import is_load_request, is_unload_request, unknown_model
 from orchestrator.core.dialects.render import render_load
-from orchestrator.core.errors import CapacityError, OrchestratorError
+from orchestrator.core.errors import CallerError, CapacityError, OrchestratorError
 from orchestrator.core.limits import Exhausted
 from orchestrator.core.model import Answer, Call, Endpoint
 from orchestrator.gateway.admission import Admission
@@ -35,6 +35,7 @@ from orchestrator.gateway.feedback import make_ratable
 from orchestrator.gateway.identity import not_for_this_key
 from orchestrator.gateway.joining import Joining
 from orchestrator.gateway.live import Live, Rules, Tier
+from orchestrator.gateway.loading import Loading
 from orchestrator.gateway.orders import note_kept_from_reloading
 from orchestrator.gateway.outside import Outside
 from orchestrator.gateway.patience import Patience
@@ -67,6 +68,7 @@ class Pipeline:
         self._outside = Outside(live, admission, cache, budgets.correct)
         self.breakers = Breakers(live)
         self._targets = Targets(live, Sides(self._asking, self._outside), budgets, self.breakers, self._from_kept)
+        self._loads = Targets(live, Sides(Loading(admission), self._outside), budgets, self.breakers, self._from_kept)
         self._choosing = Choosing(budgets.may_go_up, Scoring(live, admission, connections, budgets))
         self._revalidating: dict[str, asyncio.Task[None]] = {}
         self._joining = Joining(live, admission, self._make, count_call, cache.count_join)
@@ -97,14 +99,17 @@ class Pipeline:
             call = await parse(endpoint, raw, limits.images)
             del raw  # it is needed no more, and the call may wait for long
             asked = self._asked(request, connection, call, size, trace)
-            if isinstance(asked, Reply):
-                return asked
+            if not isinstance(asked, Asked):
+                return asked if isinstance(asked, Reply) else await asked
             return await (self._answered(asked) if trace.caller.budget is None else self._answered_within_budget(asked))
         finally:
             self._cache.count(trace)
 
-    def _asked(self, request: Request, connection: Connection, call: Call, size: int, trace: Trace) -> Asked | Reply:
-        """What is asked for, of the pools and routes that there are; or the answer where nobody need be asked."""
+    def _asked(
+        self, request: Request, connection: Connection, call: Call, size: int, trace: Trace
+    ) -> Asked | Reply | Awaitable[Reply | None]:
+        """What is asked for, of the pools and routes that there are; or the answer where nobody need be asked, or
+        where a load is all that was asked for."""
         rules = self._live.rules
         limits = rules.limits
         if limits.answer_tokens is not None:
@@ -112,10 +117,13 @@ class Pipeline:
         trace.model, trace.is_stream = call.model, call.is_stream
         name = self._known(call, request, trace, rules)
         if is_load_request(call):
-            # Loading is the cluster's own work: the model is loaded, or being so, whatever a caller asks.
-            is_unload = is_unload_request(call)
+            # Loading is the cluster's own work, and so is what goes for another model: it is waited for, and not done.
+            is_unload, pool = is_unload_request(call), self._live.pool(name)
             if is_unload:
                 note_kept_from_reloading(trace.caller.name, "keep_alive", "ignored")
+            elif pool is not None and not pool.slots_serving:
+                tiers: tuple[Tier, ...] = (rules.tier_of_pool(name),)
+                return self._loads.serve(Asked(request, connection, call, size, name, tiers, "", False, trace, None))
             content_type, body = render_load(call, call.model, _now(), is_unload=is_unload)
             return whole(content_type, body, trace.fields())
         # What one tier says, by name, is no answer of its route's.
@@ -129,7 +137,7 @@ class Pipeline:
         if is_route:
             trace.route = name
             make_ratable(trace, self._cache, name)
-        tiers: tuple[Tier, ...] = () if is_route else (rules.tier_of_pool(name),)
+        tiers = () if is_route else (rules.tier_of_pool(name),)
         return Asked(request, connection, call, size, name, tiers, key, is_route, trace, client, wish)
 
     async def _answered_within_budget(self, asked: Asked) -> Reply | None:
@@ -195,15 +203,21 @@ class Pipeline:
         if not self._live.is_known:
             raise CapacityError("no cluster has been published yet", retry_after_s=1)
         if trace.caller.models is not None and not trace.caller.may_use(call.model):
-            raise not_for_this_key(unknown_model(call.endpoint, call.model))
+            raise not_for_this_key(self._unknown(call, trace))
         name = self._live.model(call.model)
         if rules.matches:
             matched = route_by_rules(call, request, trace, name, rules)
             if matched is not None and (name is None or trace.caller.may_use(matched)):
                 name = matched
         if name is None or (name in rules.routes and call.endpoint.is_embedding):
-            raise unknown_model(call.endpoint, call.model)
+            raise self._unknown(call, trace)
         return name
+
+    def _unknown(self, call: Call, trace: Trace) -> CallerError:
+        """What is told of a model that is not there, with those that are, as far as the caller may ask for them."""
+        routes = () if call.endpoint.is_embedding else self._live.rules.routes
+        there = (each for each in (*routes, *self._live.pools) if trace.caller.may_use(each))
+        return unknown_model(call.endpoint, call.model, tuple(there))
 
     async def _routed(self, asked: Asked) -> Asked:
         """A call of a route, with the tiers that may answer it."""
@@ -213,7 +227,7 @@ class Pipeline:
         rules = self._live.rules
         route = rules.routes.get(asked.name)
         if route is None:  # the settings have changed since it was asked for
-            raise unknown_model(asked.call.endpoint, asked.call.model)
+            raise self._unknown(asked.call, asked.trace)
         named = tier_by_name(asked, rules)
         tiers = (named,) if named is not None else rules.chain((await self._choosing.decide(asked, route)).tier)
         if asked.trace.story is not None:
