@@ -16,7 +16,6 @@ import pytest
 
 from orchestrator.app.paths import StatePaths
 from orchestrator.core.model import Instance, InstanceState
-from orchestrator.gateway.admission import HOLD_PREFILL_S
 from orchestrator.settings import ClusterSettings
 from orchestrator.store.pools import pool_load
 from tests.gateway.asking import STREAMS, Reply, ask, body_for, connected, get, request_bytes, until_queued
@@ -281,7 +280,7 @@ async def test_a_slot_is_counted_a_little_longer_than_its_client_stays(start):
     await instance.until(active=0)
     # A real engine reads on in its prompt for a while: the next call waits for that, and is then answered.
     assert (await ask(world.url, "/api/chat", "hi")).status == 200
-    assert time.monotonic() - left_s > HOLD_PREFILL_S - 0.01
+    assert time.monotonic() - left_s > 1  # two seconds, by Redis' clock
 
 
 async def test_a_client_that_leaves_the_queue_leaves_no_ticket(start):
