@@ -20,7 +20,7 @@ from tests.wire_scenarios import Simulated, simulated
 OURS = frozenset(
     {
         *("X-Request-Id", "Request-Id", "X-Cache", "Server-Timing", "X-Tier", "X-Instance", "X-Simulated"),
-        *("X-Queue-Position", "Access-Control-Expose-Headers"),
+        *("X-Models", "X-Queue-Position", "Access-Control-Expose-Headers"),
     }
 )
 

@@ -26,7 +26,10 @@ class SettingsError(OrchestratorError):
 
 
 class CallerError(OrchestratorError):
-    """The caller can act, with another request. `status` is the HTTP status, `kind` OpenAI's error type."""
+    """The caller can act, with another request. `status` is the HTTP status, `kind` OpenAI's error type, `there` what
+    could have been asked for instead."""
+
+    there: tuple[str, ...] = ()
 
     def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
         super().__init__(message)

@@ -39,7 +39,7 @@ ALLOWED_HEADERS = ",".join((
 # What a page may read of an answer's head besides its type and length: what clients log, and what they wait by.
 EXPOSED_HEADERS = ",".join((
     "Request-Id", "X-Request-Id", "Retry-After", "Server-Timing", "X-Cache", "X-Cache-Key", "X-FAQ", "X-Tier",
-    "X-Instance", "X-Queue-Position", "X-Simulated", "X-Route", "X-Route-Why",
+    "X-Instance", "X-Models", "X-Queue-Position", "X-Simulated", "X-Route", "X-Route-Why",
 ))  # fmt: skip
 
 

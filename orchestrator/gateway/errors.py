@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator.core.dialects.errors import MalformedCall, error_response, kind_of
 from orchestrator.core.errors import CallerError, CapacityError, InstanceError, OrchestratorError, StoreError
 from orchestrator.core.model import Dialect
 from orchestrator.gateway.replies import Reply, field, whole
+
+# The names there are, where another one was asked for: a header, as the body is Ollama's to the letter.
+MODELS: Final = "X-Models"
 
 
 def dialect_of(path: str) -> Dialect:
@@ -32,6 +37,8 @@ def http_error(path: str, why: OrchestratorError, fields: str, request_id: str =
     )
     if retry_after_s:
         fields += field("Retry-After", str(retry_after_s))
+    if isinstance(why, CallerError) and why.there:
+        fields += field(MODELS, ", ".join(why.there))
     if status == 401:
         fields += field("WWW-Authenticate", "Bearer")
     return whole(content_type, body, fields, status)

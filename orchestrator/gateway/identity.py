@@ -131,7 +131,9 @@ def digest_of(secret: str) -> bytes:
 
 def not_for_this_key(unknown: CallerError) -> ModelNotAllowedError:
     """`unknown`, for a model that is not the caller's: records and metrics tell the operator what is behind it."""
-    return ModelNotAllowedError(unknown.status, unknown.message, unknown.kind)
+    told = ModelNotAllowedError(unknown.status, unknown.message, unknown.kind)
+    told.there = unknown.there
+    return told
 
 
 @functools.lru_cache(maxsize=4096)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
 
 from orchestrator.core.cache_policy import Standing, Wish, wish_from
 from orchestrator.core.dialects.bounds import with_answer_limit
@@ -49,6 +51,9 @@ from orchestrator.gateway.trace import Trace
 from orchestrator.gateway.upstream import Connections
 
 log = logging.getLogger(__name__)
+
+# Of the models that there are, where another one was asked for: a header has no room for hundreds.
+MODELS_TOLD: Final = 30
 
 
 class Pipeline:
@@ -216,8 +221,10 @@ class Pipeline:
     def _unknown(self, call: Call, trace: Trace) -> CallerError:
         """What is told of a model that is not there, with those that are, as far as the caller may ask for them."""
         routes = () if call.endpoint.is_embedding else self._live.rules.routes
+        unknown = unknown_model(call.endpoint, call.model)
         there = (each for each in (*routes, *self._live.pools) if trace.caller.may_use(each))
-        return unknown_model(call.endpoint, call.model, tuple(there))
+        unknown.there = tuple(islice(there, MODELS_TOLD))
+        return unknown
 
     async def _routed(self, asked: Asked) -> Asked:
         """A call of a route, with the tiers that may answer it."""

@@ -327,13 +327,6 @@ def test_the_endpoints_quote_an_unknown_model_in_two_ways():
     assert unknown_model(V1_CHAT, "x").kind == "not_found_error"
 
 
-def test_an_unknown_model_is_told_of_with_the_first_of_those_that_there_are():
-    assert unknown_model(CHAT, "x", ("a", "b")).message == "model 'x' not found; there are: a, b"
-    many = unknown_model(CHAT, "x", tuple(f"m{n}" for n in range(40))).message
-    assert many.startswith("model 'x' not found; there are: m0, m1, ")
-    assert many.endswith(", m11 and 28 more")
-
-
 @pytest.mark.parametrize(
     "name", ["X", "x:latest", "x:LATEST", " x ", "library/x", "registry.ollama.ai/library/x:latest", "x:local"]
 )

@@ -104,21 +104,21 @@ async def test_a_sane_request_id_is_echoed_and_a_hostile_one_replaced(start):
         assert (reply.headers["X-Request-Id"] == given) == is_kept
 
 
-async def test_an_unknown_model_is_not_found_in_the_callers_dialect_with_the_names_there_are(start):
+async def test_an_unknown_model_is_not_found_in_the_callers_dialect_and_a_header_names_those_there_are(start):
     world, _ = await start()
-    told = "model 'nope' not found; there are: auto, little:1b, big:8b, m"
+    there = "auto, little:1b, big:8b, m"
     for path in ("/api/chat", "/api/generate"):
         reply = await ask(world.url, path, "hi", model="nope")
-        assert (reply.status, reply.json()) == (404, {"error": told})
+        assert (reply.status, reply.json()) == (404, {"error": "model 'nope' not found"})
+        assert reply.headers["X-Models"] == there
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
         reply = await ask(world.url, path, "hi", model="nope")
-        assert reply.status == 404
-        error = reply.json()["error"]
-        assert (error["type"], error["message"]) == ("not_found_error", told)
-    embedded = await ask(world.url, "/api/embed", "hi", model="auto")
-    assert embedded.json()["error"].endswith("try pulling it first; there are: little:1b, big:8b, m")
+        assert (reply.status, reply.headers["X-Models"]) == (404, there)
+        assert reply.json()["error"]["type"] == "not_found_error"
     for path in ("/api/embed", "/v1/embeddings"):
-        assert (await ask(world.url, path, "hi", model="auto")).status == 404
+        reply = await ask(world.url, path, "hi", model="auto")
+        assert (reply.status, reply.headers["X-Models"]) == (404, "little:1b, big:8b, m")
+    assert "X-Models" not in (await ask(world.url, "/api/chat", "hi", model="m")).headers
 
 
 async def test_a_model_is_known_by_every_spelling_of_its_name_and_answers_under_the_callers(start):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from orchestrator.core.dialects import gojson
@@ -50,8 +50,6 @@ _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 DEPTH_AT_MOST: Final = 500
 # Longer than any name that fits; what is longer is kept nowhere.
 _LONGEST_NAME: Final = 1024
-# Of the models that there are, where another one was asked for.
-_NAMES_TOLD: Final = 12
 _NAME: Final = re.compile(
     rf"(?:(?:(?:[^/:]+://)?[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,349}}/)?[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}}/)?"
     rf"{_PART}(?::{_PART})?",
@@ -95,16 +93,11 @@ def is_unload_request(call: Call) -> bool:
     return "keep_alive" in call.body and keep_alive_s(call.body["keep_alive"]) == 0
 
 
-def unknown_model(endpoint: Endpoint, name: str, there: Sequence[str] = ()) -> CallerError:
-    """What Ollama answers for a model it does not have; the endpoints quote the name in two ways. `there`: names of
-    those that may be asked for, the first of which are told behind it."""
-    told = f"model {gojson.quote(name)} not found, try pulling it first"
-    if not endpoint.is_embedding:
-        told = f"model '{name}' not found"
-    if there:
-        more = f" and {len(there) - _NAMES_TOLD} more" if len(there) > _NAMES_TOLD else ""
-        told += f"; there are: {', '.join(there[:_NAMES_TOLD])}{more}"
-    return caller_error(404, told)
+def unknown_model(endpoint: Endpoint, name: str) -> CallerError:
+    """What Ollama answers for a model it does not have; the endpoints quote the name in two ways."""
+    if endpoint.is_embedding:
+        return caller_error(404, f"model {gojson.quote(name)} not found, try pulling it first")
+    return caller_error(404, f"model '{name}' not found")
 
 
 @functools.lru_cache(maxsize=4096)
