@@ -65,10 +65,10 @@ def test_a_deployed_pool_follows_its_load_and_deploy_has_nothing_to_do(operator:
         said = operator("plan")
         assert "nothing to do: 3 as they are" in said
         assert f"{SMALL} follows its load: 2 at least, at most 3, now 3" in said
+        current = deployments.current(operator.paths)
+        assert current is not None
+        assert len(current.placements) == 3
     assert set(ended) == {200}
-    current = deployments.current(operator.paths)
-    assert current is not None
-    assert len(current.placements) == 3
     operator.until(lambda: len(operator.instances(SMALL)) == 2, "it goes")
     events = [json.loads(each) for each in operator.paths.events.read_text().splitlines()]
     resized = [each for each in events if each["kind"] == "resized"]
