@@ -58,7 +58,9 @@ class Server:
     def __init__(self, binary: Path, state: Path) -> None:
         self.state = state
         self.url = server_url(state)
-        self._command = server_command(state, binary)
+        # What was answered is in its file when it is killed. Where the system writes to the disk by itself, that is put off
+        # by no fsync under way, which a busy disk takes seconds for: two of them, by `everysec`.
+        self._command = [*server_command(state, binary), "--appendfsync", "no"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
