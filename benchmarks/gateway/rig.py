@@ -41,7 +41,12 @@ class Spoken:
         )
         spoken = cls(process)
         if greets:
-            await spoken._heard()
+            try:
+                await spoken._heard()
+            except asyncio.CancelledError:
+                process.kill()
+                await process.wait()
+                raise
         return spoken
 
     async def ask(self, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.gateway import __main__ as bench
@@ -21,10 +22,10 @@ from benchmarks.gateway.failures import FAILURES, errors_of
 from benchmarks.gateway.ideal import Call, Ideal
 from benchmarks.gateway.jobs import INSTANCES, MODEL, Job, Setup
 from benchmarks.gateway.replies import dialect_of
-from benchmarks.gateway.rig import Rig, rig
+from benchmarks.gateway.rig import Rig, Spoken, rig
 from benchmarks.gateway.table import Table
 from tests.nodes.simulators import free_port
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 CALLS = Job((), clients=4, seconds=0.05)
 
@@ -176,6 +177,19 @@ async def test_a_contender_that_cannot_be_measured_is_named(stand):
         with pytest.raises(contenders.CannotMeasure, match=why):
             async with stand.standing({"other": kind}, Setup(), {0}):
                 pytest.fail("it was measured")
+
+
+async def test_a_rig_that_is_interrupted_as_it_begins_leaves_no_instances():
+    def begun() -> list[psutil.Process]:
+        return [each for each in psutil.Process().children() if "benchmarks.gateway.instance" in each.cmdline()]
+
+    ports = tuple(free_port() for _ in range(INSTANCES))
+    beginning = asyncio.ensure_future(Spoken.started("instance", *map(str, ports), greets=True))
+    await until(begun, "it begins")
+    beginning.cancel()
+    await asyncio.wait([beginning])
+    assert beginning.cancelled(), "the instances had greeted before they were interrupted"
+    assert not begun()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
