@@ -58,8 +58,8 @@ class Server:
     def __init__(self, binary: Path, state: Path) -> None:
         self.state = state
         self.url = server_url(state)
-        # What was answered is in its file when it is killed. Where the system writes to the disk by itself, that is put off
-        # by no fsync under way, which a busy disk takes seconds for: two of them, by `everysec`.
+        # What was answered is in its file when it is killed. With `everysec` a write is put off for up to two seconds
+        # while a sync is under way, which a busy disk takes long for.
         self._command = [*server_command(state, binary), "--appendfsync", "no"]
         self._process: subprocess.Popen[bytes] | None = None
 
