@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from orchestrator.settings.moments import check_moment
 from orchestrator.settings.routing import BudgetSettings
-from orchestrator.settings.section import DIGEST, KEY_NAME, NODE_NAME, Section
+from orchestrator.settings.section import DIGEST, NODE_NAME, KeyName, Section
 from orchestrator.settings.syntax import check_issuer_url
 
 # The name of the cluster's own key, by which its commands ask it.
@@ -33,9 +33,7 @@ class OldSecretSettings(Section):
 class _Known(Section):
     """Whose a key is, and what it is known by."""
 
-    name: str = Field(
-        pattern=KEY_NAME, description="Who it is, in logs, metrics and queue order.", examples=["support-team"]
-    )
+    name: KeyName = Field(description="Who it is, in logs, metrics and queue order.", examples=["support-team"])
     secret: SecretStr | None = Field(
         default=None,
         description="The key itself, 16 characters or more; `env:NAME` or `file:PATH` keeps it out of this file. "
@@ -75,7 +73,7 @@ class TermsSettings(Section):
         description="Models and routes it may ask for, by names or globs; others are not there for it. None: all.",
         examples=[["llama3*", "auto"]],
     )
-    tenant: Annotated[str, Field(pattern=KEY_NAME)] | None = Field(
+    tenant: KeyName | None = Field(
         default=None,
         description="Whose it is, where several keys are one customer's: counted together in metrics, records and "
         "reports.",

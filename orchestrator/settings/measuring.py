@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.settings.section import KEY_NAME, ModelName, Section
+from orchestrator.settings.section import KeyName, ModelName, Section
 
 
 class EvalSettings(Section):
@@ -27,6 +26,6 @@ class EvalSettings(Section):
     judge: ModelName | None = Field(
         default=None, description="Model that grades answers which no rule can; for sets that have such questions."
     )
-    key: Annotated[str, Field(pattern=KEY_NAME)] | None = Field(
+    key: KeyName | None = Field(
         default=None, description="Name of the API key that asks; needed where there are `keys`.", examples=["eval"]
     )

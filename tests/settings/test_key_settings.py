@@ -13,6 +13,7 @@ from orchestrator.core.errors import SettingsError
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.file import parse
 from orchestrator.settings.moments import moment_of, span_of, written
+from orchestrator.settings.section import PATTERN_WORDS
 from orchestrator.settings.show import show
 
 SECRET = "0123456789abcdef"
@@ -41,6 +42,12 @@ def read(text: str) -> ClusterSettings:
             f"keys: [{{name: a, secret: {SECRET}, priority: 10}}]",
             "keys[0].priority: expected a whole number",
         ),
+        (
+            f"keys: [{{name: {65 * 'ş'}, secret: {SECRET}}}]",
+            "keys[0].name: expected letters, digits and _ . @ -, at most",
+        ),
+        (f"keys: [{{name: '', secret: {SECRET}}}]", "keys[0].name: expected letters, digits and _ . @ -, at most 64"),
+        (f'keys: [{{name: "a\\n", secret: {SECRET}}}]', "keys[0].name: expected letters, digits and _ . @ -, at most"),
         (f"keys: [{{name: a, secret: {SECRET}, expires: soon}}]", "keys[0].expires: expected a day such as 2027-01-31"),
         (f"keys: [{{name: a, secret: {SECRET}, expires: 2027-01-31T10:00:00}}]", "expires: names no zone; write a Z"),
         (f"keys: [{{name: a, secret: {SECRET}, old: [{{digest: '{DIGEST}'}}]}}]", "keys[0].old[0].until: is missing"),
@@ -117,3 +124,8 @@ def test_moments_are_days_in_utc_or_times_with_a_zone_and_come_back_as_they_were
     for wrong in ("90", "d", "-1d", "1.5h", "1y"):
         with pytest.raises(ValueError, match="expected a length of time"):
             span_of(wrong)
+
+
+def test_no_pattern_counts_letters_of_every_alphabet():
+    """What the settings are checked by holds a state for each letter and each number of them: MiB of each process."""
+    assert [each for each in PATTERN_WORDS if "\\w" in each and "{" in each] == []

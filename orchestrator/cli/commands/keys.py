@@ -23,9 +23,9 @@ _NAME = click.argument("name", metavar="NAME", callback=lambda ctx, param, given
 def _checked_name(given: str) -> str:
     import re
 
-    from orchestrator.settings.section import KEY_NAME, PATTERN_WORDS
+    from orchestrator.settings.section import KEY_NAME, KEY_NAME_LETTERS, PATTERN_WORDS
 
-    if not re.fullmatch(KEY_NAME, given):
+    if not re.fullmatch(KEY_NAME, given) or len(given) > KEY_NAME_LETTERS:
         raise click.BadParameter(f"expected {PATTERN_WORDS[KEY_NAME]}")
     return given
 
