@@ -94,7 +94,7 @@ class Asking:
     async def serve_from(self, asked: Asked, pool: Pool, watch: Watch | None = None) -> Reply | None:
         """Ask instances of a pool until one has answered. Raises Escalated where `watch` finds its answer wanting."""
         trace = asked.trace
-        failed: list[str] = []
+        failed: tuple[str, ...] = ()
         budget = self._budget_of(pool)
         budget.called()
         wanted, tell = wanted_of(asked, pool), on_queued(asked)
@@ -116,6 +116,8 @@ class Asking:
             if trace.story is not None:
                 trace.story.end(QUEUE, instance=admitted.instance.id, queue_behind=admitted.queued_behind or 0)
             telemetry.TALLY.observe(telemetry.QUEUE_SECONDS, (pool.name,), admitted.waited_s)
+            answer_key = wanted.answer_key
+            del wanted  # an answer may last, and as a rule no other instance is asked
             try:
                 return await self._ask(asked, pool, admitted, watch)
             except CutShort as cut:
@@ -123,7 +125,7 @@ class Asking:
                 return await self._go_on(asked, pool, cut)
             except InstanceError as why:
                 log.warning("%s: %s", trace.request_id, why)
-                failed.append(admitted.instance.id)
+                failed += (admitted.instance.id,)
                 trace.failures += 1
                 if trace.failures >= TRIES or len(failed) >= len(pool.instances):
                     raise
@@ -132,7 +134,7 @@ class Asking:
                     trace.gives_up = True
                     raise
                 telemetry.TALLY.count(telemetry.RETRIES, (pool.name,))
-                wanted = wanted_of(asked, pool)._replace(answer_key=wanted.answer_key, excluded=tuple(failed))
+                wanted = wanted_of(asked, pool)._replace(answer_key=answer_key, excluded=failed)
 
     def _budget_of(self, pool: Pool) -> RetryBudget:
         budget = self._retries.get(pool.name)
@@ -207,7 +209,6 @@ class Asking:
         call, trace, rules = asked.call, asked.trace, self._live.rules
         trace.instance, trace.is_simulated = grant.instance.id, grant.instance.is_simulated
         client = asked.client
-        left: list[Exchange] = []
         began_s = time.perf_counter()
         is_last = trace.failures + 1 >= min(TRIES, len(pool.instances))
         attempt = self._patience.begin(grant.pool, grant.instance, call, asked.size, trace.failures, is_last)
@@ -217,7 +218,7 @@ class Asking:
             if trace.story is not None:
                 order = order._replace(traced=trace.story.ask(call.endpoint, _whom(grant), trace))
             # llama.cpp's server sees that its client has left, and frees the slot for certain.
-            on_left = left.append if rules.limits.drain_s and grant.instance.engine is _OLLAMA else None
+            on_left = attempt.leave if rules.limits.drain_s and grant.instance.engine is _OLLAMA else None
 
             on_answer = partial(_first_byte, trace, grant.pool, began_s, attempt, is_rest=plan is not None)
             relaying = relay(self._connections, order, client, on_answer, on_left, attempt, asked.making)
@@ -228,10 +229,10 @@ class Asking:
             if plan is None and not is_started and not attempt.is_answered:
                 trace.waited_s += time.perf_counter() - began_s
             if isinstance(why, Escalated):
-                self._escalate(asked, grant, why, left)
+                self._escalate(asked, grant, why, attempt.left)
                 raise
-            if left:
-                self._drain(left[0], partial(self._left, grant), grant)
+            if attempt.left is not None:
+                self._drain(attempt.left, partial(self._left, grant), grant)
                 count_call(trace, "gone")
             else:
                 self._give_back(grant, why, trace, is_answering=is_started or attempt.is_answered)
@@ -286,7 +287,7 @@ class Asking:
         else:
             self._admission.gone(grant, is_answering=True)
 
-    def _escalate(self, asked: Asked, grant: Grant, why: Escalated, left: list[Exchange]) -> None:
+    def _escalate(self, asked: Asked, grant: Grant, why: Escalated, left: Exchange | None) -> None:
         """An answer that is not good enough: its slot given back, what it cost counted, nothing of it kept."""
         trace, tier = asked.trace, asked.trace.tier  # by the time a stream is drained, the next one's name stands there
         log.info("%s: escalated from %s: %s", trace.request_id, trace.tier, why.reason)
@@ -294,8 +295,8 @@ class Asking:
         def settle(is_done: bool) -> None:
             self._admission.doubted(grant, tier, trace.caller.name, why.tokens, is_answering=not is_done)
 
-        if left:
-            self._drain(left[0], settle, grant)
+        if left is not None:
+            self._drain(left, settle, grant)
         elif why.doubt.reason is Reason.TIMEOUT:
             self._admission.gone(grant, is_answering=False)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from orchestrator.core.dialects.frames import SSE_TYPE
 from orchestrator.gateway.connection import Connection
@@ -11,19 +12,32 @@ from orchestrator.gateway.replies import CHUNKED, LAST_CHUNK, head
 from orchestrator.gateway.request import Request
 
 
-def _nothing() -> None:
-    """Nothing to pause: these bytes come from here."""
+def _told() -> str:
+    """The head is out."""
+    return ""
 
 
-def _none() -> int:
-    return 0
+class Source(Protocol):
+    """Where a stream's bytes come from."""
+
+    def pause(self) -> None:
+        """The client's socket is full."""
+
+    def resume(self) -> None:
+        """It has drained."""
+
+
+class Told(Protocol):
+    """What of an answer has gone by."""
+
+    def frames(self) -> int: ...
 
 
 class ClientStream:
     """One streamed answer to one client.
 
-    `pause` and `resume`, where set, are called when the client's socket is full and when it has drained, so that a slow
-    client slows its instance and fills no memory here. `fields` are the answer's headers, asked for when it begins.
+    Its `source`, where set, is told when the client's socket is full and when it has drained, so that a slow client
+    slows its instance and fills no memory here. `fields` are the answer's headers, asked for when it begins.
     """
 
     __slots__ = (
@@ -33,12 +47,11 @@ class ClientStream:
         "_is_chunked",
         "_request",
         "_transport",
-        "heard_tokens",
         "is_open",
         "is_stalled",
         "is_started",
-        "pause",
-        "resume",
+        "source",
+        "told",
     )
 
     def __init__(self, request: Request, connection: Connection, fields: Callable[[], str]) -> None:
@@ -49,9 +62,13 @@ class ClientStream:
         self.is_open = False  # the head is out: whatever comes now comes within the stream
         self.is_started = False
         self.is_stalled = False  # the client reads no more for now: its buffers are full
-        self.heard_tokens: Callable[[], int] = _none  # of the answer, about: of one that ends before it is counted
-        self.pause: Callable[[], None] = _nothing
-        self.resume: Callable[[], None] = _nothing
+        self.source: Source | None = None  # None: these bytes come from here
+        self.told: Told | None = None
+
+    @property
+    def heard_tokens(self) -> int:
+        """Of an answer that ends before it is counted, about: engines tell one or a few with each frame."""
+        return 0 if self.told is None else self.told.frames()
 
     def start(self, content_type: str) -> None:
         """Say status 200 and the headers, with the first piece: no other instance can be asked unseen from now on."""
@@ -72,7 +89,8 @@ class ClientStream:
         else:
             self._connection.end_after()
         self._head = head(200, fields, self._request, is_last=self._connection.is_last(self._request))
-        self._connection.stream = self
+        self._fields = _told  # what they are made of is needed no more
+        self._connection.begin_stream(self)
         self.is_open = True
 
     def write(self, pieces: list[bytes]) -> None:
@@ -96,11 +114,13 @@ class ClientStream:
     def _stall(self) -> None:
         def drained() -> None:
             self.is_stalled = False
-            self.resume()
+            if self.source is not None:
+                self.source.resume()
 
         self.is_stalled = True
         self._connection.on_drained = drained
-        self.pause()
+        if self.source is not None:
+            self.source.pause()
 
     async def finish(self, within_s: float) -> None:
         """End the answer; a client that reads no more by then is cut off."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 from urllib.parse import unquote
@@ -44,6 +45,22 @@ _TOO_LARGE: Final = "the request's head is too large"
 
 # What nearly every request has, as it is asked for.
 _METHODS: Final = {b"POST": "POST", b"GET": "GET"}
+# Of headers, in small letters; each once, however many requests have it.
+_NAMES: Final = {
+    written: name
+    for name in (
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"user-agent",
+        b"x-api-key",
+    )
+    for written in (name, name.title())
+}
 # Nobody reads a body of these.
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 _PLAIN_PATHS: Final = {each.value.encode(): each.value for each in Endpoint}
@@ -56,6 +73,13 @@ class Stream(Protocol):
 
     def write(self, pieces: list[bytes]) -> None: ...
     def abandon(self) -> None: ...
+
+
+class Wanted(Protocol):
+    """An answer that others may wait for, too."""
+
+    def outlive(self, task: asyncio.Task[None]) -> bool:
+        """Its own client has left. Whether `task` makes it to its end all the same."""
 
 
 class _NotTakenError(ValueError):
@@ -73,12 +97,43 @@ def _nothing() -> None:
 class Connection(asyncio.Protocol):
     """Reads requests and has `serve` answer each: by a reply, or by itself through `transport` (None)."""
 
+    __slots__ = (
+        "_asked",
+        "_has_moved",
+        "_head_size",
+        "_header_count",
+        "_headers",
+        "_is_deaf",
+        "_is_last",
+        "_is_leaving",
+        "_is_paused",
+        "_loop",
+        "_next",
+        "_opened",
+        "_parsed",
+        "_parser",
+        "_raw_size",
+        "_serve",
+        "_since_s",
+        "_target",
+        "_task",
+        "_unread_size",
+        "address",
+        "is_full",
+        "is_overdue",
+        "on_drained",
+        "stream",
+        "transport",
+        "until_s",
+        "wanted",
+    )
+
     def __init__(self, serve: Serve, opened: Visitors[Connection]) -> None:
         self._serve, self._opened = serve, opened
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None  # made when bytes come
         self._parsed: Request | None = None  # the request whose bytes come now
-        self._next: list[Request] = []  # a few at most; an empty deque takes ten times the room
+        self._next: tuple[Request, ...] = ()  # a few at most, and none as a rule: that takes no room
         self._task: asyncio.Task[None] | None = None
         self._asked: Request | None = None  # the one that is being answered
         self._target = b""
@@ -98,8 +153,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.is_full = False  # the client reads slower than it is written to
         self.on_drained: Callable[[], None] = _nothing
-        # Asked where the client leaves: whether the answer under way is wanted all the same.
-        self.outlive: Callable[[asyncio.Task[None]], bool] | None = None
+        # Asked where the client leaves.
+        self.wanted: Wanted | None = None
 
     # --- for who answers ----------------------------------------------------------------------------------------------
 
@@ -127,6 +182,15 @@ class Connection(asyncio.Protocol):
     def resume_body(self) -> None:
         if not self._is_paused and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def begin_stream(self, stream: Stream) -> None:
+        """The answer under way goes out piece by piece from now on.
+
+        It may last, and nothing is parsed meanwhile, as a rule: 0.9 KB a stream.
+        """
+        self.stream = stream
+        if self._parsed is None and self._asked is not None and self._asked.keeps_alive:
+            self._parser = None
 
     def end_after(self) -> None:
         """Close the connection behind what has been written."""
@@ -205,7 +269,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not its subclasses
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.address = sys.intern(str(peer[0])) if isinstance(peer, tuple) else ""
         refusal = self._opened.add(self)
         if refusal is not None:
             self._refuse(*refusal)
@@ -216,7 +280,7 @@ class Connection(asyncio.Protocol):
         for request in (self._parsed, *self._next):
             if request is not None and request is not self._asked:
                 request.drop()
-        if self._task is not None and (self.outlive is None or not self.outlive(self._task)):
+        if self._task is not None and (self.wanted is None or not self.wanted.outlive(self._task)):
             self._task.cancel()
             if self._asked is not None:
                 self._asked.drop()  # a task that has not begun comes to no end of its own
@@ -232,6 +296,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -277,17 +343,18 @@ class Connection(asyncio.Protocol):
         self._header_count += 1
         if self._header_count > HEADERS_AT_MOST:
             raise _NotTakenError(431, _TOO_LARGE)
-        headers, name = self._headers, name.lower()
+        headers, name = self._headers, _NAMES.get(name) or name.lower()
         headers[name] = value if name not in headers else headers[name] + b", " + value
 
     def on_headers_complete(self) -> None:
-        request = self._parsed
+        request, parser = self._parsed, self._parser
         assert request is not None
+        assert parser is not None
         self._head_size += len(self._target)
         if self._head_size > HEAD_BYTES_AT_MOST:
             raise _NotTakenError(431, _TOO_LARGE)
         self._headers = {}  # behind the body: who looked at the head has not seen those, so they say nothing here
-        version = self._parser.get_http_version()
+        version = parser.get_http_version()
         request.is_http_11 = version == "1.1"
         if not request.is_http_11 and version != "1.0":
             raise _NotTakenError(505, "HTTP/1.1 is spoken here, and HTTP/1.0")
@@ -297,12 +364,12 @@ class Connection(asyncio.Protocol):
         else:
             request.path, request.query = _path_and_query(self._target, request.headers)
         _check_framing(request)
-        request.keeps_alive = self._parser.should_keep_alive()
-        method = self._parser.get_method()
+        request.keeps_alive = parser.should_keep_alive()
+        method = parser.get_method()
         request.method = _METHODS.get(method) or method.decode("ascii")
         if request.method in _BODILESS:
             request.drop()
-        self._next.append(request)
+        self._next += (request,)
 
     def on_body(self, piece: bytes) -> None:
         assert self._parsed is not None
@@ -322,7 +389,7 @@ class Connection(asyncio.Protocol):
         That is not taken: Java's client makes one with its first request. The parser took what is behind such a head
         for that protocol's.
         """
-        request = self._next.pop()
+        request, self._next = self._next[-1], self._next[:-1]
         self._parser = httptools.HttpRequestParser(self)
         version = b"1.1" if request.is_http_11 else b"1.0"
         fields = b"".join(b"%b: %b\r\n" % each for each in request.headers.items())
@@ -331,7 +398,8 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Answer the next request, if one has come."""
         if self._next:
-            request = self._asked = self._next.pop(0)
+            request = self._asked = self._next[0]
+            self._next = self._next[1:]
             if self._is_leaving and not self._next:
                 request.keeps_alive = False
             self._task = self._loop.create_task(self._answer(request))

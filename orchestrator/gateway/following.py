@@ -130,7 +130,7 @@ class Following:
             self._stream = open_stream(head_of(call, call.model, _now()))
         if not client.is_started:
             self._note()
-            client.resume = self._catch_up
+            client.source = self
             client.start(stream_type(call.endpoint))
         return self._stream
 
@@ -142,7 +142,10 @@ class Following:
         trace.cache, trace.cache_why, trace.cache_more = "joined", "", ""
         trace.waited_s = time.perf_counter() - self.began_s
 
-    def _catch_up(self) -> None:
+    def pause(self) -> None:
+        """What its client is not told now is told when it reads again: whom it follows is held up by nobody."""
+
+    def resume(self) -> None:
         """The client reads again."""
         unsaid, self._unsaid = self._unsaid, []
         self._tell("".join(thinking for thinking, _ in unsaid), "".join(text for _, text in unsaid))
@@ -161,7 +164,7 @@ class Following:
             self._note()
             content_type, body = render_body(call, call.model, answer, _now(), stats)
             return whole(content_type, body, trace.fields())
-        self._catch_up()
+        self.resume()
         stream, now = self._opened(), _now()
         called = stream.content(now, tool_calls=answer.tool_calls) if answer.tool_calls else []
         client.write([*called, *stream.end(now, answer.finish, stats)])
@@ -191,7 +194,7 @@ class Following:
     def remember(self) -> None:
         """The present making has failed: the next one has to say again what this one said."""
         if self._making is not None and self.has_told:
-            self._catch_up()
+            self.resume()
             said = self._making.so_far
             self._told = max(said[0], self._told[0], key=len), max(said[1], self._told[1], key=len)
 

@@ -18,32 +18,37 @@ _OWN_PATHS: Final = "/api/"
 _FORMS: Final[dict[str, Forms]] = {}
 
 
+def _nobody(_: list[bytes]) -> None:
+    """Nobody takes it yet."""
+
+
 class Framed:
     """One stream of `instance`, which was asked for `path`. `is_outside`: it is a provider, and all of it goes on."""
 
-    __slots__ = ("_frames", "_instance")
+    __slots__ = ("_frames", "_instance", "_sink")
 
     def __init__(self, instance: str, path: str, *, is_outside: bool = False) -> None:
         self._instance = instance
+        self._sink: Sink = _nobody
         self._frames = None
         if not is_outside:
             self._frames = Frames(_FORMS.setdefault(path, Forms()), is_events=not path.startswith(_OWN_PATHS))
 
     def before(self, sink: Sink) -> Sink:
-        """Takes what comes, and hands on to `sink` what may be. Raises InstanceError where a frame is none."""
-        frames = self._frames
-        if frames is None:
+        """Takes what comes, and hands on to `sink` alone what may be. Raises InstanceError where a frame is none."""
+        if self._frames is None:
             return sink
-        feed = frames.feed
+        self._sink = sink
+        return self._hand_on
 
-        def hand_on(pieces: list[bytes]) -> None:
-            whole = feed(pieces)
-            if whole:
-                sink(whole)
-            if frames.fault:
-                raise InstanceError(self._instance, frames.fault)
-
-        return hand_on
+    def _hand_on(self, pieces: list[bytes]) -> None:
+        frames = self._frames
+        assert frames is not None, "what goes past whole is not handed on here"
+        whole = frames.feed(pieces)
+        if whole:
+            self._sink(whole)
+        if frames.fault:
+            raise InstanceError(self._instance, frames.fault)
 
     def finish(self, sink: Sink) -> None:
         """The stream has ended. Raises InstanceError where it did so within a frame."""

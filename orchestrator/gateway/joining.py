@@ -121,7 +121,7 @@ class Joining:
         why: BaseException | None = None
         connection = asked.connection
         if not is_unheard:
-            connection.outlive = making.outlive
+            connection.wanted = making
         try:
             return await self._make(asked.leading(making))
         except MadeElsewhere as found:
@@ -133,7 +133,7 @@ class Joining:
             raise
         finally:
             if not is_unheard:
-                connection.outlive = None
+                connection.wanted = None
             if not making.void or why is not None:
                 making.fail(why, asked.trace.failures)
 

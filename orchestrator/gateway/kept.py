@@ -38,7 +38,7 @@ class Kept:
 
     def __init__(self, limit: int, *, packs: bool = False) -> None:
         self._limit = limit
-        self._packed: list[bytes] | None = [] if packs else None
+        self._packed: tuple[bytes, ...] | None = () if packs else None
         self._packed_of = self._plain = 0
         self._drop_at = limit or DROP_AT_BYTES
         self._pieces: list[bytes] = []
@@ -90,7 +90,7 @@ class Kept:
         if self._packed_of > PACKED_AT_MOST:
             self._packed = None
         else:
-            self._packed.append(zlib.compress(told, 1))
+            self._packed += (zlib.compress(told, 1),)
 
     def told(self) -> bytes | None:
         """All that went by; None where that was too much."""

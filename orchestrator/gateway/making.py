@@ -74,9 +74,8 @@ class Making:
         "_endpoint",
         "_listener",
         "_owner",
+        "_said",
         "_source",
-        "_text",
-        "_thinking",
         "answer",
         "failures",
         "followers",
@@ -96,7 +95,7 @@ class Making:
 
     def __init__(self, key: str, endpoint: Endpoint, leader: Trace, priority: int, owner: Owner) -> None:
         self.key, self._endpoint, self.leader, self.priority, self._owner = key, endpoint, leader, priority, owner
-        self.followers: list[Follower] = []
+        self.followers: tuple[Follower, ...] = ()  # few have any: an empty list each would take room
         self.is_begun = self.is_over = False  # begun: it waits in no queue any more
         self.is_heard = False  # somebody wants to hear what is said, or has wanted to: from then on all has to be told
         self.answer: Answer | None = None  # once it has ended well
@@ -107,8 +106,7 @@ class Making:
         self.told_origin: Origin | None = None  # by that worker
         self.on_forsaken: Callable[[], object] | None = None  # nobody wants it any more
         self.letters = (0, 0)  # of thinking and text, said so far
-        self._thinking: list[str] = []
-        self._text: list[str] = []
+        self._said: list[tuple[str, str]] | None = None  # thinking and text, once somebody listens
         self._listener: Listener | None = None
         self._source: Source | None = None
 
@@ -117,7 +115,7 @@ class Making:
     def begin(self) -> None:
         """A slot was found."""
         self.is_begun = True
-        for each in tuple(self.followers):
+        for each in self.followers:
             each.began()
 
     def stream(self, source: Source) -> None:
@@ -134,10 +132,11 @@ class Making:
     def say(self, thinking: str, text: str) -> None:
         """The next words."""
         if thinking or text:
-            self._thinking.append(thinking)
-            self._text.append(text)
+            if self._said is None:
+                self._said = []
+            self._said.append((thinking, text))
             self.letters = self.letters[0] + len(thinking), self.letters[1] + len(text)
-            for each in tuple(self.followers):
+            for each in self.followers:
                 each.said(thinking, text)
 
     def end(self, answer: Answer) -> None:
@@ -183,7 +182,7 @@ class Making:
         if not self.is_over:
             self.is_over, self._source = True, None
             self._owner.forget(self)
-            for each in tuple(self.followers):
+            for each in self.followers:
                 each.ended()
 
     # --- for who follows it -------------------------------------------------------------------------------------------
@@ -195,7 +194,8 @@ class Making:
     @property
     def so_far(self) -> tuple[str, str]:
         """Thinking and text of what was said, as far as somebody listened."""
-        return "".join(self._thinking), "".join(self._text)
+        said = self._said or ()
+        return "".join(each for each, _ in said), "".join(each for _, each in said)
 
     def takes(self, priority: int) -> bool:
         """Whether a call may follow: all of it can be told, and it waits in no class behind the call's own."""
@@ -208,7 +208,7 @@ class Making:
         if self._source is not None and not self.is_heard:
             self._listen()
         self.hurry()
-        self.followers.append(follower)
+        self.followers += (follower,)
         if self.is_begun:
             follower.began()
         if any(told := self.so_far):
@@ -216,8 +216,7 @@ class Making:
 
     def leave(self, follower: Follower) -> None:
         """Follow it no more. An answer that nobody wants any longer is not made to its end."""
-        if follower in self.followers:
-            self.followers.remove(follower)
+        self.followers = tuple(each for each in self.followers if each is not follower)
         if not self.followers and not self.is_over and self.on_forsaken is not None:
             self.on_forsaken()
 

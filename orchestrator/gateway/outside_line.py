@@ -13,7 +13,7 @@ from orchestrator import __version__
 from orchestrator.core.address import address_text, bracketed
 from orchestrator.core.errors import InstanceError
 from orchestrator.core.target import Provider
-from orchestrator.gateway.upstream import Connections, Exchange
+from orchestrator.gateway.upstream import Connections, Exchange, Silences
 
 # Another continent and a TLS handshake; a rack's network takes a thousandth of it.
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -27,8 +27,10 @@ _HEADERS: Final = 64
 class OutsideExchange(Exchange):
     """One connection to a provider; remembers the last answer's headers."""
 
-    def __init__(self, provider: str) -> None:
-        super().__init__(provider)
+    __slots__ = ("headers",)
+
+    def __init__(self, provider: str, silences: Silences) -> None:
+        super().__init__(provider, silences)
         self.headers: dict[str, str] = {}
 
     def send(self, head: bytes, body: bytes, silence_s: float) -> None:
@@ -66,7 +68,7 @@ class OutsideConnections(Connections):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, exchange = await loop.create_connection(
-                    lambda: OutsideExchange(instance), host, port, ssl=self._tls, server_hostname=name
+                    lambda: OutsideExchange(instance, self._silences), host, port, ssl=self._tls, server_hostname=name
                 )
         except TimeoutError as why:
             text = f"no connection to {where} within {CONNECT_TIMEOUT_S:g} s"

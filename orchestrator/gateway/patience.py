@@ -37,12 +37,24 @@ Suspect = Callable[[PoolName, InstanceId, Suspicion], None]
 class Attempt:
     """One call at one instance. `exchange` is there once its request has gone out."""
 
-    __slots__ = ("_at", "_body_bytes", "_call", "_failures", "_sent_s", "clock_s", "exchange", "is_answered", "is_last")
+    __slots__ = (
+        "_at",
+        "_body_bytes",
+        "_call",
+        "_failures",
+        "_sent_s",
+        "clock_s",
+        "exchange",
+        "is_answered",
+        "is_last",
+        "left",
+    )
 
     def __init__(self, at: _Instance, call: Call, body_bytes: int, failures: int, is_last: bool) -> None:
         self._at, self._call, self._body_bytes, self._failures = at, call, body_bytes, failures
         self.clock_s = at.clock_s
         self.exchange: Exchange | None = None
+        self.left: Exchange | None = None  # within a stream, by a client that went away
         self.is_answered = False
         self.is_last = is_last
         at.attempts.add(self)
@@ -60,6 +72,10 @@ class Attempt:
         if exchange.head.status == 200:  # a refusal takes no time, and says nothing of answers
             kind, size = measure_of(self._call, self._body_bytes)
             at.history.add(kind, size, now_s - self._sent_s)
+
+    def leave(self, exchange: Exchange) -> None:
+        """Nobody wants the rest of its stream."""
+        self.left = exchange
 
     def ended(self) -> None:
         """Whatever became of it."""

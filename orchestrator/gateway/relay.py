@@ -301,10 +301,11 @@ async def _stream(
     shown = order.behind or _shown_of(order, client, making)
     shown.hear(exchange)
     shown.show(first)
+    del first  # a stream may last, and it is kept elsewhere where it is kept
     show = shown.show if watching is None else _judged(watching, shown.show)
     sink = show if order.translation is None else _translated(order.translation, show)
     exchange.attach(framed.before(sink))
-    exchange.allow_silence(order.between_bytes_s, lambda: shown.is_held_up)
+    exchange.allow_silence(order.between_bytes_s, shown)
     try:
         await exchange.until(_DONE)
         framed.finish(sink)

@@ -134,9 +134,8 @@ class Server:
         shared = handed or _listener(host, port)
         loop = asyncio.get_running_loop()
         self._ticking = loop.create_task(self._tick())
-        self._listening = await loop.create_server(
-            lambda: Connection(self._serve, self._opened), sock=shared, backlog=BACKLOG
-        )
+        serve, opened = self._serve, self._opened
+        self._listening = await loop.create_server(lambda: Connection(serve, opened), sock=shared, backlog=BACKLOG)
 
     async def leave(self) -> None:
         """Another worker takes the new connections; answer those that are here, until each has ended by itself.

@@ -26,10 +26,6 @@ _ERRORS: Final = {
 }
 
 
-def _nothing() -> None:
-    """There is nothing to pause: nothing is read from now."""
-
-
 class Shown:
     """The pieces of a stream on their way to the client, and what is kept of them.
 
@@ -56,14 +52,14 @@ class Shown:
         self._hider = UsageHider() if hides_usage else None
         self.kept = kept
         self.held = b""  # the engine's own word of why it broke off, which the client has not seen
-        client.heard_tokens = kept.frames  # engines tell one token or a few with each
+        client.told = kept
 
     def hear(self, exchange: Exchange) -> None:
         """It comes from here from now on."""
         self._exchange, self.held = exchange, b""
-        self._client.pause, self._client.resume = self._pause, self._resume
+        self._client.source = self
         if self._client.is_stalled:
-            self._pause()
+            self.pause()
 
     def show(self, pieces: list[bytes]) -> None:
         if self._error and (self.held or pieces[-1].startswith(self._error)):
@@ -93,7 +89,7 @@ class Shown:
     def leave(self) -> None:
         """The connection to the instance may serve another client from now on."""
         self._exchange = None
-        self._client.pause = self._client.resume = _nothing  # a cycle would keep all that was told for a while
+        self._client.source = None  # a cycle would keep all that was told for a while
 
     def end(self) -> None:
         """All of it has come."""
@@ -105,19 +101,21 @@ class Shown:
         return self.kept.body()
 
     def hurry(self) -> None:
-        self._resume()
+        self.resume()
 
     @property
     def is_held_up(self) -> bool:
         """The client reads nothing, and nobody else does: the instance is not read from."""
         return self._client.is_stalled and not (self._making is not None and self._making.followers)
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
+        """Its client reads nothing."""
         # While others wait for it, too, what a slow client has not read yet is held for it.
         if self._exchange is not None and not (self._making is not None and self._making.followers):
             self._exchange.pause()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Its client reads on."""
         if self._exchange is not None:
             self._exchange.resume()
 

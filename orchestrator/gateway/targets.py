@@ -354,7 +354,7 @@ class Targets:
         if tokens is None:
             if trace.outcome == "gone" and not any(trace.tokens):
                 # Read at least, and heard as far as they stayed: to leave before the end does not make it free.
-                tokens = (limits.prompt_tokens(asked.size), asked.client.heard_tokens() if asked.client else 0)
+                tokens = (limits.prompt_tokens(asked.size), asked.client.heard_tokens if asked.client else 0)
             elif trace.outcome in _ANSWERED or any(trace.tokens):
                 tokens = trace.tokens
             else:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, cast
 
@@ -42,6 +44,15 @@ class Head(NamedTuple):
     retry_after: bytes = b""
 
 
+_NO_HEAD: Final = Head(0, "")
+
+
+@lru_cache(maxsize=64)
+def _head_of(status: int, content_type: bytes, retry_after: bytes) -> Head:
+    """Nearly all answers have one of a few."""
+    return Head(status, content_type.decode("latin-1"), retry_after)
+
+
 class Stage(IntEnum):
     """How far an answer has come."""
 
@@ -55,19 +66,98 @@ class Stage(IntEnum):
 _SENT, _HEAD, _BODY, _DONE = Stage
 
 
-def _not_stalled() -> bool:
-    return False
+class _Come:
+    """What has come already: nobody waits for it. A coroutine would be held as long as the answer lasts."""
+
+    def __await__(self) -> Generator[None]:
+        yield from ()
+
+
+_COME: Final = _Come()
+
+
+class Reader(Protocol):
+    """Who is shown an answer."""
+
+    @property
+    def is_held_up(self) -> bool:
+        """It reads nothing, so the instance is not read from."""
+        ...
 
 
 # The body's pieces that one read brought, as the instance's chunks cut them.
 Sink = Callable[[list[bytes]], None]
 
 
+class Silences:
+    """Ends exchanges in which nothing comes for too long: one timer for all of them, where each had its own."""
+
+    def __init__(self) -> None:
+        self._watched: set[Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._at_s = math.inf  # loop time at which it runs out: none is over before
+
+    def watch(self, exchange: Exchange, until_s: float) -> None:
+        """From now on, until `leave`. `until_s`: when it has been silent for too long, unless something comes."""
+        self._watched.add(exchange)
+        if until_s < self._at_s:
+            self._look_at(until_s)
+
+    def leave(self, exchange: Exchange) -> None:
+        self._watched.discard(exchange)
+
+    def _look_at(self, at_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._at_s, self._timer = at_s, asyncio.get_running_loop().call_at(at_s, self._look)
+
+    def _look(self) -> None:
+        """Set anew when it has run out, and not with each read."""
+        self._at_s, self._timer = math.inf, None
+        now_s, next_s = asyncio.get_running_loop().time(), math.inf
+        for each in tuple(self._watched):
+            if each.silent_until_s <= now_s:
+                self._watched.discard(each)
+                each.end_silence()
+            else:
+                next_s = min(next_s, each.silent_until_s)
+        if next_s < self._at_s:
+            self._look_at(next_s)
+
+
 class Exchange(asyncio.Protocol):
     """One connection; serves one request at a time. A sink gets the body as it comes, in the read callback."""
 
-    def __init__(self, instance: str) -> None:
-        self._instance = instance
+    __slots__ = (
+        "_awaited",
+        "_came",
+        "_content_type",
+        "_error",
+        "_instance",
+        "_is_complete",
+        "_is_idle",
+        "_is_paused",
+        "_loop",
+        "_parser",
+        "_reader",
+        "_retry_after",
+        "_silence_s",
+        "_silences",
+        "_sink",
+        "_waiter",
+        "head",
+        "is_client_stalled",
+        "is_reusable",
+        "last_read_s",
+        "on_body",
+        "stage",
+        "transport",
+        "was_answered",
+        "was_closed",
+    )
+
+    def __init__(self, instance: str, silences: Silences) -> None:
+        self._instance, self._silences = instance, silences
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.is_reusable = False
@@ -78,7 +168,7 @@ class Exchange(asyncio.Protocol):
         self._is_paused = False
         self._is_complete = False  # its last byte was read, in this very turn
         self.stage = Stage.SENT
-        self.head = Head(0, "")  # once it has come
+        self.head = _NO_HEAD  # until it has come
         self.last_read_s = 0.0  # loop time of its last bytes; before the first, of `send`
         self._awaited = _DONE
         self._waiter: asyncio.Future[None] | None = None
@@ -86,11 +176,10 @@ class Exchange(asyncio.Protocol):
         self._came: list[bytes] = []  # pieces that no sink has had
         self._sink: Sink | None = None
         self.on_body = self._came.append  # the parser calls it for each piece: a method of ours would cost as much more
-        self._content_type = ""
+        self._content_type = b""
         self._retry_after = b""
         self._silence_s = 0.0
-        self._is_stalled = _not_stalled
-        self._timer: asyncio.TimerHandle | None = None
+        self._reader: Reader | None = None
         self._parser = httptools.HttpResponseParser(self)
 
     # --- for relay -----------------------------------------------------------------------------------------------
@@ -99,7 +188,7 @@ class Exchange(asyncio.Protocol):
         """Write one request; its answer may be silent for so long (`allow_silence`)."""
         self.stage, self._awaited, self._waiter, self._error = _SENT, _DONE, None, None
         self._came.clear()
-        self._sink, self._content_type, self._retry_after = None, "", b""
+        self._sink, self._content_type, self._retry_after = None, b"", b""
         self._is_idle = self._is_complete = self.is_reusable = False
         self.was_answered = self.was_closed = self.is_client_stalled = False
         self.last_read_s = self._loop.time()
@@ -110,25 +199,18 @@ class Exchange(asyncio.Protocol):
             return
         self.transport.write(head + body)
 
-    def allow_silence(self, seconds: float, is_stalled: Callable[[], bool] = _not_stalled) -> None:
-        """Cut the answer where nothing comes for so long. `is_stalled` says whether it is the client that does not
-        read, and so the instance that is not read from."""
-        self._silence_s, self._is_stalled = seconds, is_stalled
-        if self._timer is None:
-            self._timer = self._loop.call_later(seconds, self._look_at_time)
-        elif self._timer.when() > self.last_read_s + seconds:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self.last_read_s + seconds, self._look_at_time)
+    def allow_silence(self, seconds: float, reader: Reader | None = None) -> None:
+        """Cut the answer where nothing comes for so long: by the instance, or because of `reader`."""
+        self._silence_s, self._reader = seconds, reader
+        self._silences.watch(self, self.last_read_s + seconds)
 
-    async def until(self, stage: Stage) -> None:
+    def until(self, stage: Stage) -> Awaitable[None]:
         """Wait until the answer has come so far, or is whole. Raises InstanceError where it was cut before that."""
-        if self.stage < stage:
-            await self._coming_to(stage)
+        return _COME if self.stage >= stage else self._coming_to(stage)
 
-    async def more(self) -> None:
+    def more(self) -> Awaitable[None]:
         """Wait for the next piece of the body, or its end. Raises InstanceError where it was cut."""
-        if self.stage < _DONE:
-            await self._coming_to(_BODY)
+        return _COME if self.stage is _DONE else self._coming_to(_BODY)
 
     def _coming_to(self, stage: Stage) -> asyncio.Future[None]:
         if self._error is not None:
@@ -143,6 +225,12 @@ class Exchange(asyncio.Protocol):
             came = self._came[:]
             self._came.clear()
             sink(came)
+
+    def detach(self) -> None:
+        """Nobody waits for anything of it, nor is anything of it held."""
+        self._silences.leave(self)
+        self._sink = self._reader = None
+        self._came.clear()
 
     def body(self) -> bytes:
         """What has come of a body that no sink was attached to."""
@@ -163,11 +251,24 @@ class Exchange(asyncio.Protocol):
         self._is_paused = False
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._silences.leave(self)
         if self.transport is not None:
             self.transport.abort()
+
+    # --- for who watches silences ------------------------------------------------------------------------------------
+
+    @property
+    def silent_until_s(self) -> float:
+        """Loop time at which it has been silent for too long."""
+        return self.last_read_s + self._silence_s
+
+    def end_silence(self) -> None:
+        """It has been."""
+        if self._is_idle:
+            return
+        self.is_client_stalled = self._reader is not None and self._reader.is_held_up
+        self.fail("the client does not read" if self.is_client_stalled else f"silent for {self._silence_s:g} s")
+        self.close()
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -215,9 +316,7 @@ class Exchange(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.is_reusable = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._silences.leave(self)
         if not self._is_idle:
             self.was_closed = True
             lost = tls_trouble(exc) or f"connection lost: {exc}"
@@ -227,14 +326,14 @@ class Exchange(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 12 and name.lower() == b"content-type":
-            self._content_type = value.decode("latin-1")
+            self._content_type = value
         elif len(name) == 11 and name.lower() == b"retry-after":
             self._retry_after = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:
-            self.head = Head(status, self._content_type, self._retry_after)
+            self.head = _head_of(status, self._content_type, self._retry_after)
             self._come_to(_HEAD)
 
     def on_message_complete(self) -> None:
@@ -259,23 +358,11 @@ class Exchange(asyncio.Protocol):
         if self.stage is _DONE or self._error is not None:
             return
         self._is_idle, self.is_reusable = True, False
+        self._silences.leave(self)
         self._error = InstanceError(self._instance, why, is_hung=is_hung, quoted=quoted)
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self._error)
-
-    def _look_at_time(self) -> None:
-        """One timer a connection, set anew when it has run out and not with each read or call."""
-        self._timer = None
-        if self._is_idle:
-            return
-        silent_s = self._loop.time() - self.last_read_s
-        if silent_s < self._silence_s:
-            self._timer = self._loop.call_later(self._silence_s - silent_s, self._look_at_time)
-            return
-        self.is_client_stalled = self._is_stalled()
-        self.fail("the client does not read" if self.is_client_stalled else f"silent for {self._silence_s:g} s")
-        self.close()
 
 
 class Contexts(Protocol):
@@ -292,6 +379,7 @@ class Connections:
         self._idle: dict[tuple[str, int], deque[Exchange]] = {}
         self._addresses = addresses or Addresses()
         self._contexts = contexts
+        self._silences = Silences()
         self._tls_names: Mapping[tuple[str, int], str] = {}
 
     def learn(self, hosts: Iterable[str], tls_names: Mapping[tuple[str, int], str] = MappingProxyType({})) -> None:
@@ -334,7 +422,9 @@ class Connections:
         tls = None if name is None or self._contexts is None else self._contexts.of(host, port)
 
         async def open_to(address: str) -> Exchange:
-            made = loop.create_connection(lambda: Exchange(instance), address, port, ssl=tls, server_hostname=name)
+            made = loop.create_connection(
+                lambda: Exchange(instance, self._silences), address, port, ssl=tls, server_hostname=name
+            )
             return (await made)[1]
 
         for each in others:
@@ -356,6 +446,7 @@ class Connections:
         if idle is None:
             idle = self._idle[host, port] = deque()
         if exchange.is_reusable and len(idle) < IDLE_CONNECTIONS_PER_INSTANCE:
+            exchange.detach()
             idle.append(exchange)
         else:
             exchange.close()

@@ -12,7 +12,7 @@ from orchestrator.gateway.shown import Shown
 
 
 def test_once_an_instance_is_left_nothing_holds_what_was_shown() -> None:
-    client: Any = SimpleNamespace(is_stalled=False, pause=None, resume=None, heard_tokens=None)
+    client: Any = SimpleNamespace(is_stalled=False, source=None, told=None)
     shown = Shown(client, Endpoint.OLLAMA_CHAT, "application/x-ndjson", Kept(1000), None, hides_usage=False, packs=True)
     before = sys.getrefcount(shown)
     exchange: Any = SimpleNamespace()
@@ -20,5 +20,4 @@ def test_once_an_instance_is_left_nothing_holds_what_was_shown() -> None:
     assert sys.getrefcount(shown) > before
     shown.leave()
     assert sys.getrefcount(shown) == before
-    client.pause()
-    client.resume()
+    assert client.source is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -94,3 +95,39 @@ async def test_frames_before_what_is_not_http_are_handed_on(ask: Ask) -> None:
     with pytest.raises(InstanceError, match="not HTTP"):
         await exchange.until(Stage.DONE)
     assert got == FRAMES[:1]
+
+
+async def test_each_answer_is_given_its_own_time_to_be_silent(ask: Ask) -> None:
+    patient, second, first = [await ask(HEAD) for _ in range(3)]
+    for exchange, seconds in ((patient, 30), (second, 0.3), (first, 0.05)):
+        exchange.allow_silence(seconds)
+    with pytest.raises(InstanceError, match=r"silent for 0\.05 s"):
+        await first.until(Stage.DONE)
+    with pytest.raises(InstanceError, match=r"silent for 0\.3 s"):
+        await second.until(Stage.DONE)
+    assert asyncio.get_running_loop().time() - second.last_read_s >= 0.299
+    patient.data_received(chunk(FRAMES[0]) + END)
+    await patient.until(Stage.DONE)
+    patient.close()
+
+
+async def test_a_kept_connection_holds_nothing_of_its_last_answer(ask: Ask) -> None:
+    class Shown:
+        is_held_up = False
+
+        def show(self, pieces: list[bytes]) -> None:
+            """Nobody looks."""
+
+    shown = Shown()
+    held = weakref.ref(shown)
+    exchange = await ask(HEAD + chunk(FRAMES[0]) + END)
+    exchange.attach(shown.show)
+    exchange.allow_silence(5, shown)
+    await exchange.until(Stage.DONE)
+    del shown
+    assert held() is not None
+    connections = Connections()
+    connections.give_back("there", 1, exchange)
+    assert connections.idle("there", 1) is exchange
+    assert held() is None
+    exchange.close()
