@@ -23,7 +23,7 @@ from orchestrator.gateway.identity import SOON_S
 from orchestrator.nodes.state_lock import read_holder
 from orchestrator.settings import ClusterSettings
 from orchestrator.settings.access import OWN_NAME, KeptKey, KeySettings, OldSecretSettings, digest_text
-from orchestrator.settings.file import load
+from orchestrator.settings.looking import look
 from orchestrator.settings.moments import unix_of, written
 from orchestrator.settings.watch import FileWatch
 
@@ -67,7 +67,7 @@ def find_place(paths: StatePaths, config: Path | None, file: Path | None) -> Pla
         return Place(file or place, settings, file is None or file.resolve() == place.resolve())
     if file is not None:
         return Place(file, None, is_in_use=False)
-    found = load(config) if config is not None else None
+    found = look(config).settings if config is not None else None  # its secrets are of no use here
     return Place(paths.keys if found is None else place_of(found, paths), found, is_in_use=False)
 
 

@@ -302,6 +302,15 @@ def test_a_first_key_beside_settings_that_ask_already_closes_nothing(tmp_path, m
     assert ("`open: true` holds no more" in notes) is (settings == "open: true")
 
 
+def test_keys_are_made_and_listed_without_the_secrets_of_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("W_KEY", raising=False)
+    Path("cluster.yaml").write_text("models: {llama3.2:3b: }\nkeys: [{name: w, secret: 'env:W_KEY'}]\n")
+    told, notes = made_by_command(tmp_path, "kept", "--json")
+    assert (json.loads(told)["name"], notes) == ("kept", "")
+    assert {"w", "kept"} <= set(listed(tmp_path).split())
+
+
 def test_a_key_after_the_last_one_was_revoked_closes_nothing_that_is_closed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made_by_command(tmp_path, "first")
