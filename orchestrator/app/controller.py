@@ -29,6 +29,7 @@ from orchestrator.app.replaying import Replaying
 from orchestrator.app.speaking_tls import contexts_of, silent_hosts
 from orchestrator.core.chores import Chore, ChoreKind
 from orchestrator.core.errors import HostError, OrchestratorError, StoreError
+from orchestrator.fleet.chronicle import Chronicle
 from orchestrator.fleet.given import GivenFleet
 from orchestrator.fleet.managing import Managing
 from orchestrator.fleet.tasks import raise_first
@@ -188,7 +189,12 @@ class Controller:
         """Who keeps instances of our own, or who watches those of others."""
         if self._settings.instances:
             contexts = contexts_of(self._paths, lambda: self._settings)
-            return GivenFleet(store=self._store, settings=lambda: self._settings, contexts=contexts)
+            return GivenFleet(
+                store=self._store,
+                settings=lambda: self._settings,
+                record=Chronicle(self._paths.events).record,
+                contexts=contexts,
+            )
         return OwnFleet(self._paths, self._store, lambda: self._settings)
 
     def _reload(self) -> None:

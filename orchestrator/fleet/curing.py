@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from orchestrator.core.errors import OrchestratorError, StoreError
-from orchestrator.core.model import InstanceId, PoolName
+from orchestrator.core.model import Event, InstanceId, Moment, PoolName
 from orchestrator.core.patience import CURES_WITHIN_S, Cure, Means, Suspicion, may_be_out, next_cure
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,14 @@ class Suspicions(Protocol):
 class Ward:
     """Those that are seen to now, and what was done of late. `at_most`: cures of one instance within an hour."""
 
-    def __init__(self, store: Suspicions, at_most: Callable[[], int], on_change: Callable[[], None]) -> None:
-        self._store, self._at_most, self._on_change = store, at_most, on_change
+    def __init__(
+        self,
+        store: Suspicions,
+        at_most: Callable[[], int],
+        on_change: Callable[[], None],
+        record: Callable[[Event], None],
+    ) -> None:
+        self._store, self._at_most, self._on_change, self._record = store, at_most, on_change, record
         self._out: dict[InstanceId, PoolName] = {}
         self._cured_at_s: dict[InstanceId, list[float]] = defaultdict(list)
         self._events: deque[tuple[float, str]] = deque(maxlen=EVENTS_KEPT)
@@ -185,5 +191,5 @@ class Ward:
         patient.says(what)
         at_s = time.time()
         self._events.append((at_s, f"{datetime.fromtimestamp(at_s, UTC):%H:%M:%S} UTC {patient.instance}: {what}"))
-        log.warning("%s: %s", patient.instance, what)
+        self._record(Event(int(at_s * 1000), Moment.SEEN_TO, f"{patient.instance}: {what}", instance=patient.instance))
         self._on_change()

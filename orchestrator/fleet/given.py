@@ -15,7 +15,7 @@ from typing import Protocol
 
 from orchestrator.core.chores import Chore
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.core.model import Engine, InstanceId, InstanceState, Pool, PoolName, Snapshot
+from orchestrator.core.model import Engine, Event, InstanceId, InstanceState, Pool, PoolName, Snapshot
 from orchestrator.core.patience import Suspicion
 from orchestrator.fleet.curing import Suspicions, Ward
 from orchestrator.fleet.fenced import FencedGivenApi, Leading
@@ -45,17 +45,22 @@ class GivenFleet:
     """One controller of servers that run already. `settings` answers those in force."""
 
     def __init__(
-        self, *, store: GivenStore, settings: Callable[[], ClusterSettings], contexts: Contexts | None = None
+        self,
+        *,
+        store: GivenStore,
+        settings: Callable[[], ClusterSettings],
+        record: Callable[[Event], None],
+        contexts: Contexts | None = None,
     ) -> None:
-        """`contexts`: what servers behind https are asked with."""
-        self._settings, self._store = settings, store
+        """`record` keeps what happened to servers; `contexts`: what those behind https are asked with."""
+        self._settings, self._store, self._record = settings, store, record
         self._api = FencedGivenApi(store.check, contexts)
         self._places: dict[str, Place] = {}  # by URL
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._changed, self._replan, self._were_seen = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._publisher = Publisher(store, self._snapshot)
-        self._ward = Ward(store, lambda: settings().limits.cures_an_hour, self._on_change)
+        self._ward = Ward(store, lambda: settings().limits.cures_an_hour, self._on_change, record)
         self._loader = Loader(
             self._places,
             api=self._api,
@@ -131,7 +136,7 @@ class GivenFleet:
             if url in self._places:
                 self._places[url].watched.is_now(server)
                 continue
-            watched = Watched(server, self._api, self._on_change)
+            watched = Watched(server, self._api, self._on_change, self._record)
             self._places[url] = Place(watched)
             self._watches[url] = self._group.create_task(watched.run(), name=f"watch {server.name}")
 

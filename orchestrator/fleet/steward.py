@@ -67,7 +67,7 @@ class Steward:
     def __init__(self, keepers: Keepers, store: StewardStore, world: World) -> None:
         self._keepers, self._world = keepers, world
         self._api = FencedApi(store.check, world.contexts)
-        self._ward = Ward(store, lambda: world.care().cures_an_hour, self._on_change)
+        self._ward = Ward(store, lambda: world.care().cures_an_hour, self._on_change, world.record)
         self._order = Order(None)
         self._instances = Instances(keepers, world.record, self._on_change, lambda: self._order.deployment)
         self._change: Change | None = None  # the way to what was ordered

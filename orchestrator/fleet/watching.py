@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.core.dialects.parse import canonical_model_name
 from orchestrator.core.errors import InstanceError
 from orchestrator.core.health import Health, after_probe
-from orchestrator.core.model import Engine, InstanceState
+from orchestrator.core.model import Engine, Event, InstanceState, Moment
 from orchestrator.fleet.describe import details_of
 from orchestrator.fleet.servers import Server
 from orchestrator.fleet.tasks import within
@@ -80,10 +80,12 @@ class Sight:
 class Watched:
     """Keeps `sight` true. `run` is its life, to be cancelled."""
 
-    def __init__(self, server: Server, api: GivenApi, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, server: Server, api: GivenApi, on_change: Callable[[], None], record: Callable[[Event], None]
+    ) -> None:
         self.server = server
         self.sight = Sight(engine=server.engine)
-        self._api, self._on_change = api, on_change
+        self._api, self._on_change, self._record = api, on_change, record
         self._one_look, self._poked = asyncio.Lock(), asyncio.Event()
         self._health = Health()
         self._listed_s = float("-inf")
@@ -224,7 +226,7 @@ class Watched:
         if self.sight.is_up and not (self._health.is_down or why.is_unreachable):
             return
         if self.sight.reason != why.message:
-            log.warning("%s is down: %s", self.name, why.message)
+            self._tell(Moment.DOWN, f"{self.name} is down: {why.message}")
         self._tells_memory = True
         self._become(replace(self.sight, state=InstanceState.DOWN, reason=why.message, running=None))
 
@@ -232,9 +234,12 @@ class Watched:
         if seen == self.sight:
             return
         if seen.is_up and not self.sight.is_up:
-            log.info("%s answers: %s %s", self.name, seen.engine, seen.version)
+            self._tell(Moment.SERVING, f"{self.name} answers: {seen.engine} {seen.version}".rstrip())
         self.sight = seen
         self._on_change()
+
+    def _tell(self, kind: Moment, text: str) -> None:
+        self._record(Event(time.time_ns() // 1_000_000, kind, text, self.name))
 
 
 def _pool_of(name: str, engine: Engine) -> str:

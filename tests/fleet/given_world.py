@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from orchestrator.core.model import (
+    Event,
     Footprint,
     Given,
     Instance,
@@ -98,6 +99,7 @@ class GivenWorld:
         self.folder, self.connection, self.leases, self._stack = folder, connection, leases, stack
         self.settings = ClusterSettings()
         self.store = Recorded(connection, "here")
+        self.events: list[Event] = []
         self.fleet: GivenFleet | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -117,7 +119,7 @@ class GivenWorld:
 
     async def begin(self) -> None:
         """A controller, and when it returns the servers were looked at."""
-        self.fleet = GivenFleet(store=self.store, settings=lambda: self.settings)
+        self.fleet = GivenFleet(store=self.store, settings=lambda: self.settings, record=self.events.append)
         self._task = asyncio.create_task(self.fleet.run(await cluster.read(self.connection)))
         await self.until(
             lambda: self.last.given and all(each.state is not InstanceState.STARTING for each in self.last.given),

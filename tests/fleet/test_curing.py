@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from orchestrator.core.model import Instance, InstanceState, PoolName
+from orchestrator.core.model import Instance, InstanceState, Moment, PoolName
 from orchestrator.core.patience import Suspicion
 from orchestrator.fleet import curing, publishing, tending
 from orchestrator.nodes.keeper_units import Unit
@@ -213,6 +213,9 @@ async def test_a_jammed_model_on_a_server_that_is_given_is_unloaded_and_loaded(g
     suspect(given.connection, PoolName("a"), given.instance("a", one).id, SEEN)
     await given.until(lambda: any("answers again" in each for each in notes(given, f"{one.label}/a")), "cured")
     await given.until(lambda: given.state("a", one) is SERVING, "serves again")
+    steps = [each.text for each in given.events if each.kind is Moment.SEEN_TO]
+    assert all(each.startswith(f"{one.label}/a: ") for each in steps)
+    assert ["It gets no calls" in steps[0], "unloaded" in steps[1], "answers again" in steps[2]] == [True] * 3
     assert await is_answered(one.url, "a", 10)
     assert given.state("a", other) is SERVING
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from orchestrator.core.loads import first_load_s
-from orchestrator.core.model import Engine, InstanceState
+from orchestrator.core.model import Engine, InstanceState, Moment
 from orchestrator.fleet import loading, watching
 from orchestrator.nodes.llama_cpp import bundled_weights
 from orchestrator.store.admission import Leased, Queued
@@ -122,6 +122,11 @@ async def test_a_server_that_is_down_is_said_to_be_and_serves_as_soon_as_it_answ
     assert (await world.call("a", two_or_one)).instance == f"{two.label}/a"
     one.start()
     await world.until(lambda: world.state("a", one) is COLD, "it is back, with nothing in its memory")
+    version = world.given(one).engine_version
+    told = [each for each in world.events if each.node == one.label]
+    assert [each.kind for each in told] == [Moment.SERVING, Moment.DOWN, Moment.SERVING]
+    assert told[0].text == told[2].text == f"{one.label} answers: ollama {version}"
+    assert told[1].text.startswith(f"{one.label} is down: ")
 
 
 async def test_a_server_that_hangs_is_down_after_three_looks_and_back_when_it_answers(

@@ -13,6 +13,7 @@ class Moment(StrEnum):
     SERVING = "serving"
     RESTARTED = "restarted"  # its process ended, and is begun again
     DOWN = "down"
+    SEEN_TO = "seen-to"  # it answered nobody: it is asked, unloaded, restarted or left alone
     DRAINED = "drained"  # it gets nothing new, and finishes what it has
     STOPPED = "stopped"
     MOVED = "moved"  # another stands in its place, elsewhere
