@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
-from itertools import chain
+from struct import Struct, pack
 from typing import Any, NamedTuple, Protocol, TypeVar
-
-import orjson
 
 from orchestrator.core.errors import StoreError
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
@@ -31,6 +29,10 @@ ANSWER_TOKEN = 2
 LAST_CLASS = 9
 # Lua takes some thousand values at once, and a longer run would hold up everybody's.
 CALLS_AT_MOST = 256
+# The numbers of a call and of the gateway, as the script takes them apart.
+_OF_A_CALL = Struct("<10d")
+_OF_A_GATEWAY = Struct("<8d")
+_BEFORE_ANSWERS = 3  # arguments
 
 
 class Held(NamedTuple):
@@ -54,10 +56,9 @@ class Count(Protocol):
 
 def terms(
     holder: str, ttl_s: float, *, priority_weight_s: float, ejection: Ejection, affinity_ttl_s: float
-) -> list[Any]:
-    """What the script is told of the gateway that asks: `by`, as its head says."""
-    return [
-        holder,
+) -> bytes:
+    """What the script is told of the gateway that asks, as its head says."""
+    numbers = _OF_A_GATEWAY.pack(
         ms(ttl_s),
         round(priority_weight_s * 1_000_000),
         ejection.after_failures,
@@ -66,7 +67,8 @@ def terms(
         ms(ejection.dead_for_s),
         ms(affinity_ttl_s),
         USAGE_KEPT_S,
-    ]
+    )
+    return numbers + _texts([holder])
 
 
 class Batch:
@@ -74,11 +76,11 @@ class Batch:
 
     __slots__ = ("_answers", "_by", "_came", "_ended", "_keys", "_pool", "_replies", "_settled")
 
-    def __init__(self, pool: PoolName, by: list[Any]) -> None:
+    def __init__(self, pool: PoolName, by: bytes) -> None:
         self._pool, self._by = pool, by
         self._keys = _places(pool).copy()
-        self._ended: list[list[Any]] = []
-        self._came: list[list[Any]] = []
+        self._ended: list[bytes] = []
+        self._came: list[bytes] = []
         self._answers: list[bytes] = []
         self._replies: list[asyncio.Future[Any]] = []  # for each that came
         self._settled: list[asyncio.Future[None]] = []  # for each that ended and is waited for
@@ -89,24 +91,20 @@ class Batch:
 
     def admit(self, request: AdmitRequest, waited_s: float, reply: asyncio.Future[Any]) -> None:
         key, pool = self._key, request.pool
-        self._came.append(
-            [
-                request.lease,
-                request.queue_limit,
-                ms(request.wait_s),
-                ms(waited_s),
-                min(max(request.priority, 0), LAST_CLASS),
-                on_one_line(request.caller),
-                request.prompt_tokens,
-                "\t".join(("", *request.excluded, "")) if request.excluded else "",
-                1 if request.may_queue else 0,
-                key(pool_affinity(pool, request.affinity)) if request.affinity else 0,
-                key(pool_answer(pool, request.answer_key)) if request.answer_key else 0,
-                key(pool_usage(pool, request.day)) if request.answer_key else 0,
-                key(pool_making(pool, request.making)) if request.making else 0,
-                request.void,
-            ]
+        numbers = _OF_A_CALL.pack(
+            request.queue_limit,
+            ms(request.wait_s),
+            ms(waited_s),
+            min(max(request.priority, 0), LAST_CLASS),
+            request.prompt_tokens,
+            request.may_queue,
+            key(pool_affinity(pool, request.affinity)) if request.affinity else 0,
+            key(pool_answer(pool, request.answer_key)) if request.answer_key else 0,
+            key(pool_usage(pool, request.day)) if request.answer_key else 0,
+            key(pool_making(pool, request.making)) if request.making else 0,
         )
+        excluded = "\t".join(("", *request.excluded, "")) if request.excluded else ""
+        self._came.append(numbers + _texts((request.lease, on_one_line(request.caller), excluded, request.void)))
         self._replies.append(reply)
 
     def settle(
@@ -121,34 +119,31 @@ class Batch:
         alone_s: float = 0.0,
     ) -> None:
         key, pool = self._key, held.pool
-        op: list[Any] = [
-            lease,
-            held.instance,
-            outcome,
-            ms(hold_s) if hold_s else 0,
-            held.caller,
+        counts = usage.counts if usage is not None else {}
+        if answer is not None:
+            self._answers.append(answer.answer)
+        numbers = _OF_A_CALL.pack(
+            ms(hold_s),
             -1 if usage is None or usage.tokens is None else usage.tokens[0] + ANSWER_TOKEN * usage.tokens[1],
             key(pool_affinity(pool, held.affinity)) if held.affinity else 0,
-        ]
-        if usage is None:
-            op += (0, ())
-        else:
-            op += (key(pool_usage(pool, usage.day)), list(chain.from_iterable(usage.counts.items())))
-        if answer is None:
-            op += (0, 0, 0)
-        else:
-            self._answers.append(answer.answer)
-            op += (key(pool_answer(pool, answer.key)), len(self._answers) + 1, ms(answer.ttl_s))
-        op.append(key(pool_making(pool, held.making)) if held.making else 0)
-        if alone_s:
-            op.append(ms(alone_s))
+            0 if usage is None else key(pool_usage(pool, usage.day)),
+            0 if answer is None else key(pool_answer(pool, answer.key)),
+            len(self._answers) + _BEFORE_ANSWERS,
+            0 if answer is None else ms(answer.ttl_s),
+            key(pool_making(pool, held.making)) if held.making else 0,
+            ms(alone_s),
+            len(counts),
+        )
+        op = numbers + _texts((lease, held.instance, outcome, held.caller))
+        if counts:
+            op += pack(f"<{len(counts)}d", *counts.values()) + _texts(counts)
         self._ended.append(op)
         if done is not None:
             self._settled.append(done)
 
     def asked(self) -> tuple[list[str | bytes], list[Arg]]:
         """Keys and arguments of the script."""
-        return list(self._keys), [orjson.dumps((self._by, self._ended, self._came)), *self._answers]
+        return list(self._keys), [self._by, b"".join(self._ended), b"".join(self._came), *self._answers]
 
     def told(self, replies: Any, why: StoreError | None) -> None:
         """What the script answered, or why it did not: to all who wait for it and have not left."""
@@ -176,6 +171,14 @@ class Batch:
 def _places(pool: PoolName) -> dict[str | bytes, int]:
     """The places of the keys that every script of the pool takes; to be copied."""
     return {key: place for place, key in enumerate(pool_keys(pool), 1)}
+
+
+def _texts(texts: Collection[str]) -> bytes:
+    """As the script takes them apart: each ends with a zero byte, which is in none."""
+    text = "\0".join(texts)
+    if text.count("\0") >= len(texts):
+        text = "\0".join(each.replace("\0", " ") for each in texts)
+    return text.encode() + b"\0"
 
 
 def on_one_line(caller: str) -> str:

@@ -30,7 +30,7 @@ class Batches:
 
     __slots__ = ("_batches", "_by", "_connection", "_is_soon", "_later", "_under_way")
 
-    def __init__(self, connection: Connection, by: list[Any]) -> None:
+    def __init__(self, connection: Connection, by: bytes) -> None:
         self._connection, self._by = connection, by
         self._batches: dict[PoolName, Batch] = {}
         self._is_soon = False

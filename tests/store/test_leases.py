@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.core.model import InstanceId, LeaseId
 from orchestrator.store import scripts
-from orchestrator.store.admission import Cached, Kept, Leased, Outcome, Queued, Refused, Usage, Why
-from orchestrator.store.batch import Batch, Held
+from orchestrator.store.admission import Cached, Ejection, Kept, Leased, Outcome, Queued, Refused, Usage, Why
+from orchestrator.store.batch import Batch, Held, terms
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool, sweep
@@ -50,7 +50,8 @@ async def test_a_repeated_settle_releases_counts_and_judges_once(store: Connecti
     leases = await gateway()
     await lease(leases, "a")
     await lease(leases, "b")
-    batch = Batch(POOL, ["gw0.x", 30_000, 0, 3, 1000, 1000, 1000, 0, 60])
+    by = terms("gw0.x", 30, priority_weight_s=0, ejection=Ejection(3, 1, 1, 1), affinity_ttl_s=0)
+    batch = Batch(POOL, by)
     usage = Usage("2026-11-21", {"small\t\t\trequests": 1})
     batch.settle(LeaseId("a"), Held(POOL, ONE), Outcome.FAILED, 0, None, usage)
     assert [await store.script(scripts.CALLS, *batch.asked()) for _ in range(3)] == [[], [], []]

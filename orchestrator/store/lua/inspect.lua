@@ -68,7 +68,7 @@ local function describe(id, slots)
     took_us = math.floor(kept / 1024), samples = kept % 1024,
   }
 end
-for at = 1, count do describe(ids[at], caps[at]) end
+for at = 1, count do describe(ids[at], caps[ids[at]]) end
 for id, n in pairs(loads) do
   if n ~= 0 and not instances[id] then describe(id, 0) end
 end

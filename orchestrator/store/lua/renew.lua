@@ -20,7 +20,7 @@ end
 set_load('@', now)
 look()
 local crowded = {}
-for at = 1, count do crowded[ids[at]] = load[ids[at]] > caps[at] end
+for at = 1, count do crowded[ids[at]] = load[ids[at]] > caps[ids[at]] end
 for at = 3, #ARGV, 2 do
   if crowded[ARGV[at + 1]] then over[#over + 1] = ARGV[at] end
 end

@@ -10,7 +10,7 @@ local LONGEST = 15 * 60 * 1000
 local function measure(instance, since, tokens)
   local kept = paces[instance] or 0
   local n = kept % 1024
-  if now - since > LONGEST or not place_of[instance] or (n >= ENOUGH and now_us % 4 ~= 0) then return end
+  if now - since > LONGEST or not caps[instance] or (n >= ENOUGH and now_us % 4 ~= 0) then return end
   local mean, held = (kept - n) / 1024, math.max(0, now - since) * 1000
   if n >= PRIOR then held = math.min(held, 10 * mean) end
   n = math.min(n + 1, SAMPLES)
@@ -37,7 +37,7 @@ local function succeeded(instance)
   if tonumber(ends) > now then return end
   local most = times == '0' and 0 or failures == '0' and 2 * times or 2
   local is_forgiven = failures == '0' and now - ends >= FORGIVEN_MS
-  if most > 0 and not is_forgiven and most < (caps[place_of[instance] or 0] or 0) then
+  if most > 0 and not is_forgiven and most < (caps[instance] or 0) then
     troubles[instance] = string.format('0 %.0f %d', now, most)
     call('HSET', HEALTH, instance, troubles[instance])
   else
@@ -50,7 +50,7 @@ end
 -- one, for longer each time, and only while at most half of the pool is: failures of all are seldom the fault of each.
 -- One that is busy said for how long it wants to be left alone, and is, within the same bounds; it is no failure.
 local function failed(instance, outcome, alone)
-  if not place_of[instance] then return end
+  if not caps[instance] then return end
   local failures, ends, times = match(troubles[instance] or '0 0 0', '^(%d+) (%d+) (%d+)$')
   failures, ends, times = tonumber(failures), tonumber(ends), tonumber(times)
   if failures == 0 then times = math.min(times, 1) end

@@ -68,6 +68,7 @@ local function compare()
   end
   if measured == 0 then return end
   local typical = sum / measured
+  took = {}
   for at = 1, count do
     local kept = paces[ids[at]] or 0
     local n = kept % 1024
@@ -76,7 +77,7 @@ local function compare()
   end
   for at = 1, count do
     local ratio = (took[at] + BESIDES_US) / (fastest + BESIDES_US)
-    if ratio >= UNLIKE then dear[at] = dear[at] * ratio end
+    if ratio >= UNLIKE then dear[at] = (dear[at] or 1) * ratio end
   end
 end
 
@@ -102,7 +103,7 @@ end
 -- Reads slots, health and load, of the latter what concerns these API keys.
 local function read(callers)
   write()
-  count, known, is_open, paces, troubles, load, place_of = 0, false, true, {}, {}, {}, {}
+  count, known, is_open, ids, caps, paces, troubles = 0, false, true, {}, {}, {}, {}
   local slots = call('HGETALL', SLOTS)
   local fields = {'', '\tv', '\tw', '@'}
   for at = 1, #slots, 2 do
@@ -114,11 +115,12 @@ local function read(callers)
       paces[sub(field, 3)] = tonumber(slots[at + 1])
     else
       count = count + 1
-      ids[count], caps[count], place_of[field], fields[count + 4] = field, tonumber(slots[at + 1]), count, field
+      ids[count], caps[field], fields[count + 4] = field, tonumber(slots[at + 1]), field
     end
   end
   for caller in pairs(callers) do fields[#fields + 1] = '\tk' .. caller end
   local values = call('HMGET', LOAD, unpack(fields))
+  load = {[''] = 0, ['\tv'] = 0, ['\tw'] = 0, ['@'] = 0} -- as large at once: what is made larger is made anew
   for at = 1, #fields do load[fields[at]] = tonumber(values[at]) or 0 end
   local trouble = call('HGETALL', HEALTH)
   for at = 1, #trouble, 2 do troubles[trouble[at]] = trouble[at + 1] end
@@ -126,11 +128,10 @@ end
 
 -- What may be leased where, by what was read and has changed since.
 local function weigh()
-  ejected, free, back_at, measured = 0, 0, 0, 0
+  ejected, free, back_at, measured, room, dear, is_barred, is_failing = 0, 0, 0, 0, {}, {}, {}, {}
   for at = 1, count do
     local id = ids[at]
-    dear[at], is_barred[at], is_failing[at] = 1, false, false
-    local spare = caps[at] - load[id]
+    local spare = caps[id] - load[id]
     room[at] = (is_open and spare > 0) and spare or 0
     if troubles[id] then bar(at, troubles[id]) end
     free = free + room[at]
@@ -153,7 +154,7 @@ local function choose(prefer, excluded)
     local at = (turn + step) % count + 1
     if room[at] > 0 and not (excluded ~= '' and find(excluded, '\t' .. ids[at] .. '\t', 1, true)) then
       if ids[at] == prefer and not is_failing[at] then return at end
-      local cost = dear[at] * (1 + load[ids[at]] / caps[at])
+      local cost = (dear[at] or 1) * (1 + load[ids[at]] / caps[ids[at]])
       if not best or cost < best_cost or (cost == best_cost and room[at] > room[best]) then
         best, best_cost = at, cost
       end
@@ -170,7 +171,7 @@ local function take(id, holder, at, ttl, key, tokens, estimate)
   set_load(instance, load[instance] + 1)
   set_load('', turn)
   set_load('@', now)
-  set_load('\tv', math.max(load['\tv'], tokens))
+  if tokens > load['\tv'] then set_load('\tv', tokens) end
   set_load('\tk' .. key, tokens + charge)
   keep(id, 'L\n' .. instance .. '\n' .. holder .. '\n' .. now .. '\n' .. charge .. '\n' .. key, now + ttl)
   if turn % 64 == 0 then

@@ -162,7 +162,7 @@ function queue()
     if measured < ENOUGH then return -1 end
     local rate = 0
     for at = 1, count do
-      if not is_barred[at] then rate = rate + caps[at] / math.max(took[at], 1) end
+      if not is_barred[at] then rate = rate + caps[ids[at]] / math.max(took[at], 1) end
     end
     return rate > 0 and math.ceil((ahead + 1) / rate / 1000) or -1
   end
@@ -250,6 +250,7 @@ local function drop_expired(rounds)
     queue().set_back(behind)
     set_load('@', now)
   end
+  if call('ZCOUNT', EXPIRY, '-inf', now) == 0 then return 0, 0 end
   repeat
     local due = call('ZRANGE', EXPIRY, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
     if #due == 0 then break end

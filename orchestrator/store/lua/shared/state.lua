@@ -22,7 +22,15 @@
 --
 -- Times are unix ms by Redis' clock: gateways' clocks may differ. The slots taken in `load` change only together with
 -- the record that they count, so the two cannot drift apart; inspect counts anew for whoever wants to see that.
-local SLOTS, LOAD, HEALTH, RECORDS, EXPIRY, QUEUE, ENDED, TURNS, RISES = unpack(KEYS, 1, 9)
+local SLOTS = KEYS[1]
+local LOAD = KEYS[2]
+local HEALTH = KEYS[3]
+local RECORDS = KEYS[4]
+local EXPIRY = KEYS[5]
+local QUEUE = KEYS[6]
+local ENDED = KEYS[7]
+local TURNS = KEYS[8]
+local RISES = KEYS[9]
 local call, match, find, sub = redis.call, string.match, string.find, string.sub
 local ENDED_KEPT_MS = 30000 -- longer than any client goes on repeating a request whose answer was lost
 local AWAY_MS = 3000 -- a pool in use is renewed or swept more often than that
@@ -46,10 +54,10 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
--- The pool as `look` last saw it: lists in one order, an entry an instance, and each one's place in them. `room` is what
--- may be leased now, `dear` what a call there costs beside an idle instance of the fastest kind, `took` the us that one
--- is expected to take.
-local ids, caps, room, dear, took, is_barred, is_failing, place_of = {}, {}, {}, {}, {}, {}, {}, {}
+-- The pool as `look` last saw it: lists in one order, an entry an instance. `room` is what may be leased now, `dear` what
+-- a call there costs beside an idle instance of the fastest kind, where that is more; `took` the us that one is expected
+-- to take. `caps` has an instance's slots by its id.
+local ids, caps, room, dear, took, is_barred, is_failing
 local count, ejected, free, known, is_open, back_at, measured = 0, 0, 0, false, true, 0, 0
 -- Of Redis what this script has read, changed here first: SLOTS' means, HEALTH, and LOAD's fields as numbers. What of it
 -- has changed, and records with their ends, until `write`.
@@ -57,5 +65,13 @@ local paces, troubles, load = {}, {}, {}
 local is_paced, is_loaded, is_dirty = {}, {}, false
 local new_records, new_ends, old_ends, new_ended = {}, {}, {}, {}
 -- What calls.lua is told of the gateway that asks, for admit.lua and settle.lua; and how many tickets wait.
-local HOLDER, TTL, STEP, FAILURES_EJECT, EJECTED_FOR, EJECTED_AT_MOST, DEAD_FOR
-local waiting = 0
+local by, waiting = nil, 0
+local TTL = by[1]
+local STEP = by[2]
+local FAILURES_EJECT = by[3]
+local EJECTED_FOR = by[4]
+local EJECTED_AT_MOST = by[5]
+local DEAD_FOR = by[6]
+local AFFINITY_TTL = by[7]
+local USAGE_KEPT = by[8]
+local HOLDER = by[9]
