@@ -20,7 +20,7 @@ from pathlib import Path
 from orchestrator.core.model import InstanceId, LeaseId, PoolName
 from orchestrator.store.admission import AdmitRequest, Leased, Outcome, Usage
 from orchestrator.store.connection import Connection
-from orchestrator.store.embedded import server_command, server_url
+from orchestrator.store.embedded import server_command, server_environment, server_url
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool
 from orchestrator.store.usage import fields
@@ -70,7 +70,8 @@ async def measure(leases: Leases, callers: int, seconds: float, pid: int) -> str
 async def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
-        server = subprocess.Popen(server_command(state, options.redis), stdout=subprocess.DEVNULL)
+        command, environment = server_command(state, options.redis), {**os.environ, **server_environment()}
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         connection = Connection(server_url(state))
         leases = Leases(connection, "gw0.bench", 30)
         try:

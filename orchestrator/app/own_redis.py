@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +29,8 @@ _BACK_WITHIN_S: Final = 300.0
 def redis_unit(root: Path, program: Path | None = None, *, within_s: float | None = None) -> Unit:
     """Over the data of a state folder, by `program` or else the one on disk. Raises HostError where there is none."""
     argv, ready = tuple(embedded.server_command(root, program)), f"unix:{embedded.server_socket(root)}"
-    if within_s is None:
-        return Unit(name=NAME, argv=argv, ready=ready)
-    return Unit(name=NAME, argv=argv, ready=ready, ready_timeout_s=within_s)
+    unit = Unit(name=NAME, argv=argv, env=embedded.server_environment(), ready=ready)
+    return unit if within_s is None else replace(unit, ready_timeout_s=within_s)
 
 
 def keep_on(keeper: Keeper, root: Path) -> str:

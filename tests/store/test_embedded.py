@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,17 @@ async def test_it_keeps_its_data_over_an_ordered_stop(own_server: Server, connec
     own_server.start()
     again = await connect(own_server)
     assert await again.command("GET", "olm:x") == b"kept"
+
+
+def test_the_c_library_takes_every_word_of_how_the_server_gives_out_memory() -> None:
+    loader = Path("/lib64/ld-linux-x86-64.so.2")
+    if not loader.exists():
+        pytest.skip("no glibc of this kind of machine")
+    environment = embedded.server_environment()
+    said = subprocess.run([loader, "--list-tunables"], env=environment, capture_output=True, text=True, check=True)
+    known = dict(re.findall(r"^(\S+): (\S+) ", said.stdout, re.MULTILINE))
+    wanted = dict(each.split("=") for each in environment["GLIBC_TUNABLES"].split(":"))
+    assert {name: int(known[name], 0) for name in wanted} == {name: int(value) for name, value in wanted.items()}
 
 
 async def test_a_deep_state_folder_gets_a_short_private_socket(
