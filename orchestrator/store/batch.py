@@ -54,9 +54,7 @@ class Count(Protocol):
         """`hold_s`: the engine works on that much longer."""
 
 
-def terms(
-    holder: str, ttl_s: float, *, priority_weight_s: float, ejection: Ejection, affinity_ttl_s: float
-) -> bytes:
+def terms(holder: str, ttl_s: float, *, priority_weight_s: float, ejection: Ejection, affinity_ttl_s: float) -> bytes:
     """What the script is told of the gateway that asks, as its head says."""
     numbers = _OF_A_GATEWAY.pack(
         ms(ttl_s),

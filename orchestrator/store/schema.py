@@ -25,6 +25,12 @@ CALLERS = "olm:{cluster}:callers"  # sorted set: callers by token and what they 
 RETURNED = "olm:{cluster}:returned"  # hash: gateways that have told this Redis all that they use, see lua/meet.lua
 KEPT = "olm:{cluster}:kept"  # hash: files that each machine is to have, see lua/keep.lua
 
+# In the order that lua/shared/state.lua names them.
+_OF_A_POOL = (
+    *("slots", "load", "health", "records", "expiry", "queue", "ended", "turns", "rises"),
+    *("gone", "gone_before"),
+)
+
 # Hashes of JSON: what is known of routes' drift; what evaluations found last, by target.
 DRIFT = "olm:drift"
 REPLAYED = "olm:replayed"
@@ -39,10 +45,7 @@ ANSWER_BOOKS = tuple(f"olm:{{answers}}:{each}" for each in ("uses", "ends", "abo
 @lru_cache(maxsize=4096)
 def pool_keys(pool: str) -> tuple[bytes, ...]:
     """The keys every script of a pool takes first, in the order that lua/shared/state.lua names them."""
-    return tuple(
-        f"olm:pool:{{{pool}}}:{each}".encode()
-        for each in ("slots", "load", "health", "records", "expiry", "queue", "ended", "turns", "rises")
-    )
+    return tuple(f"olm:pool:{{{pool}}}:{each}".encode() for each in _OF_A_POOL)
 
 
 def pool_answer(pool: str, digest: str) -> str:

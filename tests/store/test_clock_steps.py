@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.model import InstanceId
-from orchestrator.store.admission import Leased, Outcome, Queued
+from orchestrator.store.admission import Leased, Outcome, Queued, Refused, Why
 from orchestrator.store.connection import Connection
 from orchestrator.store.embedded import find_server, server_command
 from orchestrator.store.leases import Leases
+from orchestrator.store.pools import sweep
 from orchestrator.store.schema import pool_keys
 from tests.chaos.clock import Clock, needs_compiler
-from tests.store.playing import POOL, Connect, Server, look, offer, request, taken
+from tests.store.playing import ONE, POOL, Connect, Server, look, offer, request, taken
 from tests.waiting import until
 
 HOUR_S = 3600
@@ -61,8 +62,8 @@ async def test_the_clock_of_the_server_is_set_while_it_runs(server: Clocked, con
     await until(lambda: _is_about(connection, before_s + seconds))
 
 
-async def _is_about(connection: Connection, at_s: int) -> bool:
-    return abs(await now_s(connection) - at_s) < 60
+async def _is_about(connection: Connection, at_s: int, within_s: int = 60) -> bool:
+    return abs(await now_s(connection) - at_s) < within_s
 
 
 @pytest.mark.parametrize("seconds", [HOUR_S, -HOUR_S], ids=["ahead", "back"])
@@ -111,3 +112,21 @@ async def test_what_a_dead_gateway_left_is_free_after_its_time_though_the_clock_
 
 async def _is_free(connection: Connection) -> bool:
     return not any(each.in_flight for each in (await look(connection)).instances)
+
+
+async def test_a_call_that_has_ended_is_known_to_have_for_half_a_minute_and_forgotten_after_another(
+    server: Clocked, connect: Connect
+) -> None:
+    connection = await connect(server)
+    leases = Leases(connection, "gw0.test", TTL_S)
+    await offer(connection, gpu_1=1)
+    await sweep(connection, POOL)
+    asked, began_s = request(), await now_s(connection)
+    assert isinstance(await leases.admit(asked), Leased)
+    await leases.settle(POOL, asked.lease, Outcome.OK)
+    for passed_s, then in ((0, Refused(Why.ENDED, 0)), (31, Refused(Why.ENDED, 0)), (62, Leased(ONE, asked.lease))):
+        server.clock.set_ahead(passed_s)
+        await until(lambda since_s=began_s + passed_s: _is_about(connection, since_s, within_s=15))
+        await sweep(connection, POOL)
+        assert await leases.admit(asked) == then
+    await leases.settle(POOL, asked.lease, Outcome.OK)

@@ -13,7 +13,7 @@ from orchestrator.store.batch import Batch, Held, terms
 from orchestrator.store.connection import Connection
 from orchestrator.store.leases import Leases
 from orchestrator.store.pools import publish_pool, sweep
-from orchestrator.store.schema import grants
+from orchestrator.store.schema import grants, pool_keys
 from orchestrator.store.usage import fields, read
 from tests.store.playing import ONE, POOL, TWO, MakeGateway, all_keys, look, now_s, offer, request, taken
 from tests.waiting import until
@@ -43,6 +43,21 @@ async def test_a_repeated_admit_is_answered_the_same_and_takes_no_second_slot(
     first = await lease(leases, "a")
     assert await leases.admit(request("a")) == first
     assert sum((await taken(store)).values()) == 1
+
+
+async def test_what_a_version_before_has_ended_stays_so_and_is_forgotten_in_its_time(
+    store: Connection, gateway: MakeGateway
+) -> None:
+    await offer(store, gpu_1=2)
+    leases = await gateway()
+    records, ended = pool_keys(POOL)[3], pool_keys(POOL)[6]
+    for name, since_s in (("late", 0), ("old", 31)):
+        await store.command("HSET", records, name, "X")
+        await store.command("ZADD", ended, (await now_s(store) - since_s) * 1000, name)
+    assert await leases.admit(request("late")) == Refused(Why.ENDED, 0)
+    await look(store)  # nothing contradicts itself
+    await sweep(store, POOL)
+    assert await store.command("HKEYS", records) == [b"late"]
 
 
 async def test_a_repeated_settle_releases_counts_and_judges_once(store: Connection, gateway: MakeGateway) -> None:

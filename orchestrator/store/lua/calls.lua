@@ -1,6 +1,6 @@
 -- calls: what one gateway's calls ask of a pool in one turn of its loop, in one run: those that ended are settled, slots
 -- that came free are granted, then those that came are admitted. Between them, admit.lua, join.lua and settle.lua.
--- KEYS 1-9 of the pool, then those that ARGV names by their places
+-- KEYS 1-11 of the pool, then those that ARGV names by their places
 -- ARGV 1 to 3 are doubles and texts that end with a zero byte: read so they cost a fifth of what they cost as JSON.
 -- ARGV[1]  of the gateway: time to live (ms), waiting by which a ticket rises one class (us), failures in a row that
 --          eject, ejected for (ms; doubled each time), at most (ms), a dead one for (ms), time to live of an affinity
@@ -58,7 +58,7 @@ end
 
 read(callers)
 if drop_expired(2) > 0 then write() end
-local records = call('HMGET', RECORDS, unpack(names))
+local records = records_of(names)
 
 local made_no_more = {}
 for at = 1, #ended do

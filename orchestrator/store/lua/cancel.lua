@@ -1,5 +1,5 @@
 -- cancel: withdraw a ticket, or give back the lease it was granted meanwhile.
--- KEYS 1-9 of the pool      ARGV lease id, ...      returns 1
+-- KEYS 1-11 of the pool      ARGV lease id, ...      returns 1
 -- Repeated: the record says that it has ended. An unknown id is marked as ended too: an admit that was sent before this
 -- but arrives after it, over a connection that broke, takes nothing.
 local freed = false

@@ -1,6 +1,6 @@
 -- drop_holder: end at once the leases and tickets of a gateway's earlier lives. Slots whose engine still works on a
 -- call (draining) stay taken until their own bound.
--- KEYS 1-9 of the pool      ARGV prefix of its holder names, the one that lives ('' none)
+-- KEYS 1-11 of the pool      ARGV prefix of its holder names, the one that lives ('' none)
 -- returns  {leases ended, tickets ended}
 -- Repeated: there is nothing left to end.
 local prefix, alive = ARGV[1], ARGV[2]

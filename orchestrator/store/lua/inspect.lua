@@ -1,5 +1,5 @@
 -- inspect: a pool as it stands, counted anew from the records. Changes nothing.
--- KEYS 1-9 of the pool
+-- KEYS 1-11 of the pool
 -- ARGV     API keys to tell of: those with most tickets first, then those that were charged most
 -- returns  JSON: is_known, instances {id: {slots, in_flight, ejected_ms, failures, took_us, samples}}, queued,
 --          oldest_wait_ms, expected_ms (of a ticket filed now; -1: nobody can tell, 0: it would be a lease), keys

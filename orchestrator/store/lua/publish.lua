@@ -1,6 +1,6 @@
 -- publish: set the instances of a pool and their slots. Those that vanished get nothing new; their leases stay until
 -- they are settled. New slots go to waiting tickets at once.
--- KEYS 1-9 of the pool
+-- KEYS 1-11 of the pool
 -- ARGV     token of the controller, grace (ms), then instance, slots, ...
 --          grace: a pool that Redis did not know (new, or Redis lost its data) leases nothing for that long, so that
 --          gateways can say by `renew` which slots they hold already

@@ -1,5 +1,5 @@
 -- sweep: end what is past its time and grant what came free. The other scripts do it too, where there is traffic.
--- KEYS 1-9 of the pool      returns {leases expired, tickets expired, tickets granted, tickets waiting}
+-- KEYS 1-11 of the pool      returns {leases expired, tickets expired, tickets granted, tickets waiting}
 -- Repeated: there is nothing left to end.
 -- A key that was charged no more than the one served last counts, when it is back, as if it had never been here.
 local function forget_keys()
@@ -12,6 +12,7 @@ end
 
 local leases, tickets = drop_expired(50)
 set_load('@', now)
+queue().forget_gone()
 write()
 queue().forget_ended(50)
 local granted, waiting = grant()

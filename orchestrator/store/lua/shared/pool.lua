@@ -17,10 +17,13 @@ local function write()
   for instance in pairs(is_paced) do call('HSET', SLOTS, '\tp' .. instance, paces[instance]) end
   is_paced = {}
   if new_records[1] then call('HSET', RECORDS, unpack(new_records)) end
-  if old_ends[1] then call('ZREM', EXPIRY, unpack(old_ends)) end
   if new_ends[1] then call('ZADD', EXPIRY, unpack(new_ends)) end
-  if new_ended[1] then call('ZADD', ENDED, unpack(new_ended)) end
-  new_records, new_ends, old_ends, new_ended = {}, {}, {}, {}
+  if gone[1] then
+    call('HDEL', RECORDS, unpack(gone))
+    call('ZREM', EXPIRY, unpack(gone))
+    call('SADD', GONE, unpack(gone))
+  end
+  new_records, new_ends, gone = {}, {}, {}
 end
 
 local function load_of(field)
@@ -49,11 +52,22 @@ local function keep(id, record, ends)
 end
 
 local function finish(id)
-  local n, m = #new_records, #new_ended
-  new_records[n + 1], new_records[n + 2] = id, 'X'
-  new_ended[m + 1], new_ended[m + 2] = now, id
-  old_ends[#old_ends + 1] = id
-  is_dirty = true
+  gone[#gone + 1], is_dirty = id, true
+end
+
+-- The records of leases and tickets; 'X' of those that have ended.
+local function records_of(names)
+  local records, unknown, places = call('HMGET', RECORDS, unpack(names)), {}, {}
+  for at = 1, #names do
+    if not records[at] then unknown[#unknown + 1], places[#places + 1] = names[at], at end
+  end
+  for _, key in ipairs(unknown[1] and {GONE, GONE_BEFORE} or {}) do
+    local is_gone = call('SMISMEMBER', key, unpack(unknown))
+    for at = 1, #unknown do
+      if is_gone[at] == 1 then records[places[at]] = 'X' end
+    end
+  end
+  return records
 end
 
 -- How fast each instance is. One with few samples is taken for what the others are; too small a difference is chance.
@@ -175,7 +189,7 @@ local function take(id, holder, at, ttl, key, tokens, estimate)
   set_load('\tk' .. key, tokens + charge)
   keep(id, 'L\n' .. instance .. '\n' .. holder .. '\n' .. now .. '\n' .. charge .. '\n' .. key, now + ttl)
   if turn % 64 == 0 then
-    queue().forget_ended(2)
+    queue().forget_gone()
     queue().fade()
   end
   return tokens + charge

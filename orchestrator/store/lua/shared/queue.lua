@@ -213,7 +213,17 @@ function queue()
     end
   end
 
-  -- Forgets what ended long ago, at most `rounds` hundreds.
+  -- Forgets who ended long ago: those before, and what ended since has become that. A clock that was set back by more
+  -- than chance begins anew, too.
+  local function forget_gone()
+    local age = now - load_of('\te')
+    if age < ENDED_KEPT_MS and age > -BACK_MS then return end
+    call('UNLINK', GONE_BEFORE)
+    if call('EXISTS', GONE) == 1 then call('RENAME', GONE, GONE_BEFORE) end
+    set_load('\te', now)
+  end
+
+  -- Forgets what a version before has ended, at most `rounds` hundreds.
   local function forget_ended(rounds)
     for _ = 1, rounds do
       local old = call('ZRANGE', ENDED, '-inf', now - ENDED_KEPT_MS, 'BYSCORE', 'LIMIT', 0, 100)
@@ -235,7 +245,8 @@ function queue()
   made = {
     reorder = reorder, tokens_of = tokens_of, position = position,
     arrive = arrive, leave = leave, grant_all = grant_all,
-    expected_ms = expected_ms, expire = expire, set_back = set_back, forget_ended = forget_ended, fade = fade,
+    expected_ms = expected_ms, expire = expire, set_back = set_back, forget_gone = forget_gone,
+    forget_ended = forget_ended, fade = fade,
   }
   return made
 end

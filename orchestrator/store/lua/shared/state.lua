@@ -7,7 +7,7 @@
 -- KEYS[2] load     hash  instance -> slots taken; '' -> leases granted so far: it says whose turn it is among equals;
 --                        '@' -> when the pool was last in use, see drop_expired;
 --                        '\tk' API key -> tokens it was charged; '\tv' -> the count of the key served last;
---                        '\tw' -> tokens charged for one call, a moving mean
+--                        '\tw' -> tokens charged for one call, a moving mean; '\te' -> since when `gone` is filled
 -- KEYS[3] health   hash  instance -> 'failures until times', only of instances in trouble: failures in a row; when its
 --                        ejection ends, or its last failure; ejections in a row. No failures: it is back, and
 --                        may have so many calls at once
@@ -15,10 +15,12 @@
 --                        'L' instance holder since charged key       a lease; one that Redis had lost: no since etc.
 --                        'D' instance holder        its client left, the engine still works on it: the slot is taken
 --                        'T' holder deadline ttl enqueued step estimate place prefer excluded     a ticket, see queue
---                        'X'                                                            ended
+--                        'X'                        ended, as versions before wrote it
 -- KEYS[5] expiry   zset  lease id -> when its lease, draining slot or ticket ends by itself
 -- KEYS[6] queue, KEYS[8] turns, KEYS[9] rises: see queue.lua
--- KEYS[7] ended    zset  lease id -> when it ended; kept for a while, so that a late repeat finds it so
+-- KEYS[7] ended    zset  lease id -> when it ended, of an 'X'
+-- KEYS[10] gone    set   lease ids that have ended; KEYS[11] gone_before: those before. Kept for a while, so that a late
+--                        repeat finds them so, and dropped together, which costs nothing for each
 --
 -- Times are unix ms by Redis' clock: gateways' clocks may differ. The slots taken in `load` change only together with
 -- the record that they count, so the two cannot drift apart; inspect counts anew for whoever wants to see that.
@@ -31,6 +33,8 @@ local QUEUE = KEYS[6]
 local ENDED = KEYS[7]
 local TURNS = KEYS[8]
 local RISES = KEYS[9]
+local GONE = KEYS[10]
+local GONE_BEFORE = KEYS[11]
 local call, match, find, sub = redis.call, string.match, string.find, string.sub
 local ENDED_KEPT_MS = 30000 -- longer than any client goes on repeating a request whose answer was lost
 local AWAY_MS = 3000 -- a pool in use is renewed or swept more often than that
@@ -63,7 +67,7 @@ local count, ejected, free, known, is_open, back_at, measured = 0, 0, 0, false, 
 -- has changed, and records with their ends, until `write`.
 local paces, troubles, load = {}, {}, {}
 local is_paced, is_loaded, is_dirty = {}, {}, false
-local new_records, new_ends, old_ends, new_ended = {}, {}, {}, {}
+local new_records, new_ends, gone = {}, {}, {}
 -- What calls.lua is told of the gateway that asks, for admit.lua and settle.lua; and how many tickets wait.
 local by, waiting = nil, 0
 local TTL = by[1]
