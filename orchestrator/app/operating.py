@@ -32,6 +32,8 @@ async def drain(paths: StatePaths, name: str, *, is_undone: bool) -> None:
     async with redis_of(paths, settings) as connection:
         published = await read(connection)
         about = [each.id for each in _instances(published) if name in (each.id, each.node)]
+        if not is_undone:
+            refuse_given(published, name)
         if is_undone:
             if not wishes.undrain(paths, name):
                 raise HostError(f"{name} is not drained")
@@ -56,6 +58,7 @@ async def restart(paths: StatePaths, name: str) -> None:
     settings = settings_in_use.read(paths)
     async with redis_of(paths, settings) as connection:
         published = await read(connection)
+        refuse_given(published, name)
         if name not in [each.id for each in _instances(published)]:
             raise HostError(f"{name}: no instance of that name; {_known(published)}")
         wishes.restart(paths, name)
@@ -67,6 +70,15 @@ async def restart(paths: StatePaths, name: str) -> None:
 
         wait_s = settings.deploy.drain_s + settings.deploy.serve_s
         await _until(connection, is_back, wait_s, f"{name} does not serve again")
+
+
+def refuse_given(published: Snapshot | None, name: str) -> None:
+    """Raises HostError for an instance, or a server, that somebody else runs: the controller only watches those."""
+    if any(each.is_given and name in (each.id, each.node) for each in _instances(published)):
+        raise HostError(
+            f"{name}: its server is somebody else's, to whom this is left; taken out of `instances` in cluster.yaml,"
+            " it gets no new calls and finishes those it has"
+        )
 
 
 async def node_of(paths: StatePaths, settings: ClusterSettings, name: str) -> NodeSettings | None:
