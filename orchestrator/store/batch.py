@@ -102,7 +102,8 @@ class Batch:
             key(pool_making(pool, request.making)) if request.making else 0,
         )
         excluded = "\t".join(("", *request.excluded, "")) if request.excluded else ""
-        self._came.append(numbers + _texts((request.lease, on_one_line(request.caller), excluded, request.void)))
+        texts = (request.lease, on_one_line(request.caller), excluded, request.void, "")
+        self._came.append(numbers + "\0".join(texts).encode())
         self._replies.append(reply)
 
     def settle(
@@ -121,7 +122,7 @@ class Batch:
         if answer is not None:
             self._answers.append(answer.answer)
         numbers = _OF_A_CALL.pack(
-            ms(hold_s),
+            ms(hold_s) if hold_s else 0,
             -1 if usage is None or usage.tokens is None else usage.tokens[0] + ANSWER_TOKEN * usage.tokens[1],
             key(pool_affinity(pool, held.affinity)) if held.affinity else 0,
             0 if usage is None else key(pool_usage(pool, usage.day)),
@@ -129,10 +130,10 @@ class Batch:
             len(self._answers) + _BEFORE_ANSWERS,
             0 if answer is None else ms(answer.ttl_s),
             key(pool_making(pool, held.making)) if held.making else 0,
-            ms(alone_s),
+            ms(alone_s) if alone_s else 0,
             len(counts),
         )
-        op = numbers + _texts((lease, held.instance, outcome, held.caller))
+        op = numbers + "\0".join((lease, held.instance, outcome, held.caller, "")).encode()
         if counts:
             op += pack(f"<{len(counts)}d", *counts.values()) + _texts(counts)
         self._ended.append(op)
@@ -173,10 +174,10 @@ def _places(pool: PoolName) -> dict[str | bytes, int]:
 
 def _texts(texts: Collection[str]) -> bytes:
     """As the script takes them apart: each ends with a zero byte, which is in none."""
-    text = "\0".join(texts)
-    if text.count("\0") >= len(texts):
-        text = "\0".join(each.replace("\0", " ") for each in texts)
-    return text.encode() + b"\0"
+    text = "\0".join((*texts, ""))
+    if text.count("\0") > len(texts):
+        text = "\0".join((*(each.replace("\0", " ") for each in texts), ""))
+    return text.encode()
 
 
 def on_one_line(caller: str) -> str:
