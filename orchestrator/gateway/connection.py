@@ -301,16 +301,9 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
-            if self._next[-1].headers.pop(b"upgrade", None) is not None:
-                self.data_received(self._head_again() + data[stopped.args[0] :])
-                return
-            self._garbled("no connection is passed on here")  # CONNECT
+            self._pass_over_offers(data, stopped)
         except httptools.HttpParserError as why:
-            own = why.__context__
-            if isinstance(own, _NotTakenError):
-                self._garbled(own.why, own.status)
-            else:
-                self._garbled(f"this is not HTTP: {why}")
+            self._refuse_garbled(why)
         else:
             if self._parsed is not None:
                 # Bytes that brought neither a request's beginning nor any of its body: a head without an end, or what
@@ -383,17 +376,41 @@ class Connection(asyncio.Protocol):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _head_again(self) -> bytes:
-        """The head of the request that came last, to be parsed once more: without its offer of another protocol.
+    def _pass_over_offers(self, data: bytes, stopped: httptools.HttpParserUpgrade) -> None:
+        """Parse what came as if nobody had offered another protocol, as Java's client does with its first request.
 
-        That is not taken: Java's client makes one with its first request. The parser took what is behind such a head
-        for that protocol's.
+        The parser stops behind such a head: it takes what follows for that protocol's.
         """
+        rest = memoryview(data)
+        while True:
+            rest = rest[stopped.args[0] :]
+            if self._next[-1].headers.pop(b"upgrade", None) is None:
+                self._garbled("no connection is passed on here")  # CONNECT
+                return
+            head, self._parser = self._head_again(), httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(head)
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as again:
+                stopped = again
+            except httptools.HttpParserError as why:
+                self._refuse_garbled(why)
+                return
+
+    def _head_again(self) -> bytes:
+        """The head of the request that came last, which is no request any more."""
         request, self._next = self._next[-1], self._next[:-1]
-        self._parser = httptools.HttpRequestParser(self)
         version = b"1.1" if request.is_http_11 else b"1.0"
         fields = b"".join(b"%b: %b\r\n" % each for each in request.headers.items())
         return b"%b %b HTTP/%b\r\n%b\r\n" % (request.method.encode(), self._target, version, fields)
+
+    def _refuse_garbled(self, why: httptools.HttpParserError) -> None:
+        own = why.__context__
+        if isinstance(own, _NotTakenError):
+            self._garbled(own.why, own.status)
+        else:
+            self._garbled(f"this is not HTTP: {why}")
 
     def _go_on(self) -> None:
         """Answer the next request, if one has come."""

@@ -106,6 +106,14 @@ async def test_http_2_may_be_offered_with_each_of_the_requests_that_a_client_sen
             assert b'"done":true' in (await answered(reader))[1]
 
 
+async def test_http_2_may_be_offered_more_often_than_functions_can_call_each_other(world):
+    offers = 2000
+    offer = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    async with connected(world.url) as (reader, writer):
+        writer.write(offers * offer + b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 200") == offers + 1
+
+
 async def test_no_connection_is_passed_on(world):
     async with connected(world.url) as (reader, writer):
         writer.write(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + request_bytes("/api/chat", CHAT))
