@@ -112,7 +112,7 @@ def wait_of(asked: Asked) -> float | None:
     wait_s = _number(asked, QUEUE_TIMEOUT, 86_400) if QUEUE_TIMEOUT in headers else None
     if DEADLINE not in headers:
         return wait_s
-    left_s = _number(asked, DEADLINE, 86_400) - (time.perf_counter() - asked.trace.began_s)
+    left_s = _until_deadline_s(asked)
     if left_s <= 0:
         raise CapacityError("the call's deadline has passed before it could be answered", 1, status=504)
     return left_s if wait_s is None else min(wait_s, left_s)
@@ -128,8 +128,12 @@ def may_wait_yet_s(asked: Asked, waited_s: float, at_most_s: float) -> float:
         at_most_s = min(at_most_s, _number(asked, QUEUE_TIMEOUT, 86_400))
     left_s = at_most_s - waited_s
     if DEADLINE in headers:
-        left_s = min(left_s, _number(asked, DEADLINE, 86_400) - (time.perf_counter() - asked.trace.began_s))
+        left_s = min(left_s, _until_deadline_s(asked))
     return left_s
+
+
+def _until_deadline_s(asked: Asked) -> float:
+    return _number(asked, DEADLINE, 86_400) - (time.perf_counter() - asked.trace.began_s)
 
 
 def _number(asked: Asked, header: bytes, at_most: float) -> float:

@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
     def begin_stream(self, stream: Stream) -> None:
         """The answer under way goes out piece by piece from now on.
 
-        It may last, and nothing is parsed meanwhile, as a rule: 0.9 KB a stream.
+        It may last, and nothing is parsed meanwhile, as a rule: the parser need not be held.
         """
         self.stream = stream
         if self._parsed is None and self._asked is not None and self._asked.keeps_alive:

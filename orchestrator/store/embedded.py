@@ -46,8 +46,8 @@ def server_environment() -> dict[str, str]:
 
     The packaged program is built with libc's malloc, and a run of a script takes and gives back some hundred small
     blocks. Kept by the thread for the next run, 2,000 of a size (70 MB at the very most) and not as a fast bin's, which
-    is merged each time something large is freed, with 4 MiB on top that are not asked of the kernel anew, they cost a
-    tenth less CPU in all. Servers with an allocator of their own, and other libcs, do not read it.
+    is merged each time something large is freed, with 4 MiB on top that are not asked of the kernel anew, they cost
+    less CPU. Servers with an allocator of their own, and other libcs, do not read it.
     """
     tunables = {"tcache_count": 2000, "mxfast": 0, "top_pad": 4 * 2**20}
     return {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in tunables.items())}

@@ -1,7 +1,7 @@
 -- calls: what one gateway's calls ask of a pool in one turn of its loop, in one run: those that ended are settled, slots
 -- that came free are granted, then those that came are admitted. Between them, admit.lua, join.lua and settle.lua.
 -- KEYS 1-11 of the pool, then those that ARGV names by their places
--- ARGV 1 to 3 are doubles and texts that end with a zero byte: read so they cost a fifth of what they cost as JSON.
+-- ARGV 1 to 3 are doubles and texts that end with a zero byte: to read them so costs less than to read JSON.
 -- ARGV[1]  of the gateway: time to live (ms), waiting by which a ticket rises one class (us), failures in a row that
 --          eject, ejected for (ms; doubled each time), at most (ms), a dead one for (ms), time to live of an affinity
 --          (ms), usage kept for (s); holder
